@@ -1,0 +1,38 @@
+# docker build -t sivae .
+# docker run --gpus all --ipc=host --user $(id -u):$(id -g) -v /my/data:/workspace/data -v /my/runs:/workspace/runs sivae train ...
+#
+# CUDA comes with the pinned wheels of torch; the host needs only NVIDIA's driver and container toolkit.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
+
+# make builds the environment; torch.compile needs a C++ compiler at run time; git names the commit a run came from.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ git make \
+    && rm -rf /var/lib/apt/lists/*
+
+ENV SIVAE_ENVS=/opt/sivae-envs
+WORKDIR /opt/sivae
+
+# The environment depends on these three files alone, so that a change in the sources does not rebuild it.
+COPY Makefile pyproject.toml constraints.txt ./
+RUN PIP_NO_CACHE_DIR=1 make env \
+    && ln -s "$(dirname "$(make env | tail -n 1)")" /opt/sivae-env
+
+COPY . .
+RUN printf '#!/bin/sh\nexec /opt/sivae-env/bin/python -P -m launch.cli "$@"\n' > /usr/local/bin/sivae \
+    && chmod 755 /usr/local/bin/sivae \
+    && useradd --create-home --uid 1000 sivae \
+    && install -d -o sivae -g sivae /workspace
+
+# HOME is writable for any --user, since torch.compile and triton keep caches there.
+RUN install -d -m 1777 /tmp/home
+ENV PATH=/opt/sivae-env/bin:$PATH \
+    PYTHONPATH=/opt/sivae \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp/home
+
+USER sivae
+WORKDIR /workspace
+ENTRYPOINT ["sivae"]
+CMD ["--help"]

@@ -1,0 +1,104 @@
+# Every target does its own set-up: `make test` or `make demo` on a fresh clone is enough.
+#
+# The environment holds the pinned dependencies only and lies outside the clone, under SIVAE_ENVS, in a folder
+# named after what it is made from; clones with the same pins share it. The project itself is always imported
+# from the clone that called make.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SILENT:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.PHONY: help env test lint format demo sivae wheel clean
+
+home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
+SIVAE_ENVS ?= $(home)/.cache/sivae
+PYTEST_ARGS ?=
+ARGS ?= --help
+
+# A Python of at least 3.11; 3.11 first, since constraints.txt was resolved with it. SIVAE_PYTHON overrides.
+PYTHON := $(shell for p in $(SIVAE_PYTHON) python3.11 python3 python3.12 python3.13; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then command -v $$p; break; fi; done)
+version := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+
+# What decides the environment: the pins and the dependency lists (not the linters' settings).
+dependency_part := sed -n '/^dependencies = \[/,/^\]/p; /^\[project.optional-dependencies\]/,/^\[project.scripts\]/p' pyproject.toml
+key := $(shell { cat constraints.txt; $(dependency_part); } | sha256sum | cut -c1-12)
+ENV := $(SIVAE_ENVS)/py$(version)-$(key)
+BIN := $(ENV)/bin
+
+export PYTHONPATH := $(CURDIR)
+
+help:
+	echo "make env     build or find the pinned environment; the last line printed is its bin folder"
+	echo "make test    ruff, mypy and pytest (PYTEST_ARGS='-k name' narrows the tests)"
+	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
+	echo "make demo    train a small Soft-IntroVAE on drawn faces"
+	echo "make sivae   run the command: make sivae ARGS='train --help'"
+	echo "make wheel   build dist/sivae-*.whl      make clean    remove what the tools left in the clone"
+	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 6.5 GB; delete that folder to be rid of it."
+
+# .ready is written last, so an interrupted build is started anew; the lock keeps two makes apart.
+env:
+	if [ -z "$(PYTHON)" ]; then
+		echo "error: no Python 3.11 or newer found; install one (Debian: apt-get install python3) or set SIVAE_PYTHON" >&2
+		exit 1
+	fi
+	ready() { [ -e "$(ENV)/.ready" ] && "$(BIN)/python" -c '' 2>/dev/null; }
+	if ! ready; then
+		mkdir -p "$(SIVAE_ENVS)"
+		exec 9>"$(SIVAE_ENVS)/.$(notdir $(ENV)).lock"
+		flock --nonblock 9 || { echo "waiting for another make to finish $(ENV)" >&2; flock 9; }
+		if ! ready; then
+			unset PYTHONPATH PYTHONHOME
+			if ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then
+				if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+					echo "error: $(PYTHON) cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)" >&2
+					exit 1
+				fi
+				echo "installing python3-venv" >&2
+				{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv; } >&2
+			fi
+			echo "building $(ENV) (a few minutes, about 6.5 GB)" >&2
+			rm -rf "$(ENV)"
+			"$(PYTHON)" -m venv "$(ENV)" >&2
+			"$(BIN)/python" - > "$(ENV)/requirements.txt" <<-'END'
+				import tomllib
+				project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+				print("\n".join(project["dependencies"] + project["optional-dependencies"]["dev"]))
+			END
+			"$(BIN)/python" -m pip install --quiet --quiet --no-input --disable-pip-version-check \
+				-r "$(ENV)/requirements.txt" -c constraints.txt >&2
+			unpinned=$$("$(BIN)/python" -m pip freeze | grep -vixFf constraints.txt || true)
+			[ -z "$$unpinned" ] || echo "warning: installed but not pinned in constraints.txt:" $$unpinned >&2
+			touch "$(ENV)/.ready"
+		fi
+	fi
+	echo "$(BIN)"
+
+test: lint
+	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+	exec "$(BIN)/python" -m pytest $(PYTEST_ARGS)
+
+lint: env
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+
+format: env
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+demo: env
+	exec "$(BIN)/python" -m launch.demo
+
+sivae: env
+	exec "$(BIN)/python" -m launch.cli $(ARGS)
+
+wheel: env
+	"$(BIN)/python" -m build --wheel --no-isolation --outdir dist .
+
+clean:
+	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,117 @@
+"""Pixels: between stored bytes and uint8, and from one size to another.
+
+All decoders used here release the GIL while they work. Sizes change in float32, in 0..255, and what is to be
+stored is rounded once, at the end.
+"""
+
+import io
+from typing import Literal
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+ImageFormat = Literal["png", "jpeg"]
+
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+class DecodeError(ValueError):
+    """Bytes are not a whole image."""
+
+
+def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
+    """Pixels of a stored image, told by its first bytes: uint8 [channels, H, W] in 0..255, RGB when channels
+    is 3.
+
+    The result is a transposed view of [H, W, channels] memory. Raises DecodeError when the bytes are not a
+    whole image.
+    """
+    try:
+        if data.startswith(_JPEG):
+            pixels = _decode_jpeg(data, channels)
+        elif data.startswith(_PNG):
+            pixels = _decode_png(data, channels)
+        else:
+            with Image.open(io.BytesIO(data)) as image:
+                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except DecodeError:
+        raise
+    except Exception as error:  # each library has errors of its own, and Pillow raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DecodeError(f"cannot be decoded ({reason})") from None
+    return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
+
+
+def _decode_jpeg(data: bytes, channels: int) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, colorspace="GRAY" if channels == 1 else "RGB", fastdct=False, fastupsample=False, strict=True
+    )
+    return pixels
+
+
+def _decode_png(data: bytes, channels: int) -> NDArray[np.uint8]:
+    # Checked here because not every version of OpenCV refuses a cut file, and those that do write to stderr.
+    if not data.endswith(_PNG_END):
+        raise DecodeError("cannot be decoded (the PNG is cut short)")
+    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if pixels is None:
+        raise DecodeError("cannot be decoded (damaged PNG)")
+    return (pixels if channels == 1 else pixels[..., ::-1]).astype(np.uint8, copy=False)
+
+
+def encode(pixels: NDArray[np.uint8], file_format: ImageFormat, quality: int) -> bytes:
+    """The reverse: uint8 [H, W, C] in RGB order to PNG, or to JPEG of a quality in 1..100 with full-size
+    colour."""
+    grey = pixels.shape[2] == 1
+    if file_format == "jpeg":
+        data: bytes = simplejpeg.encode_jpeg(
+            np.ascontiguousarray(pixels),
+            quality=quality,
+            colorspace="GRAY" if grey else "RGB",
+            colorsubsampling="Gray" if grey else "444",
+            fastdct=False,
+        )
+        return data
+    bgr = np.ascontiguousarray(pixels if grey else pixels[..., ::-1])
+    done, buffer = cv2.imencode(".png", bgr)  # its defaults are the best of a few ms at 256x256
+    assert done, "OpenCV refuses to encode only what is not uint8 of 1 or 3 channels"
+    return buffer.tobytes()
+
+
+def resize_square(pixels: NDArray[np.float32], resolution: int) -> NDArray[np.float32]:
+    """A square float32 [S, S, C] in 0..255 to [resolution, resolution, C].
+
+    By 2x2 means where S is resolution times a power of two, else by area means when shrinking and Lanczos
+    when growing.
+    """
+    side, _, channels = pixels.shape
+    ratio, rest = divmod(side, resolution)
+    if rest == 0 and ratio & (ratio - 1) == 0:
+        while len(pixels) > resolution:
+            pixels = halve(pixels)
+        return pixels
+    size = (resolution, resolution)
+    if side > resolution:
+        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        return small.astype(np.float32, copy=False).reshape(*size, channels)
+    planes = [Image.fromarray(pixels[..., c]).resize(size, Image.Resampling.LANCZOS) for c in range(channels)]
+    return np.clip(np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1), 0, 255)
+
+
+def halve(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """2x2 means: float32 [2n, 2n, C] to [n, n, C]."""
+    side, _, channels = pixels.shape
+    # At this ratio INTER_AREA is exactly the mean.
+    half = cv2.resize(pixels, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
+    return half.astype(np.float32, copy=False).reshape(side // 2, side // 2, channels)
+
+
+def round_pixels(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The nearest uint8 values, same shape."""
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -1,0 +1,253 @@
+"""What a prepared data set is: levels, shards, counts and checksums, kept in its manifest.json; and how its
+files are written.
+
+A prepared data set is a directory:
+
+    manifest.json               this file's `Manifest`
+    names.txt                   the source's name of every sample, one a line
+    labels.npy                  int64 [samples], only when the source is labelled
+    0004/shard-00000.npy        small levels: uint8 [n, C, H, W]
+    0064/shard-00000.tar        larger levels: a WebDataset tar of PNG or JPEG members
+    0064/shard-00000.index.npy  where each image member of that tar lies, see `INDEX_DTYPE`
+
+Samples are numbered from 0; the training samples come first, then the test samples. Shard k holds the same
+samples in the same order at every level.
+"""
+
+import hashlib
+import json
+import os
+import re
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+MANIFEST_NAME = "manifest.json"
+
+INDEX_DTYPE = [("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
+"""One row an image of a tar shard: first byte, number of bytes, and CRC-32 of those bytes."""
+
+Split = Literal["train", "test"]
+Count = Annotated[int, Field(ge=0)]
+
+
+def first_error(error: ValidationError) -> str:
+    """The first complaint of a pydantic error as one line, `field: message`."""
+    found = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in found["loc"])
+    message = str(found["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    return f"{place}: {message}" if place else message
+
+
+def is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(_Strict):
+    """A file of the data set: its name relative to the root (with `/`), its size and its checksum."""
+
+    name: str
+    bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @field_validator("name")
+    @classmethod
+    def _stay_inside(cls, name: str) -> str:
+        # A manifest may come from elsewhere: nothing in it may lead out of the data set's directory.
+        parts = name.split("/")
+        if not re.fullmatch(r"[A-Za-z0-9._/-]+", name) or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"{name!r} is not a plain file name inside the data set")
+        return name
+
+
+class OutputFile:
+    """A file of a data set that appears under its name only when it is whole, hashed on the way.
+
+    As a context manager it removes what is unfinished when `finish` was not reached.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.bytes = 0
+        self._path = root / name
+        self._path.parent.mkdir(exist_ok=True)
+        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        self._hash = hashlib.sha256()
+        self._file = self._temporary.open("wb")
+        self._discarded = False
+
+    def write(self, data: bytes) -> int:
+        if self._discarded:  # a tar that was given up may still flush into it when it is collected
+            return len(data)
+        self._file.write(data)
+        self._hash.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def finish(self) -> FileRecord:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self._path)
+        return FileRecord(name=self.name, bytes=self.bytes, sha256=self._hash.hexdigest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._discarded = True
+        try:
+            self._file.close()
+        except OSError:  # a full disk refuses the last buffered bytes, which are not wanted
+            pass
+        self._temporary.unlink(missing_ok=True)
+
+
+def write_file(root: Path, name: str, data: bytes) -> FileRecord:
+    """Write a whole file at once or not at all."""
+    with OutputFile(root, name) as output:
+        output.write(data)
+        return output.finish()
+
+
+class Shard(_Strict):
+    """How many samples a shard holds and which split they belong to."""
+
+    samples: Annotated[int, Field(gt=0)]
+    split: Split
+
+
+class Level(_Strict):
+    """All samples at one resolution. `files` has one record a shard; so has `indexes` when kind is tar."""
+
+    kind: Literal["array", "tar"]
+    format: Literal["npy", "png", "jpeg"]
+    files: tuple[FileRecord, ...]
+    indexes: tuple[FileRecord, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.kind == "array") != (self.format == "npy"):
+            raise ValueError(f"a level of kind {self.kind} cannot have format {self.format}")
+        if len(self.indexes) != (len(self.files) if self.kind == "tar" else 0):
+            raise ValueError(f"a level of kind {self.kind} has {len(self.indexes)} index files")
+        return self
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(record.bytes for record in self.files + self.indexes)
+
+
+class Manifest(_Strict):
+    """The description of a prepared data set."""
+
+    format: Literal["sivae-data"] = "sivae-data"
+    version: Literal[1] = 1
+    resolution: int
+    """Side of the largest level in pixels, a power of two."""
+    channels: Literal[1, 3]
+    samples: Annotated[int, Field(gt=0)]
+    train: Count
+    """Samples [0, train) are for training."""
+    test: Count
+    """Samples [train, samples) are for testing."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels 0, 1, ...; empty when the data set has no labels."""
+    shards: tuple[Shard, ...]
+    """Training shards first; a shard never mixes splits."""
+    levels: dict[int, Level]
+    """From resolution to level."""
+    names: FileRecord
+    labels: FileRecord | None = None
+    source: str
+    """Where the images came from."""
+    settings: dict[str, Any] = {}
+    """How they were prepared."""
+    skipped: tuple[str, ...] = ()
+    """Names of the source's files that could not be read and were left out."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        splits = [shard.split for shard in self.shards]
+        if splits != sorted(splits, reverse=True):
+            raise ValueError("training shards must come before test shards")
+        for split, count in (("train", self.train), ("test", self.test)):
+            held = sum(shard.samples for shard in self.shards if shard.split == split)
+            if held != count:
+                raise ValueError(f"{split} is {count} but its shards hold {held} samples")
+        if self.train + self.test != self.samples:
+            raise ValueError(f"train {self.train} + test {self.test} is not samples {self.samples}")
+        if not self.levels or max(self.levels) != self.resolution:
+            raise ValueError(f"the largest level must be resolution {self.resolution}")
+        for resolution, level in self.levels.items():
+            if not is_power_of_two(resolution):
+                raise ValueError(f"level {resolution} is not a power of two")
+            if len(level.files) != len(self.shards):
+                raise ValueError(f"level {resolution} needs {len(self.shards)} files, one a shard")
+        if bool(self.classes) != (self.labels is not None):
+            raise ValueError("classes and labels must be given together")
+        return self
+
+    @cached_property
+    def shard_starts(self) -> tuple[int, ...]:
+        """First sample number of every shard, then the number of samples: one more entry than shards."""
+        return (0, *accumulate(shard.samples for shard in self.shards))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest's canonical JSON. It changes whenever any byte of the data set does."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+    def write(self, root: Path) -> None:
+        """Write root/manifest.json at once or not at all."""
+        write_file(root, MANIFEST_NAME, self.to_json().encode())
+
+    @classmethod
+    def load(cls, root: Path | str) -> Self:
+        """Read root/manifest.json.
+
+        Raises FileNotFoundError when there is none and ValueError when it is not a valid manifest of this
+        version, each with one line that says what to do.
+        """
+        root = Path(root)
+        path = root / MANIFEST_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(_missing(root)) from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is damaged (not UTF-8 text): prepare the data set again") from None
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
+        if not isinstance(content, dict) or content.get("format") != "sivae-data":
+            raise ValueError(f"{path} does not describe a data set made by `sivae data prepare`")
+        if content.get("version") != 1:
+            raise ValueError(
+                f"{path} has version {content.get('version')!r} but this program reads version 1: "
+                "prepare the data set again or use the program that made it"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            reason = first_error(error)
+            raise ValueError(f"{path} is not valid ({reason}): prepare the data set again") from None
+
+
+def _missing(root: Path) -> str:
+    partial = root.with_name(f"{root.name}.partial")
+    if partial.is_dir():
+        return f"{root} is not finished: run the `sivae data prepare` command that made {partial} again"
+    return f"no prepared data set at {root} ({MANIFEST_NAME} is missing): make it with `sivae data prepare`"

@@ -1,0 +1,280 @@
+"""Samples of a prepared data set by their number, as pixels or as the stored bytes of an image.
+
+Here is also what writes a shard, so that both ends of its layout stand in one file.
+"""
+
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from data_pipelines.decode import DecodeError, ImageFormat, decode, encode
+from data_pipelines.manifest import INDEX_DTYPE, FileRecord, Manifest, OutputFile, Split
+from data_pipelines.settings import Settings
+
+OPEN_SHARDS = 64
+"""Shards that a reader keeps open at most, besides those in use at the moment."""
+
+_AGAIN = "prepare the data set again"
+
+
+class SampleError(ValueError):
+    """A stored sample is damaged or missing; the message names the file, the key and the sample."""
+
+
+class _ArrayShard:
+    """uint8 [n, C, H, W], mapped into memory."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        try:
+            self.rows: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise SampleError(f"{path} cannot be read ({_one_line(error)}): {_AGAIN}") from None
+        if self.rows.shape != shape or self.rows.dtype != np.uint8:
+            held = f"{self.rows.dtype} {list(self.rows.shape)}"
+            raise SampleError(f"{path} holds {held}, not uint8 {list(shape)}: {_AGAIN}")
+
+
+class _TarShard:
+    """An open tar and its index. The descriptor is closed when the last user lets go of the object."""
+
+    def __init__(self, path: Path, size: int, index_path: Path, count: int) -> None:
+        self._fd = -1
+        self.path = path
+        try:
+            self.index = np.load(index_path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise SampleError(f"{index_path} cannot be read ({_one_line(error)}): {_AGAIN}") from None
+        if self.index.dtype != np.dtype(INDEX_DTYPE) or self.index.shape != (count,):
+            raise SampleError(f"{index_path} does not index {count} samples: {_AGAIN}")
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SampleError(f"{path} cannot be read ({_one_line(error)}): {_AGAIN}") from None
+        found = os.fstat(self._fd).st_size
+        if found != size:
+            raise SampleError(f"{path} has {found} bytes instead of {size}: {_AGAIN}")
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def read(self, row: int, sample: int) -> bytes:
+        """Stored bytes of an image, checked against the index."""
+        offset, size, crc = (int(value) for value in self.index[row])
+        try:
+            data = os.pread(self._fd, size, offset)
+        except (OSError, OverflowError) as error:
+            raise self.error(row, sample, f"cannot be read ({_one_line(error)})") from None
+        if len(data) != size:
+            raise self.error(row, sample, f"is cut short ({len(data)} of {size} bytes)")
+        if zlib.crc32(data) != crc:
+            raise self.error(row, sample, "is damaged (its checksum differs)")
+        return data
+
+    def error(self, row: int, sample: int, what: str) -> SampleError:
+        return SampleError(f"{self.path} key {self._key(row)} (sample {sample}) {what}")
+
+    def _key(self, row: int) -> str:
+        """The member's name without its ending, from the tar header before its first byte."""
+        try:
+            header = os.pread(self._fd, 100, int(self.index["offset"][row]) - 512)
+        except (OSError, OverflowError):
+            return "unknown"
+        name = header.split(b"\0", 1)[0].decode("ascii", "replace").rsplit(".", 1)[0]
+        return name if name and name.isprintable() else "unknown"
+
+
+def _one_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())
+
+
+class Reader:
+    """Reads one level of a prepared data set. Any number of threads may use a reader at once.
+
+    Raises ValueError when the data set has no such level.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, resolution: int) -> None:
+        if resolution not in manifest.levels:
+            known = ", ".join(str(level) for level in sorted(manifest.levels))
+            raise ValueError(f"{root} has no level {resolution}: it has {known}")
+        self.root = Path(root)
+        self.manifest = manifest
+        self.resolution = resolution
+        self.decoded = 0
+        """Images decoded so far from tars."""
+        self._level = manifest.levels[resolution]
+        self._starts = np.array(manifest.shard_starts, dtype=np.int64)
+        self._open: OrderedDict[int, _ArrayShard | _TarShard] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def pixels(self, samples: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """uint8 [n, C, H, W] in 0..255 of n sample numbers, in their order.
+
+        Raises SampleError for a sample that is damaged or missing and IndexError for a number outside the
+        data set.
+        """
+        numbers = np.asarray(samples, dtype=np.int64)
+        shape = (self.manifest.channels, self.resolution, self.resolution)
+        out = np.empty((len(numbers), *shape), np.uint8)
+        for shard_number, places, rows in self._by_shard(numbers):
+            shard = self._shard(shard_number)
+            if isinstance(shard, _ArrayShard):
+                out[places] = shard.rows[rows]
+                continue
+            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+                sample = int(numbers[place])
+                data = shard.read(row, sample)
+                try:
+                    image = decode(data, self.manifest.channels)
+                except DecodeError as error:
+                    raise shard.error(row, sample, str(error)) from None
+                if image.shape != shape:
+                    raise shard.error(row, sample, f"has shape {list(image.shape)}, not {list(shape)}")
+                out[place] = image
+            with self._lock:
+                self.decoded += len(places)
+        return out
+
+    def raw(self, sample: int) -> bytes:
+        """Stored bytes of one image of a tar level, checked. Raises as `pixels`, and ValueError for an array
+        level."""
+        if self._level.kind != "tar":
+            raise ValueError(f"level {self.resolution} of {self.root} has arrays, not encoded images")
+        ((shard_number, _, rows),) = self._by_shard(np.array([sample], dtype=np.int64))
+        shard = self._shard(shard_number)
+        assert isinstance(shard, _TarShard)
+        return shard.read(int(rows[0]), sample)
+
+    def close(self) -> None:
+        """Let go of all files. The reader cannot be used any more."""
+        with self._lock:
+            self._closed = True
+            self._open.clear()
+
+    def _by_shard(
+        self, samples: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
+        """For every shard that holds some of the samples: its number, where they stand in `samples`, its
+        rows."""
+        if samples.ndim != 1:
+            raise ValueError(f"sample numbers must be one-dimensional, not of shape {list(samples.shape)}")
+        wrong = (samples < 0) | (samples >= self.manifest.samples)
+        if wrong.any():
+            raise IndexError(
+                f"sample {samples[wrong][0]} is outside {self.root}, "
+                f"which has {self.manifest.samples} samples"
+            )
+        shards = np.searchsorted(self._starts, samples, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            yield shard, places, samples[places] - self._starts[shard]
+
+    def _shard(self, number: int) -> _ArrayShard | _TarShard:
+        """An open shard. Whoever holds the object may go on using it after it has been dropped from the
+        cache."""
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the reader of {self.root} is closed")
+            shard = self._open.get(number)
+            if shard is None:
+                shard = self._open[number] = self._open_shard(number)
+            self._open.move_to_end(number)
+            while len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+            return shard
+
+    def _open_shard(self, number: int) -> _ArrayShard | _TarShard:
+        count = self.manifest.shards[number].samples
+        record = self._level.files[number]
+        path = self.root / record.name
+        if self._level.kind == "array":
+            return _ArrayShard(path, (count, self.manifest.channels, self.resolution, self.resolution))
+        return _TarShard(path, record.bytes, self.root / self._level.indexes[number].name, count)
+
+
+class ShardRecord(Settings):
+    """What a finished shard leaves behind until the whole data set is finished."""
+
+    split: Split
+    positions: tuple[int, ...]
+    """Positions in the source of the samples that it holds, in order."""
+    skipped: tuple[str, ...]
+    files: dict[int, FileRecord]
+    indexes: dict[int, FileRecord]
+
+    @classmethod
+    def find(cls, root: Path, name: str) -> Self | None:
+        """The record of that name if there is one and all its files are there."""
+        try:
+            record = cls.model_validate_json((root / name).read_bytes())
+            files = [*record.files.values(), *record.indexes.values()]
+            whole = all((root / file.name).stat().st_size == file.bytes for file in files)
+        except (FileNotFoundError, ValidationError):
+            return None
+        return record if whole else None
+
+
+class ArrayWriter:
+    """Makes one level of a shard as an array, in memory and written at the end."""
+
+    def __init__(self, root: Path, name: str, count: int, resolution: int, channels: int) -> None:
+        self._root, self._name = root, f"{name}.npy"
+        self._rows = np.empty((count, channels, resolution, resolution), np.uint8)
+        self._count = 0
+
+    def add(self, pixels: NDArray[np.uint8], position: int, label: int | None) -> None:
+        self._rows[self._count] = pixels.transpose(2, 0, 1)
+        self._count += 1
+
+    def finish(self) -> tuple[FileRecord, FileRecord | None]:
+        return write_array(self._root, self._name, self._rows[: self._count]), None
+
+
+class TarWriter:
+    """Makes one level of a shard as a WebDataset tar, written as the images come, and then its index."""
+
+    def __init__(
+        self, root: Path, name: str, output: OutputFile, file_format: ImageFormat, quality: int
+    ) -> None:
+        import webdataset  # takes seconds, for it imports torch: only where it is needed
+
+        self._root, self._name, self._output = root, name, output
+        self._format, self._quality = file_format, quality
+        self._extension = "png" if file_format == "png" else "jpg"
+        self._tar = webdataset.TarWriter(
+            output, user="sivae", group="sivae", mtime=0, compress=False, encoder=False
+        )
+        self._index: list[tuple[int, int, int]] = []
+
+    def add(self, pixels: NDArray[np.uint8], position: int, label: int | None) -> None:
+        data = encode(pixels, self._format, self._quality)
+        sample: dict[str, str | bytes] = {"__key__": f"{position:08d}", self._extension: data}
+        if label is not None:
+            sample["cls"] = str(label).encode()
+        self._tar.write(sample)
+        # Members are sorted by ending, so the image is the last one, padded to a whole number of blocks.
+        offset = self._tar.tarstream.offset - (len(data) + 511) // 512 * 512
+        self._index.append((offset, len(data), zlib.crc32(data)))
+
+    def finish(self) -> tuple[FileRecord, FileRecord | None]:
+        self._tar.close()
+        record = self._output.finish()
+        index = np.array(self._index, dtype=INDEX_DTYPE)
+        return record, write_array(self._root, f"{self._name}.index.npy", index)
+
+
+def write_array(root: Path, name: str, array: NDArray[Any]) -> FileRecord:
+    with OutputFile(root, name) as output:
+        np.lib.format.write_array(output, array, allow_pickle=False)
+        return output.finish()

@@ -1,0 +1,1 @@
+"""The `sivae` command, and how processes are started."""

@@ -1,0 +1,22 @@
+"""The `sivae` command: a file for each group of commands, heavy imports inside the commands so that help is instant."""
+
+import typer
+
+from launch.cli import config, data, draw, pictures, train
+
+app = typer.Typer(
+    help="Train Soft-IntroVAE at high resolution on many GPUs and nodes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+data.app.command("draw")(draw.draw)
+app.command()(train.train)
+app.command()(pictures.sample)
+app.command()(pictures.reconstruct)
+
+
+def main() -> None:
+    """Entry point of `sivae`."""
+    app(prog_name="sivae")

@@ -1,0 +1,165 @@
+"""`sivae data`: images to a prepared data set, and what a prepared data set holds."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from launch.cli.errors import one_line_errors
+
+app = typer.Typer(help="Prepare data sets and look into them.", no_args_is_help=True)
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of images, nested or flat.")],
+    dest: Annotated[Path, typer.Argument(help="Directory to make.")],
+    resolution: Annotated[int, typer.Option(help="Side of the largest level: 4, 8, ... 1024.")] = 256,
+    channels: Annotated[int, typer.Option(help="3 for RGB, 1 for greyscale.")] = 3,
+    format: Annotated[
+        Literal["png", "jpeg"], typer.Option(help="PNG keeps every pixel, JPEG can be decoded by a GPU.")
+    ] = "png",
+    quality: Annotated[int, typer.Option(help="JPEG quality in 1..100.")] = 95,
+    array_max_resolution: Annotated[
+        int, typer.Option(help="Levels up to this one are plain arrays, larger ones tars of images.")
+    ] = 32,
+    test: Annotated[
+        str, typer.Option(metavar="N|FILE", help="Test samples: how many, or a file with a name a line.")
+    ] = "0",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Images a shard.")] = 1000,
+    labels: Annotated[
+        Literal["auto", "folders", "none"],
+        typer.Option(help="auto: dataset.json, else sub-folders; folders: the sub-folders; none: no labels."),
+    ] = "auto",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out files that are no usable images.")
+    ] = False,
+) -> None:
+    """Make a data set for training from a folder of images.
+
+    Every image is cropped to its centre square and stored at every resolution from RESOLUTION down to 4. Run
+    the same command again after an interruption: it continues.
+    """
+    with one_line_errors("interrupted: run the same command again to continue"):
+        from data_pipelines.prepare import PrepareSettings
+        from data_pipelines.prepare import prepare as run
+
+        settings = PrepareSettings.model_validate(
+            {
+                "resolution": resolution,
+                "channels": channels,
+                "format": format,
+                "quality": quality,
+                "array_max_resolution": array_max_resolution,
+                "shard_size": shard_size,
+                "test": _read_test(test),
+                "labels": labels,
+                "skip_unreadable": skip_unreadable,
+            }
+        )
+        with _progress() as progress:
+            manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress)
+        skipped = f", {len(manifest.skipped)} files skipped" if manifest.skipped else ""
+        typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
+
+
+def _read_test(test: str) -> int | tuple[str, ...]:
+    if test.isascii() and test.isdigit():
+        return int(test)
+    try:
+        lines = Path(test).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        reason = error.strerror
+        raise ValueError(f"--test {test} is neither a number nor a readable file ({reason})") from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, else a line every few seconds."""
+    from rich.console import Console
+
+    console = Console(stderr=False)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(TextColumn("preparing"), *columns, console=console) as bar:
+        task = bar.add_task("prepare", total=None, rate="")
+        rate = _Rate()
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=f"{rate(done):.0f} images/s")
+
+        yield show
+
+
+class _Rate:
+    """Images a second since the first call, so that those of an earlier run do not count."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+
+    def __call__(self, done: int) -> float:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (now, done)
+        seconds, images = now - self._start[0], done - self._start[1]
+        return images / seconds if seconds > 0 else 0.0
+
+
+class _Lines:
+    """Progress as plain lines, one every few seconds and one at the end."""
+
+    SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self._rate = _Rate()
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        rate = self._rate(done)
+        now = time.monotonic()
+        if now < self._next and done < total:
+            return
+        self._next = now + self.SECONDS
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
+        print(f"{done}/{total} images, {rate:.0f} images/s{left}", flush=True)
+
+
+@app.command()
+def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> None:
+    """Show what a prepared data set holds."""
+    with one_line_errors():
+        from rich.console import Console
+        from rich.table import Table
+
+        from data_pipelines.manifest import Manifest
+
+        manifest = Manifest.load(dest)
+        facts = Table(title=str(dest), show_header=False)
+        classes = ", ".join(manifest.classes[:10]) + ", ..." * (len(manifest.classes) > 10)
+        for key, value in (
+            ("samples", f"{manifest.samples} ({manifest.train} training, {manifest.test} test)"),
+            ("shards", str(len(manifest.shards))),
+            ("channels", str(manifest.channels)),
+            ("classes", f"{len(manifest.classes)} ({classes})" if classes else "none"),
+            ("skipped", str(len(manifest.skipped))),
+            ("source", manifest.source),
+            ("digest", manifest.digest),
+        ):
+            facts.add_row(key, value)
+        levels = Table("resolution", "kind", "format", "files", "bytes", title="levels")
+        for resolution, level in sorted(manifest.levels.items()):
+            files = len(level.files) + len(level.indexes)
+            levels.add_row(str(resolution), level.kind, level.format, str(files), f"{level.total_bytes:,}")
+        console = Console()
+        console.print(facts)
+        console.print(levels)

@@ -1,0 +1,25 @@
+"""How a command ends when something is wrong that its user can mend."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+@contextmanager
+def one_line_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
+    """ValueError and OSError end the command with `error: ...` and code 1, Ctrl-C with `on_interrupt` and code 130."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        from pydantic import ValidationError
+
+        from data_pipelines.manifest import first_error
+
+        text = first_error(error) if isinstance(error, ValidationError) else str(error)
+        for line in text.splitlines() or [type(error).__name__]:
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo(on_interrupt, err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,108 @@
+"""`sivae train`: one run on this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launch.cli.errors import one_line_errors
+
+if TYPE_CHECKING:
+    from sivae_dist.config import RunSettings
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with sivae.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    data: Annotated[Path | None, typer.Option(help="A prepared data set; overrides data.path.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.")] = None,
+    nproc: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one on the CPU.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Resolve, check and print the phases; train nothing.")
+    ] = False,
+) -> None:
+    """Train, or continue where the run stands: to resume, run the same command again."""
+    with one_line_errors("interrupted: run the same command again to continue from the last checkpoint"):
+        from launch.local import default_processes, launch
+        from sivae_dist.config import config_path, load_config
+        from sivae_dist.run import RunDirectory
+
+        assignments = list(overrides or [])
+        if data is not None:
+            assignments.append(f"data.path={data}")
+        settings = load_config(config, assignments)
+        processes = nproc or default_processes(settings.device)
+        check(settings, processes)
+        if dry_run:
+            print_phases(settings, processes)
+            return
+        run = RunDirectory(run_dir or Path("runs") / config_path(config).stem)
+        for key in run.open(settings):
+            typer.echo(f"note: {key} differs from what this run was begun with")
+        code = launch(run.path, processes)
+    if code:
+        raise typer.Exit(code)
+
+
+def check(settings: "RunSettings", processes: int) -> None:
+    """ValueError for everything that can be known to fail before a process is started."""
+    from data_pipelines.manifest import Manifest
+    from sivae_dist.trainer import check_data, make_schedule
+
+    manifest = Manifest.load(settings.data.path)
+    check_data(settings, manifest)
+    make_schedule(settings, manifest).check_world_size(processes)
+
+
+def print_phases(settings: "RunSettings", processes: int) -> None:
+    """The table of phases of a dry run."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_pipelines.manifest import Manifest
+    from sivae_dist.models import build
+    from sivae_dist.objectives.soft_intro import SoftIntroWeights
+    from sivae_dist.trainer import make_schedule
+
+    manifest = Manifest.load(settings.data.path)
+    schedule = make_schedule(settings, manifest)
+    objective = settings.objective
+    introspective = objective.name == "soft_intro"
+    table = Table(
+        "px", "images", "epochs", "steps", "blend", "batch", "x rank", "lr E/D", "beta rec/kl/neg", box=SIMPLE
+    )
+    for column in ("c", "resting KL") if introspective else ():
+        table.add_column(column)
+    for phase in schedule.phases:
+        share = phase.batch // processes
+        parts = settings.engine.parts(share)
+        weights = objective.weights(phase.resolution, settings.model.dimensions)
+        betas = [weights.beta_rec, weights.beta_kl]
+        exponent = []
+        if isinstance(weights, SoftIntroWeights):
+            betas.append(weights.beta_neg)
+            exponent = [f"{weights.slope:.3g}", f"{weights.resting_kl:.1f}"]
+        table.add_row(
+            str(phase.resolution), f"{phase.images:,}", f"{phase.images / manifest.train:.3g}",
+            f"{-(-phase.images // phase.batch):,}", f"{phase.blend_images:,}", str(phase.batch),
+            f"{share // parts}" + (f" x {parts}" if parts > 1 else ""),
+            "/".join(f"{rate:g}" for rate in dict.fromkeys((phase.lr_encoder, phase.lr_decoder))),
+            "/".join(f"{beta:g}" for beta in betas), *exponent,
+        )  # fmt: skip
+    encoder, decoder = (sum(p.numel() for p in network.parameters()) for network in build(settings.model, 0))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a file has no width to fit into
+    console.print(table)
+    console.print(
+        f"{schedule.total:,} images, {objective.warmup:,} of them warm-up as a plain VAE, "
+        f"{processes} process(es), {manifest.train:,} training samples",
+        highlight=False,
+    )
+    console.print(f"parameters: encoder {encoder:,}, decoder {decoder:,}", highlight=False)
+    if introspective:
+        console.print(
+            "c: fall of a fake's exponent per nat; resting KL: nats where KL(fake) settles (aim at 1-2 times KL(real))",
+            highlight=False,
+        )

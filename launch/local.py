@@ -1,0 +1,47 @@
+"""Starts the processes of a run on this machine, through torch's own launcher."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def default_processes(device: str) -> int:
+    """One a GPU; one when the run is on the CPU."""
+    import torch
+
+    return torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 1
+
+
+def launch(run: Path, processes: int) -> int:
+    """Runs the worker of a prepared run directory on `processes` processes; returns an exit code."""
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
+    if processes == 1:
+        from launch.worker import main
+
+        return main(run)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        run_id=run.name,
+        max_restarts=0,
+        monitor_interval=0.5,
+    )
+    os.environ["SIVAE_LAUNCHER"] = str(os.getpid())
+    try:
+        elastic_launch(config, sys.executable)("-m", "launch.worker", str(run))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(
+            f"error: process {rank} ended with code {failure.exitcode}; its own message stands above",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

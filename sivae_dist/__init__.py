@@ -1,0 +1,1 @@
+"""Training of Soft-IntroVAE at high resolution: models, objectives, engines, checkpoints, figures."""

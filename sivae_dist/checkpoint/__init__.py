@@ -1,0 +1,12 @@
+"""Checkpoints: one format for every engine, written by all processes, without pickle.
+
+    checkpoints/images-000000600000/
+        shard-00001-model-00001-of-00001.safetensors   each process's share of the tensors
+        manifest.json                                  everything that is no tensor, and every file's size and sha256
+
+A checkpoint is written under a temporary name and renamed when it is complete, so one that has its name is whole.
+"""
+
+from sivae_dist.checkpoint.manager import Checkpoint, CheckpointManager, CheckpointSettings
+
+__all__ = ["Checkpoint", "CheckpointManager", "CheckpointSettings"]

@@ -1,0 +1,61 @@
+"""A run's tensors by canonical name, the same for every engine and world size.
+
+encoder.NAME                                parameters
+encoder_ema.NAME                            their moving average
+encoder_optim.{step,exp_avg,exp_avg_sq}.NAME    Adam's state, of parameters that have been trained
+decoder...                                  likewise
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+def network_tensors(prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, detached, sharing memory with the network."""
+    return {f"{prefix}.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
+
+
+def optimizer_tensors(prefix: str, network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Adam's state by parameter name, sharing memory with the optimizer. Parameters never stepped have none."""
+    return {
+        f"{prefix}.{entry}.{name}": optimizer.state[parameter][entry]
+        for name, parameter in network.named_parameters()
+        if parameter in optimizer.state
+        for entry in OPTIMIZER_STATE
+    }
+
+
+def restore_network(prefix: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies saved values into a network in place. ValueError naming what is missing or has another shape."""
+    for name, target in network.state_dict().items():
+        saved = tensors.get(f"{prefix}.{name}")
+        if saved is None:
+            raise ValueError(f"the checkpoint has no tensor {prefix}.{name}")
+        if saved.shape != target.shape:
+            raise ValueError(f"{prefix}.{name} is {list(saved.shape)} there and {list(target.shape)} here")
+        if saved.dtype != target.dtype:
+            raise ValueError(f"{prefix}.{name} is {saved.dtype} there and {target.dtype} here")
+        with torch.no_grad():
+            target.copy_(saved)
+
+
+def restore_optimizer(prefix: str, network: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Gives every parameter the saved state; one that has none saved starts anew, as it was."""
+    optimizer.state.clear()
+    for name, parameter in network.named_parameters():
+        entries = {entry: tensors.get(f"{prefix}.{entry}.{name}") for entry in OPTIMIZER_STATE}
+        if entries["step"] is None:
+            continue
+        state: dict[str, Tensor] = {}
+        for entry, saved in entries.items():
+            assert saved is not None
+            like = saved.to(parameter.device)
+            if entry != "step":  # moments lie in memory as their parameter does, which the fused step relies on
+                like = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(saved)
+            state[entry] = like.detach()
+        optimizer.state[parameter] = state

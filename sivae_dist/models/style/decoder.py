@@ -1,0 +1,159 @@
+"""The decoder: z is mapped to a style w that drives every layer through AdaIN (appendix 9.2.2, after StyleGAN)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sivae_dist.models.layers import (
+    Blur,
+    Conv2d,
+    Linear,
+    UpsampleConv2d,
+    activate,
+    instance_statistics,
+    normalize,
+    pixel_norm,
+)
+from sivae_dist.models.stage import Mixing, Stage
+from sivae_dist.models.style.settings import StyleSettings
+
+NORM_EPS = 1e-8
+
+
+class StyledLayer(nn.Module):
+    """What follows a convolution: noise, bias, activation, and AdaIN with the style w."""
+
+    def __init__(self, settings: StyleSettings, width: int) -> None:
+        super().__init__()
+        self.noise_strength = nn.Parameter(torch.zeros(width)) if settings.noise else None
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.style = Linear(settings.latent, 2 * width, gain=1.0, equalized=settings.equalized)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        if self.noise_strength is not None and noise is not None:
+            x = x + self.noise_strength[:, None, None] * noise.to(x.dtype)
+        x = activate(x + self.bias[:, None, None])
+        scale, shift = self.style(w)[:, :, None, None].chunk(2, dim=1)
+        return normalize(x, *instance_statistics(x), NORM_EPS) * (scale + 1) + shift
+
+
+class DecoderBlock(nn.Module):
+    """Features [B, inputs, R/2, R/2] -> [B, outputs, R, R]; the first block starts from its learned 4x4 constant."""
+
+    def __init__(self, settings: StyleSettings, resolution: int) -> None:
+        super().__init__()
+        width = settings.width(resolution)
+        self.up: UpsampleConv2d | None = None
+        if resolution == 4:
+            self.constant = nn.Parameter(torch.ones(1, width, 4, 4))
+        else:
+            self.up = UpsampleConv2d(settings.width(resolution // 2), width, equalized=settings.equalized)
+        self.blur = Blur() if settings.blur else nn.Identity()
+        self.layer1 = StyledLayer(settings, width)
+        self.conv2 = Conv2d(width, width, 3, equalized=settings.equalized, bias=False)
+        self.layer2 = StyledLayer(settings, width)
+
+    def forward(self, x: Tensor | None, w: tuple[Tensor, Tensor], noise: tuple[Tensor | None, ...]) -> Tensor:
+        if self.up is None or x is None:
+            x = self.constant.expand(w[0].shape[0], -1, -1, -1)
+        else:
+            x = self.blur(self.up(x))
+        x = self.layer1(x, w[0], noise[0])
+        return self.layer2(self.conv2(x), w[1], noise[1])
+
+
+class StyleMapping(nn.Module):
+    """z [B, latent] -> w [B, latent]."""
+
+    def __init__(self, settings: StyleSettings) -> None:
+        super().__init__()
+        self.direction_only = settings.official
+        self.layers = nn.ModuleList(
+            Linear(
+                settings.latent,
+                settings.latent,
+                equalized=settings.equalized,
+                lr_factor=settings.mapping_lr_factor,
+            )
+            for _ in range(settings.decoder_mapping)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self.direction_only:
+            z = pixel_norm(z)
+        for layer in self.layers:
+            z = activate(layer(z))
+        return z
+
+
+class StyleDecoder(nn.Module):
+    """z [B, latent] -> images [B, C, R, R] around [-1, 1], in fp32 or wider.
+
+    All blocks exist from the start; the stage says which are used.
+    """
+
+    def __init__(self, settings: StyleSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.mapping = StyleMapping(settings)
+        self.blocks = nn.ModuleDict({str(r): DecoderBlock(settings, r) for r in settings.resolutions})
+        self.to_rgb = nn.ModuleDict(
+            {
+                str(r): Conv2d(
+                    settings.width(r),
+                    settings.channels,
+                    1,
+                    gain=settings.to_rgb_gain,
+                    equalized=settings.equalized,
+                )
+                for r in settings.resolutions
+            }
+        )
+
+    def noise_size(self, resolution: int) -> int:
+        """Noise values that one image takes: two maps a block; 0 when the model has no noise."""
+        return sum(2 * r * r for r in self.settings.resolutions if r <= resolution) if self.settings.noise else 0
+
+    def layer_count(self, resolution: int) -> int:
+        """Styled layers in use, among which style mixing chooses its crossover."""
+        return 2 * sum(r <= resolution for r in self.settings.resolutions)
+
+    def forward(self, z: Tensor, stage: Stage, noise: Tensor | None = None, mixing: Mixing | None = None) -> Tensor:
+        """`noise` is flat, [B, noise_size(resolution)], from N(0, 1); None leaves it out, its mean."""
+        w = self.mapping(z)
+        other = self.mapping(mixing.z) if mixing is not None else w
+        in_use = [r for r in self.settings.resolutions if r <= stage.resolution]
+        x: Tensor | None = None
+        below: Tensor | None = None
+        taken = 0
+        for index, resolution in enumerate(in_use):
+            below = x
+            styles: list[Tensor] = []
+            maps: list[Tensor | None] = []
+            for layer in (2 * index, 2 * index + 1):
+                style = w
+                if mixing is not None:
+                    style = torch.where((layer < mixing.cutoff)[:, None], w, other)
+                styles.append(style)
+                if noise is None or not self.settings.noise:
+                    maps.append(None)
+                else:
+                    size = resolution * resolution
+                    maps.append(noise[:, taken : taken + size].unflatten(1, (1, resolution, resolution)))
+                    taken += size
+            x = self.blocks[str(resolution)](x, (styles[0], styles[1]), tuple(maps))
+        assert x is not None
+        image = self.to_rgb[str(stage.resolution)](x)
+        if stage.blend is not None:
+            assert below is not None
+            coarse = F.interpolate(self.to_rgb[str(stage.resolution // 2)](below), scale_factor=2, mode="nearest")
+            image = torch.lerp(coarse, image, stage.blend.to(image.dtype))
+        if self.settings.output == "tanh":
+            image = torch.tanh(image)
+        return image.to(torch.promote_types(image.dtype, torch.float32))
+
+    def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
+        """The submodules that a pass at this stage goes through."""
+        used: list[nn.Module] = [self.mapping, self.to_rgb[str(resolution)]]
+        used += [self.blocks[str(r)] for r in self.settings.resolutions if r <= resolution]
+        return [*used, self.to_rgb[str(resolution // 2)]] if blending else used

@@ -1,0 +1,122 @@
+"""The encoder: every layer extracts a style, their weighted sum is mapped to the Gaussian of z (appendix 9.2.2)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sivae_dist.models.layers import (
+    Blur,
+    Conv2d,
+    DownsampleConv2d,
+    Linear,
+    activate,
+    instance_statistics,
+    normalize,
+)
+from sivae_dist.models.stage import Stage
+from sivae_dist.models.style.settings import StyleSettings
+
+NORM_EPS = 1e-5
+STD_EPS = 1e-8
+"""The authors take sqrt(variance) bare, whose gradient is infinite on a constant image."""
+
+
+class EncoderBlock(nn.Module):
+    """Features [B, inputs, R, R] -> ([B, outputs, R/2, R/2], style [B, latent])."""
+
+    def __init__(self, settings: StyleSettings, resolution: int) -> None:
+        super().__init__()
+        inputs, outputs = settings.width(resolution), settings.width(resolution // 2)
+        equalized = settings.equalized
+        self.conv1 = Conv2d(inputs, inputs, 3, equalized=equalized)
+        self.style1 = Linear(2 * inputs, settings.latent, gain=1.0, equalized=equalized)
+        self.blur = Blur() if settings.blur else nn.Identity()
+        self.conv2 = DownsampleConv2d(inputs, outputs, equalized=equalized)
+        self.bias2 = nn.Parameter(torch.zeros(outputs))
+        self.style2 = Linear(2 * outputs, settings.latent, gain=1.0, equalized=equalized)
+
+    @staticmethod
+    def _extract(x: Tensor, style: Linear) -> tuple[Tensor, Tensor]:
+        """The instance's statistics as a style, and the features without them."""
+        mean, variance = instance_statistics(x)
+        statistics = torch.cat((mean, torch.sqrt(variance + STD_EPS)), dim=1).flatten(1)
+        return normalize(x, mean, variance, NORM_EPS), style(statistics)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, first = self._extract(activate(self.conv1(x)), self.style1)
+        x = activate(self.conv2(self.blur(x)) + self.bias2[:, None, None])
+        x, second = self._extract(x, self.style2)
+        return x, first + second
+
+
+class PosteriorMapping(nn.Module):
+    """Summed styles [B, latent] -> (mu, logvar), each [B, latent], in fp32 or wider."""
+
+    def __init__(self, settings: StyleSettings) -> None:
+        super().__init__()
+        latent, depth = settings.latent, settings.encoder_mapping
+        self.rectified = settings.official
+        self.layers = nn.ModuleList(
+            Linear(
+                latent,
+                latent if layer < depth - 1 else 2 * latent,
+                gain=math.sqrt(2) if layer < depth - 1 or settings.official else 1.0,
+                equalized=settings.equalized,
+                lr_factor=settings.mapping_lr_factor,
+            )
+            for layer in range(depth)
+        )
+
+    def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        for layer in self.layers[:-1]:
+            w = activate(layer(w))
+        out = self.layers[-1](w)
+        if self.rectified:
+            out = activate(out)
+        mu, logvar = out.to(torch.promote_types(out.dtype, torch.float32)).chunk(2, dim=1)
+        return mu, logvar
+
+
+class StyleEncoder(nn.Module):
+    """Images [B, C, R, R] in [-1, 1] -> (mu, logvar), each [B, latent].
+
+    All blocks exist from the start; the stage says which are used.
+    """
+
+    def __init__(self, settings: StyleSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.from_rgb = nn.ModuleDict(
+            {
+                str(r): Conv2d(settings.channels, settings.width(r), 1, equalized=settings.equalized)
+                for r in settings.resolutions
+            }
+        )
+        self.blocks = nn.ModuleDict({str(r): EncoderBlock(settings, r) for r in settings.resolutions})
+        self.mapping = PosteriorMapping(settings)
+
+    def _from_rgb(self, x: Tensor, resolution: int) -> Tensor:
+        x = activate(self.from_rgb[str(resolution)](x))
+        return activate(x) if self.settings.official else x
+
+    def forward(self, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+        resolution = stage.resolution
+        features, w = self.blocks[str(resolution)](self._from_rgb(x, resolution))
+        if stage.blend is not None:
+            below = self._from_rgb(F.avg_pool2d(x, 2), resolution // 2)
+            blend = stage.blend.to(features.dtype)
+            features, w = torch.lerp(below.to(features.dtype), features, blend), w * blend
+        while resolution > 4:
+            resolution //= 2
+            features, style = self.blocks[str(resolution)](features)
+            w = w + style
+        mu, logvar = self.mapping(w)
+        return mu, logvar
+
+    def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
+        """The submodules that a pass at this stage goes through."""
+        used: list[nn.Module] = [self.mapping, self.from_rgb[str(resolution)]]
+        used += [self.blocks[str(r)] for r in self.settings.resolutions if r <= resolution]
+        return [*used, self.from_rgb[str(resolution // 2)]] if blending else used

@@ -1,0 +1,121 @@
+"""What a run does, told to files, TensorBoard and the terminal at once; silent on all processes but the first."""
+
+import resource
+from collections import deque
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sivae_dist.monitoring.console import Reporter
+from sivae_dist.monitoring.events import Events
+from sivae_dist.monitoring.scalars import Rows
+from sivae_dist.run import RunDirectory
+from sivae_dist.schedule import Schedule, Step
+
+_WATCHED = 20
+"""Rows over which KL(fake) is compared with KL(real) before warning."""
+
+DEAD_EXPONENT = (
+    "warning: KL(fake) {fake:.1f} has stayed below KL(real) {real:.1f} since the warm-up: generated images are not "
+    "pushed away and the model trains as a plain VAE. Lower objective.beta_neg (see the dry run's column "
+    "'resting KL', which should lie at 1 to 2 times KL(real))."
+)
+
+
+class Monitor:
+    def __init__(self, run: RunDirectory, schedule: Schedule, images: int, *, speaks: bool) -> None:
+        """`images`: where the run begins; everything written past it is taken back."""
+        self.speaks = speaks
+        self.schedule = schedule
+        self.reporter = Reporter(schedule.total, images, enabled=speaks)
+        self._began = self._last = (perf_counter(), images)
+        self._waited = 0.0
+        self._rate: float | None = None
+        self._detail = ""
+        self._kl: deque[tuple[float, float]] = deque(maxlen=_WATCHED)
+        self._warned = False
+        if speaks:
+            self._metrics = Rows(run.metrics, images)
+            self._speed = Rows(run.speed, images)
+            self._events = Events(run.tensorboard, images)
+
+    def say(self, message: str) -> None:
+        self.reporter.say(message)
+
+    def step(self, step: Step) -> None:
+        """After every step; costs next to nothing."""
+        if self.speaks:
+            kind = "warm-up" if step.segment.warming_up else ""
+            blend = f" blend {step.blend:.2f}" if step.segment.blending else ""
+            phase = f"{step.phase.resolution}x{step.phase.resolution}{blend} {kind}"
+            began, start = self._began
+            elapsed = perf_counter() - began
+            rate = self._rate or ((step.end - start) / elapsed if elapsed > 1 else None)
+            self.reporter.progress(step.end, phase.strip(), rate, self._detail)
+
+    def scalars(self, step: Step, terms: dict[str, float], waited: float, device: torch.device) -> None:
+        """A row of metrics and one of speed. `waited`: seconds so far in which training waited for data."""
+        if not self.speaks:
+            return
+        metrics = terms | {
+            "schedule/resolution": step.phase.resolution,
+            "schedule/blend": step.blend,
+            "schedule/batch": step.batch,
+            "schedule/lr_encoder": step.lr_encoder,
+            "schedule/lr_decoder": step.lr_decoder,
+        }
+        now = perf_counter()
+        elapsed = max(now - self._last[0], 1e-9)
+        self._rate = (step.end - self._last[1]) / elapsed
+        speed = {
+            "speed/images_per_second": self._rate,
+            "speed/data_wait_share": (waited - self._waited) / elapsed,
+            "memory/resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        }
+        if device.type == "cuda":
+            speed["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+        self._last, self._waited = (now, step.end), waited
+        self._metrics.write(step.end, metrics)
+        self._speed.write(step.end, speed)
+        self._events.scalars(step.end, metrics | speed)
+        self._detail = f"rec {terms['reconstruction/per_value']:.4f} KL {terms['kl/real']:.1f}"
+        if "kl/fake" in terms:
+            self._detail += f" fake {terms['kl/fake']:.1f}"
+            self._watch(terms["kl/real"], terms["kl/fake"])
+
+    def _watch(self, real: float, fake: float) -> None:
+        self._kl.append((real, fake))
+        if not self._warned and len(self._kl) == _WATCHED and all(f < r for r, f in self._kl):
+            self._warned = True
+            self.say(DEAD_EXPONENT.format(real=real, fake=fake))
+
+    def images(self, step: Step, grids: dict[str, Tensor]) -> None:
+        if self.speaks:
+            for tag, picture in grids.items():
+                self._events.image(step.end, tag, picture)
+
+    def text(self, tag: str, text: str, images: int) -> None:
+        if self.speaks:
+            self._events.text(tag, text, images)
+
+    def checkpoint_written(self, step: Step, seconds: float) -> None:
+        """The row's name says what it costs: training stands still meanwhile."""
+        if self.speaks:
+            row: dict[str, Any] = {"checkpoint/seconds": seconds}
+            self._speed.write(step.end, row)
+            self._events.scalars(step.end, row)
+
+    def sync(self) -> None:
+        """Before a checkpoint: what it will claim to have been told must be on disk."""
+        if self.speaks:
+            self._metrics.sync()
+            self._events.flush()
+
+    def close(self) -> None:
+        self.reporter.close()
+        if self.speaks:
+            self._metrics.close()
+            self._speed.close()
+            self._events.close()

@@ -1,0 +1,50 @@
+"""metrics.jsonl and speed.jsonl: one JSON object a line, with the number of images seen.
+
+metrics.jsonl holds only what follows from the settings and the seed, so that two runs of the same settings, one of them
+killed and resumed, leave the same file; speed.jsonl holds what follows from the machine.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class Rows:
+    """A file of rows that is cut back to a position when a run resumes there."""
+
+    def __init__(self, path: Path, images: int) -> None:
+        """Rows past `images`, and a last row that was cut short, are removed."""
+        self.path = path
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if _belongs(line, images)]
+            partial = path.with_name(f".{path.name}.partial")
+            with open(partial, "w") as file:
+                file.writelines(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        self._file: TextIO = open(path, "a")  # noqa: SIM115 (open for the life of the run)
+
+    def write(self, images: int, values: dict[str, Any]) -> None:
+        """Adds a row and hands it to the operating system."""
+        self._file.write(json.dumps({"images": images, **values}) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Puts all rows on disk, as must be before a checkpoint says that they are there."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _belongs(line: str, images: int) -> bool:
+    try:
+        return bool(json.loads(line)["images"] <= images)
+    except ValueError:  # only the last line can be cut short, by a kill while it was written
+        return False
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

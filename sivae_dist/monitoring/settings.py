@@ -1,0 +1,14 @@
+"""When a run tells what."""
+
+from pydantic import Field
+
+from sivae_dist.settings import Images, Settings
+
+
+class MonitoringSettings(Settings):
+    scalars_every: Images = Field(5_000, gt=0)
+    """Images between two rows of metrics.jsonl and points in TensorBoard."""
+    images_every: Images = 50_000
+    """Images between two image grids in TensorBoard; 0 for none."""
+    grid: int = Field(8, ge=1)
+    """Columns of an image grid."""

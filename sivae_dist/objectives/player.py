@@ -1,0 +1,66 @@
+"""The shape of an objective: one module a player, whose forward returns the loss that the player minimises.
+
+The player's own network is a submodule; its partner is a plain reference, so that the module's parameters are the
+player's alone. That is what DDP, DeepSpeed and torch.compile expect, and it halves what is communicated. Whoever calls
+freezes the partner for the player's turn. All passes happen inside one forward, so one forward meets one backward.
+"""
+
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sivae_dist.models.stage import Mixing, Stage
+
+Terms = dict[str, Tensor]
+"""Detached 0-dimensional means over the batch, by the name under which they are logged everywhere."""
+
+
+class Draws(NamedTuple):
+    """Everything random in one step, drawn beforehand (randomness.py), so that an objective is a pure function.
+
+    The layer noise is used by both updates: Algorithm 2's lines 8 and 20 are one and the same decoding.
+    """
+
+    z: Tensor
+    """[B, latent] ~ N(0, I): Z_f, line 6."""
+    eps: Tensor
+    """[B, 3, latent] ~ N(0, I): of the samples Z, Z_rf and Z_ff."""
+    noise: Tensor | None = None
+    """[B, 4, noise_size] ~ N(0, 1): layer noise of the decodings X_r, X_f, X_rf and X_ff."""
+    mixing: Mixing | None = None
+    """Style mixing of X_f."""
+
+    def layer_noise(self, *decodings: int) -> Tensor | None:
+        """The noise of the named decodings, one batch after the other: [len(decodings) * B, noise_size]."""
+        if self.noise is None:
+            return None
+        return torch.cat([self.noise[:, index] for index in decodings])
+
+
+class _Objective(nn.Module):
+    partner: nn.Module
+
+    def __init__(self, player: nn.Module, partner: nn.Module, resolution: int, amp: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.player = player
+        # Past nn.Module's own bookkeeping: the partner must not become a submodule.
+        object.__setattr__(self, "partner", partner)
+        self.resolution = resolution
+        self.amp = amp
+
+    def autocast(self, x: Tensor) -> AbstractContextManager[object]:
+        """For the passes through the networks only; losses are computed in fp32 or wider."""
+        return torch.autocast(x.device.type, dtype=self.amp, enabled=self.amp is not None)
+
+    def stage(self, blend: Tensor | None) -> Stage:
+        return Stage(self.resolution, blend)
+
+
+class EncoderObjective(_Objective):
+    """forward(x [B, C, R, R], blend, draws) -> (loss, terms, z [B, latent] detached), for Algorithm 2's first half."""
+
+
+class DecoderObjective(_Objective):
+    """forward(x [B, C, R, R], z [B, latent], blend, draws) -> (loss, terms), for Algorithm 2's second half."""

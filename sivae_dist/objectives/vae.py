@@ -1,0 +1,122 @@
+"""The plain VAE, as an objective of its own and as the warm-up of Soft-IntroVAE.
+
+The encoder minimises s (beta_rec L_rec + beta_kl KL), the decoder s beta_rec L_rec at the same z. As the decoder has
+not moved in between, the two updates together are the usual joint step.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sivae_dist.objectives.elbo import Reconstruction, kl_divergence, reconstruction_error, reparameterize
+from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Terms
+from sivae_dist.settings import PerResolution, Settings, at
+
+
+@dataclass(frozen=True)
+class VaeWeights:
+    """The settings that hold at one resolution."""
+
+    beta_rec: float
+    beta_kl: float
+    scale: float
+    reconstruction: Reconstruction
+
+
+class VaeEncoderObjective(EncoderObjective):
+    def __init__(
+        self,
+        weights: VaeWeights,
+        player: nn.Module,
+        partner: nn.Module,
+        resolution: int,
+        amp: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(player, partner, resolution, amp)
+        self.weights = weights
+
+    def forward(self, x: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+        w, stage = self.weights, self.stage(blend)
+        with self.autocast(x):
+            mu, logvar = self.player(x, stage)
+            z = reparameterize(mu, logvar, draws.eps[:, 0])
+            reconstruction = self.partner(z, stage, draws.layer_noise(0))
+        error = reconstruction_error(x, reconstruction, w.reconstruction)
+        kl = kl_divergence(mu, logvar)
+        elbo = -(w.beta_rec * error + w.beta_kl * kl)
+        loss = -w.scale * elbo.mean()
+        terms = {
+            "reconstruction/real": error.mean(),
+            "reconstruction/per_value": error.mean() / x[0].numel(),
+            "kl/real": kl.mean(),
+            "elbo/real": elbo.mean(),
+            "loss/encoder": loss,
+        }
+        return loss, {name: term.detach() for name, term in terms.items()}, z.detach()
+
+
+class VaeDecoderObjective(DecoderObjective):
+    def __init__(
+        self,
+        weights: VaeWeights,
+        player: nn.Module,
+        partner: nn.Module,
+        resolution: int,
+        amp: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(player, partner, resolution, amp)
+        self.weights = weights
+
+    def forward(self, x: Tensor, z: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms]:
+        w = self.weights
+        with self.autocast(x):
+            reconstruction = self.player(z, self.stage(blend), draws.layer_noise(0))
+        error = reconstruction_error(x, reconstruction, w.reconstruction)
+        loss = w.scale * w.beta_rec * error.mean()
+        return loss, {"loss/decoder": loss.detach()}
+
+
+class VaeSettings(Settings):
+    name: Literal["vae"] = "vae"
+    beta_rec: PerResolution = 1.0
+    """Weight of the reconstruction error."""
+    beta_kl: PerResolution = 1.0
+    """Weight of the KL divergence."""
+    scale: float | None = None
+    """s; None is the inverse of the final images' dimensions, in every phase."""
+    reconstruction: Reconstruction = "mse"
+
+    def weights(self, resolution: int, dimensions: int) -> VaeWeights:
+        """What holds at `resolution`; `dimensions` is C H W of the final images."""
+        return VaeWeights(
+            beta_rec=at(self.beta_rec, resolution, "objective.beta_rec"),
+            beta_kl=at(self.beta_kl, resolution, "objective.beta_kl"),
+            scale=self.scale if self.scale is not None else 1 / dimensions,
+            reconstruction=self.reconstruction,
+        )
+
+    @property
+    def warmup(self) -> int:
+        return 0
+
+    @property
+    def style_mixing(self) -> float:
+        return 0.0
+
+    def build(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        resolution: int,
+        dimensions: int,
+        *,
+        warming_up: bool = False,
+        amp: torch.dtype | None = None,
+    ) -> tuple[EncoderObjective, DecoderObjective]:
+        weights = self.weights(resolution, dimensions)
+        return (
+            VaeEncoderObjective(weights, encoder, decoder, resolution, amp),
+            VaeDecoderObjective(weights, decoder, encoder, resolution, amp),
+        )

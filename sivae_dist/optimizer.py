@@ -1,0 +1,67 @@
+"""Adam with a step that non-finite gradients cannot reach, and the moving average of the weights."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel
+
+from sivae_dist.settings import Images, Settings
+
+TensorList = tuple[Tensor, ...] | list[Tensor]
+
+
+class OptimizerSettings(Settings):
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """The paper: "default parameters"; the authors' style code: 0.0."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """The authors' style code: 0.99."""
+    eps: float = Field(1e-8, gt=0)
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of a network's gradient; None does not clip."""
+
+    def build(self, module: nn.Module) -> Adam:
+        """One optimizer for all parameters of a network; those without a gradient are left alone."""
+        return Adam(module.parameters(), lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+
+
+def guarded_step(optimizer: Adam, parameters: list[nn.Parameter], lr: float, clip: float | None) -> Tensor:
+    """Steps unless a gradient is not finite; returns the norm of the gradient, a 0-dimensional tensor.
+
+    The decision is taken on the device, through the flag by which gradient scalers tell a fused optimizer to leave
+    everything as it was, so that nothing has to wait for the host.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm, foreach=True)
+    optimizer.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return norm
+
+
+class EmaSettings(Settings):
+    half_life: Images = Field(10_000, gt=0)
+    """Images after which a weight's influence on the average is halved (the authors: 10,000)."""
+
+
+class Ema(AveragedModel):
+    """Exponential moving average of a network's parameters; `module` is the averaged network."""
+
+    def __init__(self, settings: EmaSettings, model: nn.Module) -> None:
+        self.half_life = settings.half_life
+        self.weight = 0.0
+        super().__init__(model, multi_avg_fn=self._lerp)
+        self.n_averaged += 1  # the copy just made counts: averaging starts with the first update
+        self.requires_grad_(False)
+
+    def _lerp(self, averages: TensorList, parameters: TensorList, _count: object) -> None:
+        torch._foreach_lerp_(averages, parameters, self.weight)
+
+    def update(self, model: nn.Module, images: int) -> None:
+        """Moves the average by a step of `images` images."""
+        self.weight = 1.0 - 0.5 ** (images / self.half_life)
+        self.update_parameters(model)

@@ -1,0 +1,83 @@
+"""The processes of a run: who am I, how many are we, and how one acts without leaving the others behind."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is this process's own GPU when there is one, else the CPU. ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("device=cuda, but no GPU can be used here; set device=cpu or device=auto")
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
+
+
+def join(device: torch.device, timeout: timedelta) -> None:
+    """Joins the process group that a launcher's environment (RANK, WORLD_SIZE, ...) describes, if there is one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def everyone(action: Callable[[], T]) -> list[T]:
+    """Runs `action` on every process and returns all results, by rank.
+
+    An error on any process is raised on all of them, so that nobody waits for one that has given up. The results
+    travel pickled among our own processes.
+    """
+    value: T | None = None
+    error: Exception | None = None
+    try:
+        value = action()
+    except Exception as caught:
+        error = caught
+    if not dist.is_initialized():
+        if error is not None:
+            raise error
+        return [cast(T, value)]
+    outcomes: list[Any] = [None] * world_size()
+    dist.all_gather_object(outcomes, (value, f"{type(error).__name__}: {error}" if error else None))
+    if error is not None:
+        raise error
+    for other, (_, message) in enumerate(outcomes):
+        if message is not None:
+            raise RuntimeError(f"process {other} failed: {message}")
+    return [result for result, _ in outcomes]
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """Runs `action` on the first process alone and gives its result (or error) to all."""
+    return everyone(lambda: action() if rank() == 0 else None)[0]  # type: ignore[return-value]
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes, in a new tensor."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()

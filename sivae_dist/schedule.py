@@ -1,0 +1,187 @@
+"""What happens when: a pure function from images seen to resolution, blend, batch and learning rates."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sivae_dist.settings import ImagesPerResolution, IntPerResolution, PerResolution, Settings, at
+
+
+class ScheduleSettings(Settings):
+    """Every value is one number for all resolutions or a mapping from resolution to number."""
+
+    images: ImagesPerResolution | None = None
+    """Images to train at each resolution, the transition included. Either this or `epochs`."""
+    epochs: PerResolution | None = None
+    """The same in passes over the training samples."""
+    blend: PerResolution = 0.5
+    """Share of a phase during which its resolution is blended in; the first phase has no transition."""
+    blend_curve: Literal["linear", "cosine"] = "cosine"
+    """`cosine`: half a cosine, as the authors; `linear`: as StyleGAN."""
+    batch: IntPerResolution = 32
+    """Images of one step over all processes."""
+    lr_encoder: PerResolution = 0.0015
+    lr_decoder: PerResolution = 0.0015
+    final_decay: float = Field(0.0, ge=0, le=1)
+    """Share of the last phase, at its end, over which both learning rates fall linearly."""
+    final_lr: float = Field(0.05, ge=0, le=1)
+    """Where that decay ends, as a share of the learning rate."""
+    reset_optimizer: bool = False
+    """Forget the optimizer's state when the resolution changes, as the authors do."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "ScheduleSettings":
+        if (self.images is None) == (self.epochs is None):
+            raise ValueError("give either schedule.images or schedule.epochs")
+        return self
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Training at one resolution: positions [start, start + images), the first `blend_images` of them in transition."""
+
+    index: int
+    resolution: int
+    start: int
+    images: int
+    blend_images: int
+    batch: int
+    lr_encoder: float
+    lr_decoder: float
+
+    @property
+    def end(self) -> int:
+        return self.start + self.images
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What is static in a step. Networks are prepared (wrapped, compiled) anew whenever it changes."""
+
+    resolution: int
+    blending: bool
+    warming_up: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of training: the images at positions [position, position + batch) of the run."""
+
+    position: int
+    batch: int
+    phase: Phase
+    segment: Segment
+    blend: float
+    lr_encoder: float
+    lr_decoder: float
+
+    @property
+    def end(self) -> int:
+        """Images seen after the step."""
+        return self.position + self.batch
+
+
+class Schedule:
+    """The plan of a run. A step belongs to the phase of its first image."""
+
+    def __init__(self, settings: ScheduleSettings, resolutions: list[int], train_samples: int, warmup: int = 0) -> None:
+        """ValueError when a resolution has no value, an epoch no length or a batch no image."""
+        self.settings = settings
+        self.warmup = warmup
+        self.phases: list[Phase] = []
+        start = 0
+        for index, resolution in enumerate(resolutions):
+            images = self._images(resolution, train_samples)
+            batch = at(settings.batch, resolution, "schedule.batch")
+            if batch < 1:
+                raise ValueError(f"schedule.batch is {batch} at {resolution} px; it must be at least 1")
+            blend = at(settings.blend, resolution, "schedule.blend") if index else 0.0
+            if not 0 <= blend <= 1:
+                raise ValueError(f"schedule.blend is {blend} at {resolution} px; it is a share, from 0 to 1")
+            self.phases.append(
+                Phase(
+                    index=index,
+                    resolution=resolution,
+                    start=start,
+                    images=images,
+                    blend_images=round(blend * images),
+                    batch=batch,
+                    lr_encoder=at(settings.lr_encoder, resolution, "schedule.lr_encoder"),
+                    lr_decoder=at(settings.lr_decoder, resolution, "schedule.lr_decoder"),
+                )
+            )
+            start += images
+        self.phases = [phase for phase in self.phases if phase.images]
+        if not self.phases:
+            raise ValueError("the schedule holds no image: every phase is empty")
+        self.total = start
+
+    def _images(self, resolution: int, train_samples: int) -> int:
+        if self.settings.images is not None:
+            return at(self.settings.images, resolution, "schedule.images")
+        assert self.settings.epochs is not None
+        return round(at(self.settings.epochs, resolution, "schedule.epochs") * train_samples)
+
+    def phase_at(self, position: int) -> Phase:
+        for phase in self.phases:
+            if position < phase.end:
+                return phase
+        return self.phases[-1]
+
+    def blend_at(self, position: int) -> float | None:
+        """The weight of the newest blocks, or None outside a transition."""
+        phase = self.phase_at(position)
+        done = position - phase.start
+        if done >= phase.blend_images:
+            return None
+        share = done / phase.blend_images
+        return share if self.settings.blend_curve == "linear" else 0.5 - 0.5 * math.cos(math.pi * share)
+
+    def decay_at(self, position: int) -> float:
+        """The factor on both learning rates."""
+        last = self.phases[-1]
+        length = self.settings.final_decay * last.images
+        done = position - (last.end - length)
+        if done <= 0 or length == 0:
+            return 1.0
+        return 1.0 - (1.0 - self.settings.final_lr) * min(done / length, 1.0)
+
+    def step_at(self, position: int) -> Step:
+        phase = self.phase_at(position)
+        blend = self.blend_at(position)
+        decay = self.decay_at(position)
+        return Step(
+            position=position,
+            batch=phase.batch,
+            phase=phase,
+            segment=Segment(phase.resolution, blend is not None, position < self.warmup),
+            blend=1.0 if blend is None else blend,
+            lr_encoder=phase.lr_encoder * decay,
+            lr_decoder=phase.lr_decoder * decay,
+        )
+
+    def steps(self, position: int) -> Iterator[Step]:
+        """All steps from `position` to the end of the run."""
+        while position < self.total:
+            step = self.step_at(position)
+            yield step
+            position = step.end
+
+    def check_world_size(self, world_size: int) -> None:
+        """ValueError naming the nearest batch sizes when one cannot be divided among the processes."""
+        for phase in self.phases:
+            if phase.batch % world_size:
+                below = phase.batch // world_size * world_size
+                nearest = below if below and phase.batch - below <= world_size / 2 else below + world_size
+                raise ValueError(
+                    f"the batch of {phase.batch} at {phase.resolution} px cannot be divided among {world_size} "
+                    f"processes; the nearest that can is schedule.batch.{phase.resolution}={nearest}"
+                )
+
+
+def crosses(step: Step, every: int) -> bool:
+    """Whether the step's end passes a multiple of `every` images; never when `every` is 0."""
+    return bool(every) and step.end // every > step.position // every

@@ -1,0 +1,44 @@
+"""The kinds of value that settings share: numbers of images, and values that may differ by resolution."""
+
+import re
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator, Field
+
+from data_pipelines.settings import Settings as Settings
+
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+
+
+def parse_images(value: object) -> object:
+    """`600k`, `1.8M` and `2e6` are numbers of images, as well as plain integers."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmg]?)", value.strip().lower())
+        if not match:
+            raise ValueError(f"{value!r} is not a number of images; write 5000, 600k or 1.8M")
+        value = float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+Images = Annotated[int, BeforeValidator(parse_images), Field(ge=0)]
+"""A number of images seen, the one unit of progress."""
+
+PerResolution = float | dict[int, float]
+"""One value for every resolution, or a value for each."""
+
+ImagesPerResolution = Images | dict[int, Images]
+IntPerResolution = int | dict[int, int]
+
+
+T = TypeVar("T", int, float)
+
+
+def at(value: T | dict[int, T], resolution: int, name: str) -> T:
+    """The value that holds at `resolution`; ValueError naming the setting when there is none."""
+    if not isinstance(value, dict):
+        return value
+    if resolution not in value:
+        raise ValueError(f"{name} has no value for {resolution} px; it has {sorted(value)}")
+    return value[resolution]

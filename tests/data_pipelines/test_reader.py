@@ -1,0 +1,155 @@
+import gc
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_pipelines import reader as module
+from data_pipelines.decode import DecodeError, decode, encode
+from data_pipelines.manifest import Manifest
+from data_pipelines.prepare import PrepareSettings, prepare
+from data_pipelines.reader import Reader, SampleError
+
+COUNT = 40
+
+
+def noise(i: int, side: int = 32) -> NDArray[np.uint8]:
+    return np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """40 images in 8 training shards and 2 test shards; 4 and 8 are arrays, 16 and 32 tars."""
+    (tmp_path / "source").mkdir()
+    for i in range(COUNT):
+        Image.fromarray(noise(i)).save(tmp_path / "source" / f"{i:02d}.png")
+    settings = PrepareSettings(resolution=32, array_max_resolution=8, shard_size=4, test=8)
+    prepare(tmp_path / "source", tmp_path / "set", settings)
+    return tmp_path / "set"
+
+
+def expected(resolution: int) -> NDArray[np.uint8]:
+    size = 32 // resolution
+    images = [noise(i).reshape(resolution, size, resolution, size, 3).mean(axis=(1, 3)) for i in range(COUNT)]
+    return np.rint(images).astype(np.uint8).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("resolution", [4, 8, 16, 32])
+def test_pixels_at_every_level(root: Path, resolution: int) -> None:
+    reader = Reader(root, Manifest.load(root), resolution)
+    order = np.random.default_rng(0).integers(0, COUNT, 100)
+    pixels = reader.pixels(order)
+    assert pixels.dtype == np.uint8 and pixels.shape == (100, 3, resolution, resolution)
+    np.testing.assert_array_equal(pixels, expected(resolution)[order])
+    assert reader.decoded == (100 if resolution > 8 else 0)
+    assert reader.pixels(np.array([], np.int64)).shape == (0, 3, resolution, resolution)
+
+
+def test_raw(root: Path) -> None:
+    reader = Reader(root, Manifest.load(root), 32)
+    np.testing.assert_array_equal(decode(reader.raw(17), 3), expected(32)[17])
+    with pytest.raises(ValueError, match="arrays"):
+        Reader(root, Manifest.load(root), 8).raw(0)
+
+
+@pytest.mark.parametrize("resolution", [8, 32])
+def test_threads_with_few_open_shards(root: Path, monkeypatch: pytest.MonkeyPatch, resolution: int) -> None:
+    monkeypatch.setattr(module, "OPEN_SHARDS", 2)
+    reader = Reader(root, Manifest.load(root), resolution)
+    want = expected(resolution)
+
+    def read(seed: int) -> None:
+        for round_number in range(15):
+            order = np.random.default_rng([seed, round_number]).integers(0, COUNT, 16)
+            np.testing.assert_array_equal(reader.pixels(order), want[order])
+
+    files_before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(read, range(8)))
+    assert reader.decoded == (8 * 15 * 16 if resolution == 32 else 0)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= files_before + 2
+    reader.close()
+    assert len(os.listdir("/proc/self/fd")) <= files_before
+    with pytest.raises(ValueError, match="closed"):
+        reader.pixels(np.array([0]))
+
+
+def test_damage_is_found_and_named(root: Path) -> None:
+    manifest = Manifest.load(root)
+    path = root / manifest.levels[32].files[2].name
+    index = np.load(root / manifest.levels[32].indexes[2].name)
+    data = bytearray(path.read_bytes())
+    data[int(index["offset"][1]) + 100] ^= 1
+    path.write_bytes(data)
+    reader = Reader(root, manifest, 32)
+    with pytest.raises(SampleError, match=rf"{path} key 00000009 \(sample 9\) is damaged") as error:
+        reader.pixels(np.arange(COUNT))
+    assert "\n" not in str(error.value)
+    with pytest.raises(SampleError, match="sample 9"):
+        reader.raw(9)
+    others = np.delete(np.arange(COUNT), 9)
+    np.testing.assert_array_equal(reader.pixels(others), expected(32)[others])
+
+
+def test_missing_cut_and_strange_files(root: Path) -> None:
+    manifest = Manifest.load(root)
+    tar, index = (
+        root / record[0].name for record in (manifest.levels[32].files, manifest.levels[32].indexes)
+    )
+    array = root / manifest.levels[8].files[0].name
+    whole = index.read_bytes()
+    index.write_bytes(whole[:-20])
+    with pytest.raises(SampleError, match=r"index\.npy cannot be read"):
+        Reader(root, manifest, 32).pixels([0])
+    np.save(index, np.zeros(3, np.int64))
+    with pytest.raises(SampleError, match="does not index 4 samples"):
+        Reader(root, manifest, 32).pixels([0])
+    index.write_bytes(whole)
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(SampleError, match="bytes instead of"):
+        Reader(root, manifest, 32).pixels([0])
+    tar.unlink()
+    with pytest.raises(SampleError, match="No such file"):
+        Reader(root, manifest, 32).pixels([0])
+    np.save(array, np.zeros((4, 3, 8, 4), np.uint8))
+    with pytest.raises(SampleError, match="not uint8"):
+        Reader(root, manifest, 8).pixels([0])
+    array.unlink()
+    with pytest.raises(SampleError, match="No such file"):
+        Reader(root, manifest, 8).pixels([0])
+
+
+def test_numbers_outside(root: Path) -> None:
+    reader = Reader(root, Manifest.load(root), 8)
+    for wrong in (-1, COUNT):
+        with pytest.raises(IndexError, match=f"sample {wrong} is outside"):
+            reader.pixels(np.array([0, wrong]))
+    with pytest.raises(ValueError, match="no level 64: it has 4, 8, 16, 32"):
+        Reader(root, Manifest.load(root), 64)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encode_and_decode(channels: int) -> None:
+    pixels = noise(0)[..., :channels]
+    np.testing.assert_array_equal(decode(encode(pixels, "png", 95), channels), pixels.transpose(2, 0, 1))
+    smooth = np.repeat(np.repeat(noise(1, 4), 8, axis=0), 8, axis=1)[..., :channels]
+    again = decode(encode(smooth, "jpeg", 95), channels)
+    assert np.abs(again.astype(int) - smooth.transpose(2, 0, 1)).mean() < 5
+
+
+def test_decode_sniffs_and_refuses(tmp_path: Path) -> None:
+    Image.fromarray(noise(0)).save(tmp_path / "a.png", "WEBP", lossless=True)
+    np.testing.assert_array_equal(decode((tmp_path / "a.png").read_bytes(), 3), noise(0).transpose(2, 0, 1))
+    for file_format in ("png", "jpeg"):
+        data = encode(noise(0), file_format, 95)
+        for bad in (data[: len(data) // 2], data[:10]):
+            with pytest.raises(DecodeError, match="cannot be decoded"):
+                decode(bad, 3)
+    for bad in (b"", b"hello"):
+        with pytest.raises(DecodeError):
+            decode(bad, 3)
