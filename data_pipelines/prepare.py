@@ -362,9 +362,7 @@ def _finish(job: _Job, plans: list[_Plan]) -> Manifest:
     assert len(records) == len(plans)
     skipped = tuple(name for record in records for name in record.skipped)
     records = [record for record in records if record.positions]
-    counts = {
-        split: sum(len(r.positions) for r in records if r.split == split) for split in ("train", "test")
-    }
+    counts = {split: sum(len(r.positions) for r in records if r.split == split) for split in ("train", "test")}
     if counts["train"] == 0:
         raise PrepareError(f"no training image in {job.source_path} could be read, all were skipped")
     positions = [position for record in records for position in record.positions]

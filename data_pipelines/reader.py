@@ -162,9 +162,7 @@ class Reader:
             self._closed = True
             self._open.clear()
 
-    def _by_shard(
-        self, samples: NDArray[np.int64]
-    ) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
+    def _by_shard(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
         """For every shard that holds some of the samples: its number, where they stand in `samples`, its
         rows."""
         if samples.ndim != 1:
@@ -172,8 +170,7 @@ class Reader:
         wrong = (samples < 0) | (samples >= self.manifest.samples)
         if wrong.any():
             raise IndexError(
-                f"sample {samples[wrong][0]} is outside {self.root}, "
-                f"which has {self.manifest.samples} samples"
+                f"sample {samples[wrong][0]} is outside {self.root}, which has {self.manifest.samples} samples"
             )
         shards = np.searchsorted(self._starts, samples, side="right") - 1
         for shard in np.unique(shards).tolist():
@@ -244,17 +241,13 @@ class ArrayWriter:
 class TarWriter:
     """Makes one level of a shard as a WebDataset tar, written as the images come, and then its index."""
 
-    def __init__(
-        self, root: Path, name: str, output: OutputFile, file_format: ImageFormat, quality: int
-    ) -> None:
+    def __init__(self, root: Path, name: str, output: OutputFile, file_format: ImageFormat, quality: int) -> None:
         import webdataset  # takes seconds, for it imports torch: only where it is needed
 
         self._root, self._name, self._output = root, name, output
         self._format, self._quality = file_format, quality
         self._extension = "png" if file_format == "png" else "jpg"
-        self._tar = webdataset.TarWriter(
-            output, user="sivae", group="sivae", mtime=0, compress=False, encoder=False
-        )
+        self._tar = webdataset.TarWriter(output, user="sivae", group="sivae", mtime=0, compress=False, encoder=False)
         self._index: list[tuple[int, int, int]] = []
 
     def add(self, pixels: NDArray[np.uint8], position: int, label: int | None) -> None:

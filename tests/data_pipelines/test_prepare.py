@@ -51,9 +51,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def one(
-    tmp_path: Path, write: Callable[[Path], None], name: str = "image.bin", **changes: Any
-) -> NDArray[np.uint8]:
+def one(tmp_path: Path, write: Callable[[Path], None], name: str = "image.bin", **changes: Any) -> NDArray[np.uint8]:
     """The largest level of a source with one image."""
     folder = tmp_path / "one"
     folder.mkdir()
@@ -179,9 +177,7 @@ def test_same_bytes_with_any_number_of_workers(source: Path, tmp_path: Path, fil
     settings = small(resolution=32, array_max_resolution=8, format=file_format, test=2)
     prepare(source, tmp_path / "a", settings, workers=1)
     seen: list[tuple[int, int]] = []
-    prepare(
-        source, tmp_path / "b", settings, workers=2, progress=lambda done, total: seen.append((done, total))
-    )
+    prepare(source, tmp_path / "b", settings, workers=2, progress=lambda done, total: seen.append((done, total)))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert len(tree(tmp_path / "a")) == 2 + 3 * 2 + 3 * 2 * 2
     assert seen[0] == (0, 12) and seen[-1] == (12, 12)
@@ -246,9 +242,7 @@ def test_continues_after_a_kill(source: Path, tmp_path: Path) -> None:
     files = [partial / "0016" / f"{stem}.npy" for stem in finished]
     before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
 
-    with pytest.raises(
-        PrepareError, match=r"out\.partial holds an unfinished preparation with other settings"
-    ):
+    with pytest.raises(PrepareError, match=r"out\.partial holds an unfinished preparation with other settings"):
         prepare(source, tmp_path / "out", settings.model_copy(update={"resolution": 8}))
     seen: list[int] = []
     prepare(source, tmp_path / "out", settings, progress=lambda done, total: seen.append(done))
@@ -395,9 +389,7 @@ def test_hidden_files_and_links(source: Path, tmp_path: Path) -> None:
     (source / "loop").symlink_to(source)
     (source / "inside.png").symlink_to(source / "00.png")
     listed = open_source(source)
-    assert [listed.name(i) for i in range(len(listed))] == [f"{i:02d}.png" for i in range(12)] + [
-        "inside.png"
-    ]
+    assert [listed.name(i) for i in range(len(listed))] == [f"{i:02d}.png" for i in range(12)] + ["inside.png"]
 
 
 # Errors.
@@ -495,9 +487,7 @@ def test_bad_places(source: Path, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "change", [{"resolution": 48}, {"resolution": 2048}, {"channels": 2}, {"quality": 0}]
-)
+@pytest.mark.parametrize("change", [{"resolution": 48}, {"resolution": 2048}, {"channels": 2}, {"quality": 0}])
 def test_bad_settings(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         PrepareSettings.model_validate(change)
@@ -522,9 +512,7 @@ def test_full_disk(tmp_path: Path, full_disk: Path, arrays: int) -> None:
     for i in range(20):
         save(tmp_path / "source" / f"{i:02d}.png", noise(i, 64, 64))
     settings = small(resolution=64, array_max_resolution=arrays, shard_size=10)
-    with pytest.raises(
-        PrepareError, match=r"no space left in .*: about [\d,]+ bytes .* [\d,]+ are free"
-    ) as error:
+    with pytest.raises(PrepareError, match=r"no space left in .*: about [\d,]+ bytes .* [\d,]+ are free") as error:
         prepare(tmp_path / "source", full_disk / "out", settings)
     assert "\n" not in str(error.value)
     assert not list((full_disk / "out.partial").rglob("*.tmp"))

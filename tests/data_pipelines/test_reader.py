@@ -98,9 +98,7 @@ def test_damage_is_found_and_named(root: Path) -> None:
 
 def test_missing_cut_and_strange_files(root: Path) -> None:
     manifest = Manifest.load(root)
-    tar, index = (
-        root / record[0].name for record in (manifest.levels[32].files, manifest.levels[32].indexes)
-    )
+    tar, index = (root / record[0].name for record in (manifest.levels[32].files, manifest.levels[32].indexes))
     array = root / manifest.levels[8].files[0].name
     whole = index.read_bytes()
     index.write_bytes(whole[:-20])

@@ -76,9 +76,7 @@ def test_import_is_light() -> None:
     heavy = ("torch", "webdataset", "cv2", "numpy", "pydantic")
     code = f"import sys, launch.cli.data as _; print([m for m in {heavy} if m in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "[]"
 
 
