@@ -37,8 +37,8 @@ from data_pipelines.manifest import (
     is_power_of_two,
     write_file,
 )
-from data_pipelines.reader import ArrayWriter, ShardRecord, TarWriter, write_array
 from data_pipelines.settings import Settings
+from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter, write_array
 from data_pipelines.sources import (
     ImageError,
     Labels,

@@ -42,9 +42,7 @@ def paint(face: Traits) -> npt.NDArray[np.uint8]:
         _beard(pen, face)
     if face.blush:
         for side in (-1.0, 1.0):
-            pen.ellipse(
-                0.56 * side * face.half_width / 0.8 + face.yaw, 0.29, 0.14, 0.10, mix(face.skin, ROSE, 0.28)
-            )
+            pen.ellipse(0.56 * side * face.half_width / 0.8 + face.yaw, 0.29, 0.14, 0.10, mix(face.skin, ROSE, 0.28))
     _eyes(pen, face)
     _brows(pen, face)
     _nose(pen, face)
@@ -86,9 +84,7 @@ def _beard(pen: Pen, face: Traits) -> None:
     colour = mix(face.hair_colour, DARK, 0.10)
     x = 0.7 * face.yaw
     lobes = smooth(
-        points(
-            (0.0, 0.335), (0.12, 0.315), (0.28, 0.37), (0.36, 0.47), (0.22, 0.45), (0.08, 0.43), (0.0, 0.43)
-        )
+        points((0.0, 0.335), (0.12, 0.315), (0.28, 0.37), (0.36, 0.47), (0.22, 0.45), (0.08, 0.43), (0.0, 0.43))
     )
     moustache = np.concatenate([lobes, lobes[::-1] * (-1.0, 1.0)]) + (x, 0.0)
     if face.beard == "full":
@@ -116,9 +112,7 @@ def _eyes(pen: Pen, face: Traits) -> None:
         pen.disc(ix - 0.24 * r, iy - 0.26 * r, 0.20 * r, WHITE)
         if face.lashes:
             turn = np.linspace(1.08 * np.pi, 1.92 * np.pi, 16)
-            pen.stroke(
-                np.stack([x + 1.04 * r * np.cos(turn), y + 1.04 * r * np.sin(turn)], axis=1), 0.045, DARK
-            )
+            pen.stroke(np.stack([x + 1.04 * r * np.cos(turn), y + 1.04 * r * np.sin(turn)], axis=1), 0.045, DARK)
             tip = points((x + side * 1.00 * r, y - 0.28 * r), (x + side * 1.34 * r, y - 0.58 * r))
             pen.stroke(tip, 0.035, DARK)
 
@@ -128,9 +122,7 @@ def _brows(pen: Pen, face: Traits) -> None:
     y = -0.29 - 0.4 * (face.eye - 0.165) - face.brow_height
     for side in (-1.0, 1.0):
         inner, peak, outer = (face.yaw + side * x for x in (0.20, 0.38, 0.53))
-        line = points(
-            (inner, y - face.brow_tilt), (peak, y - 0.045), (outer, y + 0.02 + 0.4 * face.brow_tilt)
-        )
+        line = points((inner, y - face.brow_tilt), (peak, y - 0.045), (outer, y + 0.02 + 0.4 * face.brow_tilt))
         pen.stroke(smooth(line, 5), face.brow_width, colour)
 
 

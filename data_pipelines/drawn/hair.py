@@ -42,9 +42,7 @@ def over_the_top(face: Traits, scale: float, y: float) -> Points:
 
 def cap(face: Traits, y: float, hairline: Points, scale: float | None = None) -> Points:
     """Front hair down to height y at the sides, with `hairline` from right to left, x in half widths."""
-    return np.concatenate(
-        [over_the_top(face, scale or face.hair_scale, y), hairline * (face.half_width, 1.0)]
-    )
+    return np.concatenate([over_the_top(face, scale or face.hair_scale, y), hairline * (face.half_width, 1.0)])
 
 
 def draw_behind(pen: Pen, face: Traits) -> None:
@@ -93,9 +91,7 @@ def _swept(face: Traits, part: tuple[float, float], ends: float) -> Points:
 def _short(face: Traits, top: float = -0.66, side: float = 0.03) -> Points:
     lift = 0.04 * face.hair_jitter[0]
     return smooth(
-        mirrored(
-            points((0.99, side), (0.87, -0.14), (0.80, -0.40 + lift), (0.46, top + 0.05 + lift), (0.0, top))
-        )
+        mirrored(points((0.99, side), (0.87, -0.14), (0.80, -0.40 + lift), (0.46, top + 0.05 + lift), (0.0, top)))
     )
 
 
@@ -190,9 +186,7 @@ def draw_front(pen: Pen, face: Traits) -> None:
     elif face.hair == "afro":
         a = face.half_width
         outer = superellipse(a + 0.36, 1.08, np.linspace(1.03 * np.pi, 1.97 * np.pi, 40), y=-0.22)
-        half = points(
-            (1.0 + 0.34 / a, -0.30), (1.06, 0.02), (0.97, 0.04), (0.84, -0.30), (0.46, -0.58), (0.0, -0.63)
-        )
+        half = points((1.0 + 0.34 / a, -0.30), (1.06, 0.02), (0.97, 0.04), (0.84, -0.30), (0.46, -0.58), (0.0, -0.63))
         pen.polygon(np.concatenate([outer, smooth(mirrored(half)) * (a, 1.0)]), colour)
         sheen = False
     elif face.hair == "bald":

@@ -10,9 +10,7 @@ from data_pipelines.drawn.pen import Colour, mix
 
 T = TypeVar("T")
 
-Hair = Literal[
-    "short", "side", "fringe", "bob", "long", "bun", "curly", "afro", "bald", "beanie", "spikes", "parted"
-]
+Hair = Literal["short", "side", "fringe", "bob", "long", "bun", "curly", "afro", "bald", "beanie", "spikes", "parted"]
 Beard = Literal["none", "full", "goatee", "moustache"]
 Nose = Literal["dot", "hook", "vee"]
 Mouth = Literal["smile", "open", "flat", "lips", "small"]

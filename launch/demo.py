@@ -1,0 +1,87 @@
+"""`make demo`: the whole path on drawn faces, on two processes, with a kill in the middle.
+
+Every step is a command that a user could type; it is shown before it runs. What is there already is not made again.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run import RunDirectory
+
+IMAGES = Path("data/faces-drawn")
+DATA = Path("data/faces")
+RUN = RunDirectory(Path("runs/demo"))
+FACES, TEST = 6000, 368
+KILL_AT = 20_000
+"""Images seen at which the training processes are killed: in the middle of the 16 px phase."""
+PATIENCE = 600
+"""Seconds to wait for that position before giving up."""
+
+
+def sivae(*arguments: object) -> list[str]:
+    """The command line for `sivae ...`, shown as a user would type it."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ sivae {shlex.join(words)}", flush=True)
+    return [sys.executable, "-m", "launch.cli", *words]
+
+
+def run(*arguments: object) -> None:
+    subprocess.run(sivae(*arguments), check=True)
+
+
+def train_until_killed(*arguments: object) -> None:
+    """Starts training in a process group of its own and ends all of it with SIGKILL at KILL_AT images."""
+    process = subprocess.Popen(sivae(*arguments), start_new_session=True)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while images_seen() < KILL_AT:
+            if process.poll() is not None:
+                raise SystemExit(f"error: training ended by itself with code {process.returncode}")
+            if time.monotonic() > deadline:
+                raise SystemExit(f"error: {KILL_AT:,} images were not reached in {PATIENCE} seconds")
+            time.sleep(0.5)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    print(
+        f"\n-- killed with SIGKILL after {images_seen():,} images; the same command goes on from the last checkpoint --"
+    )
+
+
+def images_seen() -> int:
+    """Images at the last complete row of the run's metrics."""
+    try:
+        return int(read_rows(RUN.metrics)[-1]["images"])
+    except (OSError, ValueError, IndexError):  # not begun, or a row is being written
+        return 0
+
+
+def main() -> None:
+    if not IMAGES.exists():
+        run("data", "draw", "faces", IMAGES, "--count", FACES)
+    if not DATA.exists():
+        run("data", "prepare", IMAGES, DATA, "--resolution", 32, "--array-max-resolution", 8, "--test", TEST)
+    command = ("train", "demo", "--data", DATA, "--run-dir", RUN.path, "--nproc", 2)
+    if images_seen() < KILL_AT:
+        train_until_killed(*command)
+    run(*command)
+    samples, pairs = RUN.figures / "samples.png", RUN.figures / "reconstructions.png"
+    held_out = sorted(IMAGES.iterdir())[-TEST:][:24]
+    run("sample", RUN.path, "--count", 64, "--out", samples)
+    run("reconstruct", RUN.path, *held_out, "--out", pairs)
+    print(f"\nsamples:          {samples}\nreconstructions:  {pairs} (held-out faces, theirs below each row)")
+    print(f"curves and grids: {sys.executable} -m tensorboard.main --logdir {RUN.path}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
