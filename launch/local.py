@@ -1,8 +1,11 @@
 """Starts the processes of a run on this machine, through torch's own launcher."""
 
+import logging
 import os
 import sys
 from pathlib import Path
+
+from sivae_dist.run import RunDirectory
 
 
 def default_processes(device: str) -> int:
@@ -21,9 +24,13 @@ def launch(run: Path, processes: int) -> int:
         from launch.worker import main
 
         return main(run)
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # The first process owns the terminal; what the others print goes to files.
+    logs = RunDirectory(run).logs
+    redirects = {rank: Std.ALL for rank in range(1, processes)}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -33,15 +40,27 @@ def launch(run: Path, processes: int) -> int:
         run_id=run.name,
         max_restarts=0,
         monitor_interval=0.5,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=redirects),
     )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say ourselves what failed
     os.environ["SIVAE_LAUNCHER"] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", "launch.worker", str(run))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(
-            f"error: process {rank} ended with code {failure.exitcode}; its own message stands above",
-            file=sys.stderr,
-        )
+        print(f"error: process {rank} ended with code {failure.exitcode}: {_last_words(logs, rank)}", file=sys.stderr)
         return 1
+    except (SignalException, KeyboardInterrupt):
+        raise KeyboardInterrupt from None
     return 0
+
+
+def _last_words(logs: Path, rank: int) -> str:
+    """The last line that a process wrote to stderr in its newest log, and where the rest is."""
+    if rank == 0:
+        return "its own message stands above"
+    newest = max(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        return "it left no log"
+    lines = [line for line in newest.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'without a word'} ({newest})"

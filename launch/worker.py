@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from sivae_dist.processes import join, leave, pick_device, rank
+from sivae_dist.processes import join, leave, pick_device
 from sivae_dist.run import RunDirectory
 from sivae_dist.trainer import NonFiniteError, Trainer
 
@@ -37,10 +37,11 @@ def main(path: Path) -> int:
             trainer.train()
         finally:
             trainer.close()
-    except (ValueError, NonFiniteError) as error:
-        if rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     leave()
     return 0
 

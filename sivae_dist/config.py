@@ -44,8 +44,18 @@ class RunSettings(Settings):
             raise ValueError("objective.reconstruction=bce needs images inside [-1, 1]: set model.output=tanh")
         return self
 
+    def plain(self) -> dict[str, Any]:
+        """The settings as YAML can hold them; unlike JSON it has numbers for keys."""
+        return _plain(self.model_dump())
+
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.safe_dump(self.plain(), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 RUN_PATH_INDEPENDENT = frozenset(

@@ -60,8 +60,7 @@ class RunDirectory:
         """
         changed: list[str] = []
         if self.config.exists():
-            before = self.settings().model_dump(mode="json")
-            changed = differences(before, settings.model_dump(mode="json"))
+            changed = differences(self.settings().plain(), settings.plain())
             refused = [key for key in changed if changes_the_past(key)]
             if refused and any(self.checkpoints.glob("images-*")):
                 raise ValueError(

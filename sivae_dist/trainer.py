@@ -168,7 +168,7 @@ class Trainer:
 
     def _log(self, step: Step, terms: dict[str, Tensor]) -> None:
         values = mean_over_processes(torch.stack([value.double() for value in terms.values()])).tolist()
-        self.monitor.scalars(step, dict(zip(terms, values, strict=True)), self.loader.wait_seconds, self.device)
+        self.monitor.scalars(step, dict(zip(terms, values, strict=True)), self.loader, self.device)
 
     @torch.no_grad()
     def _log_images(self, step: Step) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ class Checkpoint:
             if name.startswith(prefixes)
         }
         try:
-            state_dict_loader.load(tensors, storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=True)
+            with warnings.catch_warnings():
+                # On purpose: every process reads for itself.
+                warnings.filterwarnings("ignore", "torch.distributed is disabled")
+                state_dict_loader.load(tensors, storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=True)
         except CheckpointException as error:  # a BaseException, which no handler further up would see
             raise ValueError(f"checkpoint {self.path} cannot be read: {' '.join(str(error).split())}") from error
         return tensors

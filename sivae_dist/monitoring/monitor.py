@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipelines.loader import Loader
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.scalars import Rows
@@ -55,8 +56,8 @@ class Monitor:
             rate = self._rate or ((step.end - start) / elapsed if elapsed > 1 else None)
             self.reporter.progress(step.end, phase.strip(), rate, self._detail)
 
-    def scalars(self, step: Step, terms: dict[str, float], waited: float, device: torch.device) -> None:
-        """A row of metrics and one of speed. `waited`: seconds so far in which training waited for data."""
+    def scalars(self, step: Step, terms: dict[str, float], loader: Loader, device: torch.device) -> None:
+        """A row of metrics and one of speed."""
         if not self.speaks:
             return
         metrics = terms | {
@@ -71,12 +72,13 @@ class Monitor:
         self._rate = (step.end - self._last[1]) / elapsed
         speed = {
             "speed/images_per_second": self._rate,
-            "speed/data_wait_share": (waited - self._waited) / elapsed,
+            "data/wait_share": (loader.wait_seconds - self._waited) / elapsed,
+            "data/decoded": loader.decoded,  # images, by this process, from tar shards
             "memory/resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
         if device.type == "cuda":
             speed["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-        self._last, self._waited = (now, step.end), waited
+        self._last, self._waited = (now, step.end), loader.wait_seconds
         self._metrics.write(step.end, metrics)
         self._speed.write(step.end, speed)
         self._events.scalars(step.end, metrics | speed)

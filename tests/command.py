@@ -1,0 +1,75 @@
+"""The `sivae` command as a user runs it: in processes of its own, with time limits, ended by id."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sivae_dist.monitoring.scalars import read_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+
+
+def sivae(*arguments: object, limit: float = 120, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs `sivae ARGUMENTS` and checks how it ends."""
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=limit, env=ENVIRONMENT, check=False
+    )
+    assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def images_seen(run: Path) -> int:
+    """Images at the last complete row of a run's metrics; 0 when there is none."""
+    try:
+        return int(read_rows(run / "metrics.jsonl")[-1]["images"])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+@contextmanager
+def started(*arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`sivae ARGUMENTS` in a process group of its own, of which nothing is left afterwards."""
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command(*arguments), stdout=output, stderr=output, start_new_session=True, env=ENVIRONMENT
+        )
+        try:
+            yield process
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+
+def wait_for_images(process: subprocess.Popen[bytes], run: Path, images: int, log: Path, limit: float = 120) -> None:
+    """Returns as soon as the run's metrics reach `images`."""
+    end = time.monotonic() + limit
+    while images_seen(run) < images:
+        assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()[-3000:]}"
+        assert time.monotonic() < end, f"{images} images not reached in {limit} s:\n{log.read_text()[-3000:]}"
+        time.sleep(0.02)
+
+
+def worker_ids(run: Path) -> list[int]:
+    """Ids of the living processes that train this run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"launch.worker" in words and str(run).encode() in words:
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,197 @@
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data_pipelines.loader import DataSettings, Loader, Request, to_images
+from data_pipelines.manifest import Manifest
+from data_pipelines.order import Order
+from data_pipelines.prepare import PrepareSettings, prepare
+from data_pipelines.reader import Reader, SampleError
+
+TRAIN, TEST = 30, 6
+SEED = 2
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 images, 6 of them for testing; 4 and 8 px are arrays, 16 px tars."""
+    folder = tmp_path_factory.mktemp("loader")
+    (folder / "source").mkdir()
+    for i in range(TRAIN + TEST):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "source" / f"{i:02d}.png")
+    prepare(
+        folder / "source",
+        folder / "set",
+        PrepareSettings(resolution=16, array_max_resolution=8, shard_size=4, test=TEST),
+    )
+    return folder / "set"
+
+
+@pytest.fixture
+def copy(root: Path, tmp_path: Path) -> Path:
+    """Of the data set, to be damaged."""
+    return Path(shutil.copytree(root, tmp_path / "set"))
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    before = loader_threads()
+    yield
+    assert not loader_threads() - before
+
+
+def loader_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("loader")}
+
+
+def make(root: Path, **changes: Any) -> Loader:
+    settings = DataSettings.model_validate({"path": root} | changes)
+    return Loader(settings, Manifest.load(root), SEED, CPU)
+
+
+def expected(root: Path, request: Request, flip: bool = True) -> Tensor:
+    """A batch image by image: the reader's pixels in the order's order, mirrored where the order says so."""
+    manifest = Manifest.load(root)
+    order = Order([shard.samples for shard in manifest.shards if shard.split == "train"], SEED, flip)
+    reader = Reader(root, manifest, request.resolution)
+    images = []
+    for sample, flipped in zip(*order.at(request.position, request.count), strict=True):
+        assert sample < TRAIN
+        pixels = reader.pixels([sample])[0].astype(np.float32)
+        images.append((pixels[:, :, ::-1] if flipped else pixels) / 127.5 - 1)
+    return torch.from_numpy(np.stack(images))
+
+
+REQUESTS = [
+    Request(position, count, resolution)
+    for position, count, resolution in [
+        (0, 8, 4), (8, 8, 4), (16, 8, 8), (24, 12, 8), (36, 6, 16), (42, 6, 16), (48, 30, 16), (78, 3, 8), (81, 4, 16),
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("prefetch", [1, 4, 50])
+@pytest.mark.parametrize("flip", [True, False])
+def test_batches(root: Path, no_thread_left: None, threads: int, prefetch: int, flip: bool) -> None:
+    """Over the end of an epoch and changes of the resolution."""
+    loader = make(root, threads=threads, prefetch=prefetch, flip=flip)
+    batches = list(loader.batches(REQUESTS))
+    assert len(batches) == len(REQUESTS)
+    for request, batch in zip(REQUESTS, batches, strict=True):
+        assert batch.dtype == torch.float32
+        assert batch.shape == (request.count, 3, request.resolution, request.resolution)
+        torch.testing.assert_close(batch, expected(root, request, flip), rtol=0, atol=1e-6)
+    assert loader.decoded == sum(request.count for request in REQUESTS if request.resolution == 16)
+    assert loader.wait_seconds > 0
+    loader.close()
+
+
+def test_flips_are_some(root: Path) -> None:
+    loader = make(root)
+    plain = make(root, flip=False)
+    request = Request(0, 30, 8)
+    (batch,), (unflipped,) = loader.batches([request]), plain.batches([request])
+    same = (batch == unflipped).all(dim=(1, 2, 3))
+    mirrored = (batch == unflipped.flip(3)).all(dim=(1, 2, 3))
+    assert (same ^ mirrored).all() and 5 < same.sum() < 25
+    loader.close()
+    plain.close()
+
+
+def test_processes_share_a_batch(root: Path) -> None:
+    whole, *ranks = (make(root) for _ in range(3))
+    (batch,) = whole.batches([Request(24, 12, 16)])
+    slices = [batch for k, loader in enumerate(ranks) for batch in loader.batches([Request(24 + 6 * k, 6, 16)])]
+    assert torch.equal(torch.cat(slices), batch)
+    for loader in (whole, *ranks):
+        loader.close()
+
+
+def test_to_images() -> None:
+    pixels = torch.tensor([[0, 255], [51, 204]], dtype=torch.uint8).expand(2, 1, 2, 2)
+    plain = torch.tensor([[-1.0, 1.0], [-0.6, 0.6]])
+    torch.testing.assert_close(to_images(pixels), plain.expand(2, 1, 2, 2))
+    mixed = to_images(pixels, torch.tensor([True, False]))
+    torch.testing.assert_close(mixed, torch.stack((plain.flip(1), plain))[:, None])
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_no_more_is_read_ahead_than_asked(root: Path, prefetch: int) -> None:
+    taken = 0
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for request in REQUESTS:
+            taken += 1
+            yield request
+
+    loader = make(root, prefetch=prefetch)
+    for used, _ in enumerate(loader.batches(requests()), start=1):
+        assert taken == min(used + prefetch, len(REQUESTS))
+    loader.close()
+
+
+def test_no_request_no_batch(root: Path) -> None:
+    loader = make(root)
+    assert list(loader.batches([])) == []
+    loader.close()
+
+
+def damage(root: Path) -> tuple[str, int]:
+    """Changes a byte inside the first training image of the second shard; its file's name and sample number."""
+    path = root / "0016" / "shard-00001.tar"
+    index = np.load(path.with_name("shard-00001.index.npy"))
+    data = bytearray(path.read_bytes())
+    data[int(index["offset"][0]) + int(index["size"][0]) // 2] ^= 0xFF
+    path.write_bytes(data)
+    return path.name, 4
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_damaged_shard_ends_the_batches(copy: Path, no_thread_left: None, threads: int) -> None:
+    name, sample = damage(copy)
+    loader = make(copy, threads=threads, prefetch=3)
+    order = loader.order.at(0, TRAIN)[0]
+    place = int(np.flatnonzero(order == sample)[0])
+    batches = loader.batches(Request(position, 1, 16) for position in range(TRAIN))
+    for position in range(place):  # those before it come as if nothing were wrong
+        torch.testing.assert_close(next(batches), expected(copy, Request(position, 1, 16)), rtol=0, atol=1e-6)
+    with pytest.raises(SampleError, match=rf"{name} key {sample:08d} \(sample {sample}\) is damaged"):
+        next(batches)
+    loader.close()
+
+
+def test_damage_elsewhere_is_not_noticed(root: Path, copy: Path) -> None:
+    damage(copy)
+    loader, request = make(copy), Request(0, TRAIN, 8)
+    (batch,) = loader.batches([request])
+    torch.testing.assert_close(batch, expected(root, request), rtol=0, atol=1e-6)
+    loader.close()
+
+
+def test_missing_level(root: Path) -> None:
+    loader = make(root)
+    with pytest.raises(ValueError, match="no level 32: it has 4, 8, 16"):
+        next(loader.batches([Request(0, 1, 32)]))
+    loader.close()
+
+
+def test_closing_in_the_middle_ends_the_threads(root: Path, no_thread_left: None) -> None:
+    before = loader_threads()
+    loader = make(root, threads=3, prefetch=50)
+    batches = loader.batches(Request(8 * k, 8, 16) for k in range(100))
+    next(batches)
+    assert loader_threads() - before
+    loader.close()
+    assert not loader_threads() - before

@@ -1,0 +1,203 @@
+"""What several test files share: tiny random data sets, tiny runs, and functions on several processes."""
+
+import faulthandler
+import multiprocessing
+import os
+import pickle
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_any
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from data_pipelines.prepare import PrepareSettings, prepare
+from sivae_dist.config import RunSettings, override, validate
+from sivae_dist.run import RunDirectory
+from sivae_dist.trainer import Trainer
+
+CPU = torch.device("cpu")
+_PRELOADED = ["sivae_dist.trainer", "sivae_dist.pretrained", "torch.utils.tensorboard"]
+
+
+# Data sets and runs.
+
+
+def random_set(dest: Path, *, samples: int = 24, resolution: int = 8, **settings: Any) -> Path:
+    """A data set of random pictures: every one another, every pixel another."""
+    source = dest.with_name(f"{dest.name}-source")
+    source.mkdir(parents=True)
+    for i in range(samples):
+        pixels = np.random.default_rng(i).integers(0, 256, (resolution, resolution, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(source / f"{i:04d}.png")
+    prepare(source, dest, PrepareSettings(resolution=resolution, **{"shard_size": 7} | settings))
+    return dest
+
+
+def tiny_settings(data: Path, *assignments: str) -> RunSettings:
+    """A run of seconds, from 4 to 8 px: 2 steps at 4 px, 2 of transition and 2 more at 8 px; no saves but the last."""
+    values: dict[str, Any] = {
+        "device": "cpu",
+        "data": {"path": str(data), "threads": 1},
+        "model": {
+            "resolution": 8,
+            "latent": 8,
+            "base_width": 4,
+            "max_width": 8,
+            "encoder_mapping": 2,
+            "decoder_mapping": 2,
+        },
+        "objective": {"name": "soft_intro", "beta_neg": 16.0, "gamma_r": 0.1, "style_mixing": 0.5},
+        "schedule": {"images": {4: 16, 8: 32}, "batch": 8, "lr_encoder": 0.01, "lr_decoder": 0.01},
+        "ema": {"half_life": 20},
+        "checkpoint": {"every": 0},
+        "monitoring": {"scalars_every": 8, "images_every": 0},
+    }
+    override(values, list(assignments))
+    return validate(values, "tiny")
+
+
+def begin(path: Path, settings: RunSettings | None = None) -> Trainer:
+    """A Trainer of the run at `path`; one process alone, or the first to come, says with which settings."""
+    run = RunDirectory(path)
+    if settings is not None:
+        run.open(settings)
+    return Trainer(run.settings(), run, CPU)
+
+
+class Stopped(Exception):
+    """A run was left in the middle, on purpose."""
+
+
+def train(trainer: Trainer, steps: int | None = None, after: Callable[[], None] | None = None) -> Trainer:
+    """Trains to the end, or for `steps` steps, as if the process had been ended then; `after` is called each step."""
+    taken, tell = 0, trainer.monitor.step
+
+    def step(current: Any) -> None:
+        nonlocal taken
+        taken += 1
+        tell(current)
+        if after is not None:
+            after()
+        if taken == steps:
+            raise Stopped
+
+    trainer.monitor.step = step  # type: ignore[method-assign]
+    try:
+        trainer.train()
+    except Stopped:
+        pass
+    finally:
+        trainer.close()
+    return trainer
+
+
+def snapshot(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy that later steps do not reach, with the same layout in memory."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def assert_same(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:
+    """The same names, and under each the same type, layout and bits."""
+    assert got.keys() == want.keys()
+    for name, tensor in want.items():
+        assert got[name].dtype == tensor.dtype, name
+        assert got[name].stride() == tensor.stride(), name
+        assert got[name].isfinite().all(), name
+        assert torch.equal(got[name], tensor), name
+
+
+# Processes.
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _context() -> Any:
+    # A server forks the processes, with torch imported once: they start in no time, and from no running threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _child(
+    rank: int, count: int, port: int, limit: float, pipe: Connection, function: Callable[..., Any], arguments: Any
+) -> None:
+    faulthandler.dump_traceback_later(limit, exit=True)  # where it hangs; and no process outlives its test
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    try:
+        if count > 1:
+            dist.init_process_group("gloo")
+        message = (True, pickle.dumps(function(*arguments)))
+    except BaseException:
+        message = (False, traceback.format_exc().encode())
+    pipe.send(message)
+    pipe.close()
+    os._exit(0)  # no orderly end of the group, in which one process would wait for another that failed
+
+
+def on_processes(count: int, function: Callable[..., Any], *arguments: Any, limit: float = 60) -> list[Any]:
+    """What `function(*arguments)` returns on each process of a gloo group, by rank.
+
+    `function` is one of a module's own. An error on any process is raised here with its traceback, as is a run of
+    more than `limit` seconds; no process is left behind in either case.
+    """
+    context, port = _context(), free_port()
+    processes, pipes = [], []
+    for rank in range(count):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_child, args=(rank, count, port, limit + 5, theirs, function, arguments))
+        process.start()
+        theirs.close()
+        processes.append(process)
+        pipes.append(ours)
+    results: dict[int, Any] = {}
+    failures: list[str] = []
+    end = time.monotonic() + limit
+    try:
+        waiting = dict(zip(pipes, range(count), strict=True))
+        while waiting and not failures:
+            ready = wait_for_any(list(waiting), timeout=max(0.0, end - time.monotonic()))
+            if not ready:
+                failures.append(f"processes {sorted(waiting.values())} were not done after {limit} s")
+            for pipe in ready:
+                rank = waiting.pop(pipe)  # type: ignore[arg-type]
+                try:
+                    fine, content = pipe.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    fine, content = False, b"it ended without a word"
+                if fine:
+                    results[rank] = pickle.loads(content)
+                else:
+                    failures.append(f"process {rank} of {count} failed:\n{content.decode()}")
+    finally:
+        for process, pipe in zip(processes, pipes, strict=True):
+            if failures:
+                process.kill()
+            process.join()
+            pipe.close()
+    if failures:
+        raise AssertionError("\n".join(failures))
+    return [results[rank] for rank in range(count)]
+
+
+def start_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A process of its own that runs a module's function; whoever starts it ends it."""
+    process = _context().Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process

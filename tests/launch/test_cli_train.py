@@ -1,0 +1,171 @@
+"""`sivae train`, `config show`, `sample` and `reconstruct` as a user meets them."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from launch.cli import app
+from tests.command import ENVIRONMENT, ROOT, command, sivae, started, wait_for_images
+from tests.helpers import random_set
+
+SMALL = (
+    "tiny", "model.resolution=8", "model.base_width=4", "model.max_width=8", "model.latent=8", "device=cpu",
+    "schedule.images={4: 16, 8: 32}", "schedule.batch=8", "objective.warmup=16", "objective.beta_neg=256",
+    "checkpoint.every=16", "monitoring.scalars_every=8", "monitoring.images_every=16",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_set(tmp_path_factory.mktemp("data") / "set", array_max_resolution=4, test=6)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "small"
+    done = sivae("train", *SMALL, "--data", data, "--run-dir", path, "--nproc", 1)
+    assert "48/48 images" in done.stdout
+    assert "img/s" in done.stdout
+    return path
+
+
+def refused(*arguments: object) -> str:
+    """The one line on stderr with which a command refuses."""
+    done = inside(*arguments, code=1)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def inside(*arguments: object, code: int = 0) -> Any:
+    """`sivae ARGUMENTS` in this process: for what starts no others, as imports take longer than the rest."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def test_help_loads_nothing_heavy() -> None:
+    check = (
+        "import sys, launch.cli; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pydantic', 'webdataset')))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], env=ENVIRONMENT, timeout=60, check=False).returncode == 0
+    text = sivae("--help").stdout
+    assert all(name in text for name in ("train", "sample", "reconstruct", "data", "config"))
+
+
+def test_run_directory(run: Path) -> None:
+    assert {"config.yaml", "metrics.jsonl", "speed.jsonl", "tensorboard", "checkpoints"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert yaml.safe_load((run / "config.yaml").read_text())["schedule"]["batch"] == 8
+
+
+def test_dry_run_prints_the_phases_and_trains_nothing(data: Path, tmp_path: Path) -> None:
+    done = inside("train", *SMALL, "--data", data, "--run-dir", tmp_path / "run", "--nproc", 4, "--dry-run")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["4", "16", "0.889", "2", "0", "8", "2", "0.001", "1/1/256", "2.67", "1.8"] in rows
+    assert ["8", "32", "1.78", "4", "8", "8", "2", "0.001", "1/1/256", "2.67", "1.8"] in rows
+    assert "48 images, 16 of them warm-up" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_show_resolves(tmp_path: Path) -> None:
+    shown = yaml.safe_load(inside("config", "show", "configs/ffhq256.yaml", "schedule.batch.256=24").stdout)
+    assert shown["schedule"]["batch"][256] == 24
+    assert shown["model"]["encoder_mapping"] == 3
+    elsewhere = subprocess.run(
+        command("config", "show", "tiny"), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=60, check=True
+    )
+    assert b"base_width: 16" in elsewhere.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no-such-config",), ("no-such-config",)),
+        ((*SMALL, "model.latnt=3"), ("model.latnt", "did you mean latent?")),
+        ((*SMALL, "schedule.batch"), ("key=value",)),
+        ((*SMALL, "schedule.batch=9", "--nproc", "2"), ("batch of 9", "2 processes", "schedule.batch.4=8")),
+        ((*SMALL, "model.channels=1"), ("3 channels", "1")),
+        ((*SMALL, "model.resolution=16", "schedule.images=16"), ("no images of 16 px", "--resolution 16")),
+        ((*SMALL, "device=cuda"), ("no GPU",)),
+    ],
+)
+def test_refusals(arguments: tuple[str, ...], words: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+    line = refused("train", *arguments, "--data", data, "--run-dir", tmp_path / "run")
+    assert all(word in line for word in words), line
+
+
+def test_missing_data_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path / "nothing") in refused("train", *SMALL, "--data", tmp_path / "nothing")
+
+
+def test_other_settings_do_not_continue_a_run(run: Path, data: Path) -> None:
+    arguments = ("--data", data, "--run-dir", run, "--nproc", 1)
+    assert "schedule.lr_encoder" in refused("train", *SMALL, "schedule.lr_encoder=0.1", *arguments)
+    done = sivae("train", *SMALL, "monitoring.scalars_every=16", *arguments)
+    assert "note: monitoring.scalars_every differs" in done.stdout
+
+
+def test_a_damaged_image_ends_all_processes_and_is_named(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    for shard in sorted((broken / "0008").glob("*.tar")):
+        content = bytearray(shard.read_bytes())
+        content[700:1400:7] = bytes(100)
+        shard.write_bytes(content)
+    done = sivae("train", *SMALL, "--data", broken, "--run-dir", tmp_path / "run", "--nproc", 2, code=1)
+    assert "0008/shard-" in done.stderr.splitlines()[-1] or "its own message stands above" in done.stderr
+    assert "0008/shard-" in done.stderr
+
+
+def test_ctrl_c_ends_a_run_that_can_be_continued(data: Path, tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "run"
+    arguments = (*SMALL, "schedule.images=100k", "--data", data, "--run-dir", path, "--nproc", 2)
+    with started("train", *arguments, log=log) as process:
+        wait_for_images(process, path, 64, log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert "run the same command again" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_pictures(run: Path, data: Path, tmp_path: Path) -> None:
+    out = [tmp_path / f"{name}.png" for name in ("a", "b", "c", "live")]
+    inside("sample", run, "--count", 12, "--columns", 4, "--out", out[0])
+    inside("sample", run, "--count", 12, "--columns", 4, "--out", out[1])
+    inside("sample", run, "--count", 12, "--columns", 4, "--seed", 1, "--out", out[2])
+    inside("sample", run, "--count", 12, "--columns", 4, "--live", "--out", out[3])
+    same, again, other, live = (np.asarray(Image.open(path)) for path in out)
+    assert same.shape == (3 * 9 + 1, 4 * 9 + 1, 3)
+    assert (same == again).all()
+    assert (same != other).any()
+    assert (same != live).any()
+    files = sorted(data.with_name("set-source").iterdir())[:3]
+    inside("reconstruct", run, *files, "--out", tmp_path / "r.png")
+    pairs = np.asarray(Image.open(tmp_path / "r.png"))
+    assert pairs.shape == (2 * 9 + 1, 3 * 9 + 1, 3)
+    assert (np.abs(pairs[1:9, 1:9].astype(int) - np.asarray(Image.open(files[0]))) <= 1).all()  # above, the real one
+
+
+def test_pictures_of_what_is_no_run(run: Path, tmp_path: Path) -> None:
+    assert "is not a run" in refused("sample", tmp_path, "--out", tmp_path / "x.png")
+    note = tmp_path / "note.txt"
+    note.write_text("no image")
+    assert "note.txt is not an image" in refused("reconstruct", run, note, "--out", tmp_path / "x.png")
+
+
+def test_wheel_sources_name_the_configs() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"configs": "sivae_dist/configs"}
