@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from sivae_dist.run import RunDirectory
 
 
@@ -16,7 +18,18 @@ def default_processes(device: str) -> int:
 
 
 def launch(run: Path, processes: int) -> int:
-    """Runs the worker of a prepared run directory on `processes` processes; returns an exit code."""
+    """Runs the worker of a prepared run directory on `processes` processes; returns an exit code.
+
+    ValueError when the run is being trained already.
+    """
+    try:
+        with FileLock(run / ".lock", timeout=0):
+            return _launch(run, processes)
+    except Timeout:
+        raise ValueError(f"{run} is being trained by another command") from None
+
+
+def _launch(run: Path, processes: int) -> int:
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores

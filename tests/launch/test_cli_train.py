@@ -133,6 +133,7 @@ def test_ctrl_c_ends_a_run_that_can_be_continued(data: Path, tmp_path: Path) -> 
     arguments = (*SMALL, "schedule.images=100k", "--data", data, "--run-dir", path, "--nproc", 2)
     with started("train", *arguments, log=log) as process:
         wait_for_images(process, path, 64, log)
+        assert "is being trained by another command" in refused("train", *arguments)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     assert "run the same command again" in log.read_text()

@@ -55,9 +55,18 @@ def largest_difference(got: dict[str, Tensor], want: dict[str, Tensor]) -> float
     )
 
 
-def moved(trainer: Trainer) -> bool:
-    """Whether the noise has got a strength, so that a comparison would notice other noise."""
-    return bool(trainer.decoder.blocks["4"].layer1.noise_strength.abs().min() > 0)
+def disturb(trainer: Trainer) -> Trainer:
+    """Moves all parameters off where they start, so that noise has a strength and every gradient a size.
+
+    At first some gradients are zero but for rounding errors (a bias before a normalization, when no activation bends),
+    which Adam makes as large as any other.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for network in (trainer.encoder, trainer.decoder):
+            for p in network.parameters():
+                p += 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    return trainer
 
 
 # Parts of a batch, and processes.
@@ -82,17 +91,16 @@ def test_accumulation_equals_one_batch(
 
         monkeypatch.setattr(kind, "forward", counted)
     settings = ("engine.precision=fp64", "objective.style_mixing=0.9")
-    whole = train(begin(tmp_path / "whole", tiny_settings(data, *settings)), steps=3)
+    whole = train(disturb(begin(tmp_path / "whole", tiny_settings(data, *settings))), steps=3)
     assert set(calls.values()) == {3}
     divided = begin(tmp_path / "divided", tiny_settings(data, *settings, f"engine.max_batch_per_rank={limit}"))
-    train(divided, steps=3)
+    train(disturb(divided), steps=3)
     assert set(calls.values()) == {3 + 3 * parts}
-    assert moved(whole)
     assert largest_difference(weights(divided), weights(whole)) <= 1e-12
 
 
 def _train_here(path: Path) -> dict[str, Tensor]:
-    return weights(train(begin(path)))
+    return weights(train(disturb(begin(path))))
 
 
 def test_number_of_processes_changes_nothing(data: Path, tmp_path: Path) -> None:
@@ -116,7 +124,7 @@ def _communicated(path: Path) -> list[tuple[str, int, bool, Counter[str], set[st
         for name, p in network.named_parameters()
     }
 
-    def hook(_state: object, bucket: dist.GradBucket) -> Any:
+    def hook(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         sent.update(names[id(p)] for p in bucket.parameters())
         assert bucket.buffer().numel() == sum(p.numel() for p in bucket.parameters())
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]
@@ -307,7 +315,7 @@ class _Fault:
         if not self._hits:
             return gradient
         gradient = gradient.clone()
-        gradient.view(-1)[5] = self.value
+        gradient[0, 1, 2, 0] = self.value
         return gradient
 
 
@@ -526,8 +534,9 @@ def test_each_player_moves_its_own_parameters_in_use_and_leaves_no_gradient(
         norm = guarded_step(optimizer, parameters, *args)
         for other, network in networks.items():
             for key, p in network.named_parameters():
-                changed = not torch.equal(p, before[other][key])
-                assert changed == (other == name and id(p) in in_use), (key, taken)
+                # A new block has no influence at the start of its transition.
+                if (other == name and id(p) in in_use) is torch.equal(p, before[other][key]):
+                    assert other == name and segment.blending and ".8." in key, (key, taken)
         before = {name: snapshot(network.state_dict()) for name, network in networks.items()}
         taken += 1
         return norm
