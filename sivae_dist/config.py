@@ -78,6 +78,12 @@ def config_path(name: str | Path) -> Path:
     raise ValueError(f"there is no configuration {name}: neither a file nor one that comes with sivae")
 
 
+def run_name(path: Path) -> str:
+    """What a configuration's runs are called: `ffhq256`, `official/ffhq256`; other people's by the file's name."""
+    parts = path.with_suffix("").parts
+    return "/".join(parts[parts.index("configs") + 1 :]) if "configs" in parts[:-1] else parts[-1]
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
@@ -101,7 +107,10 @@ def override(values: dict[str, Any], assignments: list[str]) -> None:
             if not isinstance(inner, dict):
                 raise ValueError(f"{dotted}: {group} is {inner!r}, one value for all; set it as a whole")
             target = inner
-        target[_key(last)] = yaml.safe_load(text)
+        try:
+            target[_key(last)] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"{dotted}: {text!r} is not valid YAML") from None
 
 
 def _key(text: str) -> str | int:
@@ -113,20 +122,28 @@ def validate(values: dict[str, Any], origin: str) -> RunSettings:
     try:
         return RunSettings.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{origin}: {_explain(problem)}" for problem in error.errors())) from None
+        lines: dict[str, str] = {}
+        for problem in error.errors():
+            place, message = _explain(problem)
+            lines.setdefault(place, f"{origin}: {message}")  # of a union's branches the first complaint will do
+        raise ValueError("\n".join(lines.values())) from None
 
 
-def _explain(problem: Any) -> str:
-    # A union's branch (its tag or its type) stands in the location but not in the file.
-    location = [str(part) for part in problem["loc"]]
-    place = ".".join(part for part in location if part not in ("soft_intro", "vae") and "[" not in part)
+_BRANCHES = frozenset({"soft_intro", "vae", "int", "float", "constrained-int"})
+"""What pydantic adds to a location to name a union's branch; it does not stand in the file."""
+
+
+def _explain(problem: Any) -> tuple[str, str]:
+    """Where a problem lies, as a dotted key, and what is wrong there."""
+    location = [str(part) for part in problem["loc"] if part not in _BRANCHES and "[" not in str(part)]
+    place = ".".join(location)
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _known_keys(RunSettings), n=1)
-        return f"unknown key {place}" + (f"; did you mean {near[0]}?" if near else "")
+        return place, f"unknown key {place}" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "missing":
-        return f"{place} is not set"
-    return f"{place}: {message}" if place else message
+        return place, f"{place} is not set"
+    return place, f"{place}: {message}" if place else message
 
 
 def _known_keys(model: type[BaseModel]) -> list[str]:

@@ -84,6 +84,9 @@ class Step:
         return self.position + self.batch
 
 
+_RATES = ("lr_encoder", "lr_decoder")
+
+
 class Schedule:
     """The plan of a run. A step belongs to the phase of its first image."""
 
@@ -98,9 +101,14 @@ class Schedule:
             batch = at(settings.batch, resolution, "schedule.batch")
             if batch < 1:
                 raise ValueError(f"schedule.batch is {batch} at {resolution} px; it must be at least 1")
-            blend = at(settings.blend, resolution, "schedule.blend") if index else 0.0
+            first = not any(phase.images for phase in self.phases)
+            blend = 0.0 if first else at(settings.blend, resolution, "schedule.blend")
             if not 0 <= blend <= 1:
                 raise ValueError(f"schedule.blend is {blend} at {resolution} px; it is a share, from 0 to 1")
+            rates = {key: at(getattr(settings, key), resolution, f"schedule.{key}") for key in _RATES}
+            for key, rate in rates.items():
+                if not 0 <= rate < math.inf:
+                    raise ValueError(f"schedule.{key} is {rate} at {resolution} px; it must be 0 or more")
             self.phases.append(
                 Phase(
                     index=index,
@@ -109,8 +117,7 @@ class Schedule:
                     images=images,
                     blend_images=round(blend * images),
                     batch=batch,
-                    lr_encoder=at(settings.lr_encoder, resolution, "schedule.lr_encoder"),
-                    lr_decoder=at(settings.lr_decoder, resolution, "schedule.lr_decoder"),
+                    **rates,
                 )
             )
             start += images
@@ -123,7 +130,10 @@ class Schedule:
         if self.settings.images is not None:
             return at(self.settings.images, resolution, "schedule.images")
         assert self.settings.epochs is not None
-        return round(at(self.settings.epochs, resolution, "schedule.epochs") * train_samples)
+        epochs = at(self.settings.epochs, resolution, "schedule.epochs")
+        if not 0 <= epochs < math.inf:
+            raise ValueError(f"schedule.epochs is {epochs} at {resolution} px; it must be 0 or more")
+        return round(epochs * train_samples)
 
     def phase_at(self, position: int) -> Phase:
         for phase in self.phases:

@@ -1,6 +1,7 @@
 """The kinds of value that settings share: numbers of images, and values that may differ by resolution."""
 
 import re
+from decimal import Decimal
 from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, Field
@@ -13,13 +14,12 @@ _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 def parse_images(value: object) -> object:
     """`600k`, `1.8M` and `2e6` are numbers of images, as well as plain integers."""
     if isinstance(value, str):
-        match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmg]?)", value.strip().lower())
-        if not match:
+        match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmg]?)", value.strip().lower())
+        number = Decimal(match[1]) * _UNITS[match[2]] if match else Decimal("0.5")
+        if not number.is_finite() or number >= 10**18 or number % 1:
             raise ValueError(f"{value!r} is not a number of images; write 5000, 600k or 1.8M")
-        value = float(match[1]) * _UNITS[match[2]]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+        return int(number)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Images = Annotated[int, BeforeValidator(parse_images), Field(ge=0)]

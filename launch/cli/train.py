@@ -24,7 +24,7 @@ def train(
     """Train, or continue where the run stands: to resume, run the same command again."""
     with one_line_errors("interrupted: run the same command again to continue from the last checkpoint"):
         from launch.local import default_processes, launch
-        from sivae_dist.config import config_path, load_config
+        from sivae_dist.config import config_path, load_config, run_name
         from sivae_dist.run import RunDirectory
 
         assignments = list(overrides or [])
@@ -36,7 +36,7 @@ def train(
         if dry_run:
             print_phases(settings, processes)
             return
-        run = RunDirectory(run_dir or Path("runs") / config_path(config).stem)
+        run = RunDirectory(run_dir or Path("runs") / run_name(config_path(config)))
         for key in run.open(settings):
             typer.echo(f"note: {key} differs from what this run was begun with")
         code = launch(run.path, processes)

@@ -40,9 +40,11 @@ class Rows:
 
 
 def _belongs(line: str, images: int) -> bool:
+    if not line.endswith("\n"):  # only the last line can be cut short, by a kill while it was written
+        return False
     try:
         return bool(json.loads(line)["images"] <= images)
-    except ValueError:  # only the last line can be cut short, by a kill while it was written
+    except ValueError:
         return False
 
 

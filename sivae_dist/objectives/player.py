@@ -5,7 +5,7 @@ player's alone. That is what DDP, DeepSpeed and torch.compile expect, and it hal
 freezes the partner for the player's turn. All passes happen inside one forward, so one forward meets one backward.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -52,7 +52,7 @@ class _Objective(nn.Module):
 
     def autocast(self, x: Tensor) -> AbstractContextManager[object]:
         """For the passes through the networks only; losses are computed in fp32 or wider."""
-        return torch.autocast(x.device.type, dtype=self.amp, enabled=self.amp is not None)
+        return nullcontext() if self.amp is None else torch.autocast(x.device.type, dtype=self.amp)
 
     def stage(self, blend: Tensor | None) -> Stage:
         return Stage(self.resolution, blend)

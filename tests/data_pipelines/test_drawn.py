@@ -102,9 +102,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 def test_the_command_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
     for workers in (1, 3):
-        code, out, err = run(
-            "faces", tmp_path / f"w{workers}", "--count", 120, "--seed", 3, "--workers", workers
-        )
+        code, out, err = run("faces", tmp_path / f"w{workers}", "--count", 120, "--seed", 3, "--workers", workers)
         assert (code, err) == (0, "")
         assert "drawn 120 of 120" in out
     one, three = (sorted((tmp_path / f"w{workers}").iterdir()) for workers in (1, 3))

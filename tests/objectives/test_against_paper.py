@@ -177,9 +177,7 @@ def algorithm_2_encoder(net: Networks, h: Hyper, x: Tensor, draws: Draws, sg: St
     return Ascended(l_e.mean(), {name: part.mean() for name, part in parts.items()}, z)
 
 
-def algorithm_2_decoder(
-    net: Networks, h: Hyper, x: Tensor, z: Tensor, draws: Draws, sg: Stop = stop
-) -> Ascended:
+def algorithm_2_decoder(net: Networks, h: Hyper, x: Tensor, z: Tensor, draws: Draws, sg: Stop = stop) -> Ascended:
     """`z` is line 5's."""
     noise_r, noise_f, noise_rf, noise_ff = noises(draws)
     kind = h.reconstruction
@@ -290,9 +288,7 @@ class MlpDecoder(nn.Module):
     def layer_count(self, resolution: int) -> int:
         return 2
 
-    def forward(
-        self, z: Tensor, stage: Stage, noise: Tensor | None = None, mixing: Mixing | None = None
-    ) -> Tensor:
+    def forward(self, z: Tensor, stage: Stage, noise: Tensor | None = None, mixing: Mixing | None = None) -> Tensor:
         styles = [z, z]
         if mixing is not None:
             styles = [torch.where((layer < mixing.cutoff)[:, None], z, mixing.z) for layer in range(2)]
@@ -469,9 +465,7 @@ def package(case: Case, settings: SoftIntroSettings, *, warming_up: bool = False
 
 def gradients(loss: Tensor, of: dict[str, Tensor], *, keep: bool = False) -> dict[str, Tensor]:
     found = torch.autograd.grad(loss, list(of.values()), retain_graph=keep, allow_unused=True)
-    return {
-        name: torch.zeros_like(of[name]) if one is None else one for name, one in zip(of, found, strict=True)
-    }
+    return {name: torch.zeros_like(of[name]) if one is None else one for name, one in zip(of, found, strict=True)}
 
 
 def paper(case: Case, h: Hyper) -> Step:
@@ -538,9 +532,7 @@ def test_algorithm_2(make: Callable[..., Case], h: Hyper) -> None:
 @pytest.mark.parametrize("noise", [False, True], ids=["quiet", "noisy"])
 @pytest.mark.parametrize("mixing", [False, True], ids=["plain", "mixing"])
 @pytest.mark.parametrize("gamma_r", [0.3, 0.0])
-def test_stages_noise_and_mixing(
-    stop_gradient: str, blending: bool, noise: bool, mixing: bool, gamma_r: float
-) -> None:
+def test_stages_noise_and_mixing(stop_gradient: str, blending: bool, noise: bool, mixing: bool, gamma_r: float) -> None:
     h = Hyper(stop_gradient=stop_gradient, gamma_r=gamma_r)
     check(style(h, blending=blending, noise=noise, mixing=mixing, seed=10), h)
 
@@ -616,12 +608,8 @@ def test_gradients_are_derivatives(stop_gradient: str, reconstruction: str) -> N
     net = case.net
     ours = package(case, h.settings())
 
-    def slope(
-        update: Update, of: dict[str, Tensor], evaluate: Callable[[Stop], Ascended]
-    ) -> tuple[float, float]:
-        unit = {
-            name: gradient / norm(update.gradients.values()) for name, gradient in update.gradients.items()
-        }
+    def slope(update: Update, of: dict[str, Tensor], evaluate: Callable[[Stop], Ascended]) -> tuple[float, float]:
+        unit = {name: gradient / norm(update.gradients.values()) for name, gradient in update.gradients.items()}
         torch.manual_seed(61)
         aside = {name: torch.randn_like(tensor) for name, tensor in unit.items()}
         length = norm(aside.values())
@@ -636,9 +624,7 @@ def test_gradients_are_derivatives(stop_gradient: str, reconstruction: str) -> N
 
         return expected, derivative(loss, of, direction)
 
-    expected, found = slope(
-        ours.encoder, net.phi, lambda sg: algorithm_2_encoder(net, h, case.x, case.draws, sg)
-    )
+    expected, found = slope(ours.encoder, net.phi, lambda sg: algorithm_2_encoder(net, h, case.x, case.draws, sg))
     assert found == pytest.approx(expected, rel=1e-7)
     expected, found = slope(
         ours.decoder, net.theta, lambda sg: algorithm_2_decoder(net, h, case.x, ours.z, case.draws, sg)
@@ -654,9 +640,7 @@ def test_three_iterations(stop_gradient: str) -> None:
     """Lines 3 to 29: the decoder's update sees the new encoder, and the old one's Z."""
     h = Hyper(stop_gradient=stop_gradient)
     ours, printed = mlp(h, seed=70), mlp(h, seed=70)
-    start = [
-        value.detach().clone() for value in (*parameters(ours.encoder).values(), *ours.net.theta.values())
-    ]
+    start = [value.detach().clone() for value in (*parameters(ours.encoder).values(), *ours.net.theta.values())]
 
     encoder_objective, decoder_objective = h.settings().build(ours.encoder, ours.decoder, 4, ours.dimensions)
     encoder_adam = torch.optim.Adam(ours.encoder.parameters(), lr=0.01)
@@ -713,9 +697,7 @@ def test_warmup_is_a_vae(make: Callable[..., Case], reconstruction: str) -> None
     joint = h.s * (h.beta_rec * error + h.beta_kl * kl(z).mean())
     for part in (error, kl(z).mean()):
         assert norm(gradients(part, net.phi, keep=True).values()) > 0.1
-    both = gradients(
-        joint, {f"E.{k}": v for k, v in net.phi.items()} | {f"D.{k}": v for k, v in net.theta.items()}
-    )
+    both = gradients(joint, {f"E.{k}": v for k, v in net.phi.items()} | {f"D.{k}": v for k, v in net.theta.items()})
 
     ours = package(case, h.settings(), warming_up=True)
     torch.testing.assert_close(ours.z, z.sample.detach(), rtol=1e-12, atol=1e-12)
@@ -733,9 +715,7 @@ def test_warmup_is_a_vae(make: Callable[..., Case], reconstruction: str) -> None
 def test_players(make: Callable[..., Case], warming_up: bool) -> None:
     case = make(Hyper())
     objectives = (
-        Hyper()
-        .settings()
-        .build(case.encoder, case.decoder, case.resolution, case.dimensions, warming_up=warming_up)
+        Hyper().settings().build(case.encoder, case.decoder, case.resolution, case.dimensions, warming_up=warming_up)
     )
     players = (case.encoder, case.decoder)
     z = torch.empty(0)
@@ -750,9 +730,7 @@ def test_players(make: Callable[..., Case], warming_up: bool) -> None:
         freeze(player, False)
         freeze(partner, True)
         out: Any = (
-            objective(case.x, case.blend, case.draws)
-            if turn == 0
-            else objective(case.x, z, case.blend, case.draws)
+            objective(case.x, case.blend, case.draws) if turn == 0 else objective(case.x, z, case.blend, case.draws)
         )
         loss, terms = out[:2]
         assert loss.ndim == 0 and loss.dtype == torch.float64

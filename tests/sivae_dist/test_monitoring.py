@@ -57,7 +57,6 @@ def test_rows_are_cut_back_on_resume(tmp_path: Path, start: int, kept: list[int]
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.xfail(strict=True, reason="a last row that lacks only its end of line is kept, and the next one joins it")
 def test_a_last_row_without_end_of_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write(path, 0, 100, 200)

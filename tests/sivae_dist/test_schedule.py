@@ -162,7 +162,6 @@ def test_empty_phases_are_left_out() -> None:
         plan(images=0)
 
 
-@pytest.mark.xfail(strict=True, reason="the first phase that is not empty is blended in over untrained layers")
 def test_the_first_phase_has_no_transition() -> None:
     assert plan(images={4: 0, 8: 100, 16: 100}).phases[0].blend_images == 0
 
@@ -179,7 +178,6 @@ def test_batch_without_images() -> None:
         plan(batch={4: 1, 8: 0, 16: 1})
 
 
-@pytest.mark.xfail(strict=True, reason="negative epochs are accepted, and the run is over before it begins")
 def test_negative_epochs() -> None:
     with pytest.raises(ValueError, match=r"schedule\.epochs|epochs"):
         plan(epochs=-1)
