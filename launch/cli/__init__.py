@@ -15,6 +15,7 @@ data.app.command("draw")(draw.draw)
 app.command()(train.train)
 app.command()(pictures.sample)
 app.command()(pictures.reconstruct)
+app.command()(pictures.curves)
 
 
 def main() -> None:

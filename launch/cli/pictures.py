@@ -1,4 +1,4 @@
-"""`sivae sample` and `sivae reconstruct`: pictures from a run."""
+"""`sivae sample`, `sivae reconstruct` and `sivae curves`: pictures from a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,6 +59,22 @@ def reconstruct(
         columns = min(columns, len(images))
         save_png(out, grid(in_rows(real, model.reconstruct(real), columns=columns), columns))
         typer.echo(f"{out}: {len(images)} reconstructions at {model.images:,} images")
+
+
+def curves(run: Run, out: Out) -> None:
+    """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
+    with one_line_errors():
+        from sivae_dist import figures
+        from sivae_dist.monitoring.scalars import read_rows
+        from sivae_dist.run import RunDirectory
+
+        directory = RunDirectory(run)
+        directory.settings()  # says so when this is no run
+        rows = read_rows(directory.metrics) if directory.metrics.exists() else []
+        if not rows:
+            raise ValueError(f"{run} has no metrics yet")
+        figures.curves(rows, out, f"{run.name}, {rows[-1]['images']:,} images")
+        typer.echo(f"{out}: {len(rows)} points")
 
 
 def _prepared(path: Path, settings: "StyleSettings", resolution: int) -> "NDArray[np.uint8]":
