@@ -1,5 +1,6 @@
 """Grids of images, as tensors for TensorBoard and as PNG files, and curves of a run."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     figure.suptitle(title)
     changes = [
         (after["images"], after["schedule/resolution"])
-        for before, after in zip(rows, rows[1:], strict=False)
+        for before, after in pairwise(rows)
         if before["schedule/resolution"] != after["schedule/resolution"]
     ]
     for axes, (label, tags) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):

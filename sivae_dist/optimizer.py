@@ -25,8 +25,10 @@ class OptimizerSettings(Settings):
         return Adam(module.parameters(), lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
 
 
-def guarded_step(optimizer: Adam, parameters: list[nn.Parameter], lr: float, clip: float | None) -> Tensor:
-    """Steps unless a gradient is not finite; returns the norm of the gradient, a 0-dimensional tensor.
+def guarded_step(
+    optimizer: Adam, parameters: list[nn.Parameter], lr: float, clip: float | None, allowed: Tensor | None = None
+) -> Tensor:
+    """Steps unless a gradient is not finite or `allowed` (bool, 0-dimensional) is false; returns the gradient's norm.
 
     The decision is taken on the device, through the flag by which gradient scalers tell a fused optimizer to leave
     everything as it was, so that nothing has to wait for the host.
@@ -35,7 +37,8 @@ def guarded_step(optimizer: Adam, parameters: list[nn.Parameter], lr: float, cli
     norm = nn.utils.get_total_norm(gradients, foreach=True)
     if clip is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm, foreach=True)
-    optimizer.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]
+    fine = torch.isfinite(norm) if allowed is None else torch.isfinite(norm) & allowed
+    optimizer.found_inf = (~fine).to(torch.float32)  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
         group["lr"] = lr

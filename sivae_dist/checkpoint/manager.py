@@ -22,6 +22,7 @@ from sivae_dist.settings import Images, Settings
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_KEYS = ("images", "meta", "files", "tensors")
 _PREFIX = "images-"
 
 
@@ -94,10 +95,14 @@ class CheckpointManager:
         for path in sorted(self.folder.glob(f"{_PREFIX}*")):
             try:
                 manifest = json.loads((path / MANIFEST).read_text())
-            except (OSError, ValueError) as error:
+                version = manifest["format"]
+                lacking = [key for key in _KEYS if key not in manifest and version == FORMAT]
+            except (OSError, ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"checkpoint {path}: {MANIFEST} cannot be read ({error}); move it away") from None
-            if manifest.get("format") != FORMAT:
-                raise ValueError(f"checkpoint {path} has format {manifest.get('format')}, this version reads {FORMAT}")
+            if version != FORMAT:
+                raise ValueError(f"checkpoint {path} has format {version}, this version reads {FORMAT}")
+            if lacking:
+                raise ValueError(f"checkpoint {path}: {MANIFEST} has no {lacking[0]}; move it away")
             found.append(Checkpoint(path, manifest))
         return found
 
@@ -162,7 +167,9 @@ def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        state_dict_saver.save(contiguous, storage_writer=writer, no_dist=not dist.is_initialized())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a process alone
+            state_dict_saver.save(contiguous, storage_writer=writer, no_dist=not dist.is_initialized())
     except CheckpointException as error:  # a BaseException, which no handler further up would see
         causes = "; ".join(f"process {k}: {e[0]}" for k, e in error.failures.items())
         raise OSError(f"cannot write the checkpoint {folder}: {' '.join(causes.split())}") from error

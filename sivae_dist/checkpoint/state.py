@@ -33,29 +33,35 @@ def optimizer_tensors(prefix: str, network: nn.Module, optimizer: Optimizer) -> 
 def restore_network(prefix: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copies saved values into a network in place. ValueError naming what is missing or has another shape."""
     for name, target in network.state_dict().items():
-        saved = tensors.get(f"{prefix}.{name}")
-        if saved is None:
-            raise ValueError(f"the checkpoint has no tensor {prefix}.{name}")
-        if saved.shape != target.shape:
-            raise ValueError(f"{prefix}.{name} is {list(saved.shape)} there and {list(target.shape)} here")
-        if saved.dtype != target.dtype:
-            raise ValueError(f"{prefix}.{name} is {saved.dtype} there and {target.dtype} here")
-        with torch.no_grad():
-            target.copy_(saved)
+        _copy(f"{prefix}.{name}", tensors, target)
 
 
 def restore_optimizer(prefix: str, network: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Gives every parameter the saved state; one that has none saved starts anew, as it was."""
+    """Gives every parameter the saved state; one that has none saved starts anew, as it was.
+
+    ValueError naming what is missing or has another shape or type.
+    """
     optimizer.state.clear()
     for name, parameter in network.named_parameters():
-        entries = {entry: tensors.get(f"{prefix}.{entry}.{name}") for entry in OPTIMIZER_STATE}
-        if entries["step"] is None:
+        keys = {entry: f"{prefix}.{entry}.{name}" for entry in OPTIMIZER_STATE}
+        if not any(key in tensors for key in keys.values()):
             continue
-        state: dict[str, Tensor] = {}
-        for entry, saved in entries.items():
-            assert saved is not None
-            like = saved.to(parameter.device)
-            if entry != "step":  # moments lie in memory as their parameter does, which the fused step relies on
-                like = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(saved)
-            state[entry] = like.detach()
-        optimizer.state[parameter] = state
+        moment = parameter.detach()
+        # Moments lie in memory as their parameter does, which the fused step relies on.
+        targets = {entry: torch.empty_like(moment, memory_format=torch.preserve_format) for entry in OPTIMIZER_STATE}
+        targets["step"] = torch.empty((), device=moment.device)
+        for entry, key in keys.items():
+            _copy(key, tensors, targets[entry])
+        optimizer.state[parameter] = targets
+
+
+def _copy(name: str, tensors: Mapping[str, Tensor], target: Tensor) -> None:
+    saved = tensors.get(name)
+    if saved is None:
+        raise ValueError(f"the checkpoint has no tensor {name}")
+    if saved.shape != target.shape:
+        raise ValueError(f"{name} is {list(saved.shape)} there and {list(target.shape)} here")
+    if saved.dtype != target.dtype:
+        raise ValueError(f"{name} is {saved.dtype} there and {target.dtype} here")
+    with torch.no_grad():
+        target.copy_(saved)

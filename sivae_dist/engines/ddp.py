@@ -82,8 +82,12 @@ class DdpEngine:
             parameter.requires_grad_(True)
         yield
 
-    def update(self, inputs: Sequence[tuple[Any, ...]], lr: float) -> tuple[list[tuple[Any, ...]], Tensor]:
+    def update(
+        self, inputs: Sequence[tuple[Any, ...]], lr: float, allowed: Tensor
+    ) -> tuple[list[tuple[Any, ...]], Tensor]:
         """One step of the player over micro-batches: the objective's outputs beyond the loss, and the gradient's norm.
+
+        Nothing moves when the gradient is not finite or `allowed` (bool, 0-dimensional, on the device) is false.
 
         The gradient is the mean over micro-batches and processes, all of equal size.
         """
@@ -94,7 +98,7 @@ class DdpEngine:
                 self._backward(inputs[:1])
                 self._fresh = False
             outputs = self._backward(inputs)
-            norm = guarded_step(self.optimizer, self.parameters, lr, self.clip)
+            norm = guarded_step(self.optimizer, self.parameters, lr, self.clip, allowed)
         self.optimizer.zero_grad(set_to_none=True)
         return outputs, norm
 

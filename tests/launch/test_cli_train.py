@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from launch.cli import app
-from tests.command import ENVIRONMENT, ROOT, command, sivae, started, wait_for_images
+from tests.command import ENVIRONMENT, command, sivae, started, wait_for_images
 from tests.helpers import random_set
 
 SMALL = (
@@ -163,10 +163,3 @@ def test_pictures_of_what_is_no_run(run: Path, tmp_path: Path) -> None:
     note = tmp_path / "note.txt"
     note.write_text("no image")
     assert "note.txt is not an image" in refused("reconstruct", run, note, "--out", tmp_path / "x.png")
-
-
-def test_wheel_sources_name_the_configs() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"configs": "sivae_dist/configs"}
