@@ -61,19 +61,21 @@ def _launch(run: Path, processes: int) -> int:
         elastic_launch(config, sys.executable)("-m", "launch.worker", str(run))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(f"error: process {rank} ended with code {failure.exitcode}: {_last_words(logs, rank)}", file=sys.stderr)
+        print(_cause(logs, processes) or f"error: process {rank} ended with code {failure.exitcode}", file=sys.stderr)
         return 1
     except (SignalException, KeyboardInterrupt):
         raise KeyboardInterrupt from None
     return 0
 
 
-def _last_words(logs: Path, rank: int) -> str:
-    """The last line that a process wrote to stderr in its newest log, and where the rest is."""
-    if rank == 0:
-        return "its own message stands above"
-    newest = max(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        return "it left no log"
-    lines = [line for line in newest.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{lines[-1] if lines else 'without a word'} ({newest})"
+def _cause(logs: Path, processes: int) -> str | None:
+    """What the processes without a terminal gave as the reason, in the newest of the logs.
+
+    The launcher's own idea of who failed first does not help: a process that loses its partner ends at the same moment.
+    """
+    for rank in range(1, processes):
+        newest = max(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime, default=None)
+        for line in newest.read_text(errors="replace").splitlines() if newest else ():
+            if line.startswith("error: "):
+                return f"{line} (process {rank}; {newest})"
+    return None
