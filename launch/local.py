@@ -1,13 +1,29 @@
-"""Starts the processes of a run on this machine, through torch's own launcher."""
+"""Starts the processes of a run on this machine, through torch's own process contexts."""
 
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from time import monotonic
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from sivae_dist.run import RunDirectory
+from sivae_dist.stopping import INTERRUPTED, SIGNALS, STOPPED
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing import PContext
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+WORKER = "launch.worker"
+"""The module that each process runs."""
+
+_POLL_SECONDS = 0.1
+_PATIENCE = 25.0
+"""Seconds after which torch's context loses patience (at 30) with processes that outlive another's failure."""
 
 
 def default_processes(device: str) -> int:
@@ -17,65 +33,109 @@ def default_processes(device: str) -> int:
     return torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 1
 
 
-def launch(run: Path, processes: int) -> int:
-    """Runs the worker of a prepared run directory on `processes` processes; returns an exit code.
+def launch(path: Path, processes: int) -> int:
+    """Runs the worker of a prepared run directory on `processes` processes; returns an exit code (launch/worker.py).
 
     ValueError when the run is being trained already.
     """
-    try:
-        with FileLock(run / ".lock", timeout=0):
-            return _launch(run, processes)
-    except Timeout:
-        raise ValueError(f"{run} is being trained by another command") from None
+    run = RunDirectory(path)
+    with run.owned() as note:
+        if note:
+            print(note, flush=True)
+        run.forget_failure()
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
+        if processes == 1:
+            from launch.worker import main
+            from sivae_dist.stopping import Stop
+
+            stop = Stop()
+            with stop.listening():
+                return main(path, stop)
+        return _launch(run, processes)
 
 
-def _launch(run: Path, processes: int) -> int:
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
-    if processes == 1:
-        from launch.worker import main
+def _launch(run: RunDirectory, processes: int) -> int:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
 
-        return main(run)
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
+    # Where the processes find each other; the system chooses a free port, and nobody can take it meanwhile.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_RUN_ID": run.path.name,
+        "SIVAE_LAUNCHER": str(os.getpid()),
+    }
     # The first process owns the terminal; what the others print goes to files.
-    logs = RunDirectory(run).logs
-    redirects = {rank: Std.ALL for rank in range(1, processes)}
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        run_id=run.name,
-        max_restarts=0,
-        monitor_interval=0.5,
-        logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=redirects),
-    )
+    run.logs.mkdir(parents=True, exist_ok=True)
+    logs = DefaultLogsSpecs(log_dir=str(run.logs), redirects={rank: Std.ALL for rank in range(1, processes)})
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say ourselves what failed
-    os.environ["SIVAE_LAUNCHER"] = str(os.getpid())
-    try:
-        elastic_launch(config, sys.executable)("-m", "launch.worker", str(run))
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        print(_cause(logs, processes) or f"error: process {rank} ended with code {failure.exitcode}", file=sys.stderr)
-        return 1
-    except (SignalException, KeyboardInterrupt):
-        raise KeyboardInterrupt from None
-    return 0
+    context = start_processes(
+        name="sivae",
+        entrypoint=sys.executable,
+        args={rank: ("-m", WORKER, str(run.path)) for rank in range(processes)},
+        envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)},
+        logs_specs=logs,
+    )
+    with _forwarding(context) as told:
+        while True:
+            start = monotonic()
+            if (result := context.wait(_POLL_SECONDS, period=_POLL_SECONDS)) is not None:
+                break
+    codes = {failure.exitcode for failure in result.failures.values()}
+    if told.count(signal.SIGINT) > 1:
+        return INTERRUPTED
+    if codes <= {STOPPED}:
+        return STOPPED if codes else 0
+    print(f"error: {_cause(run, result.failures, monotonic() - start > _PATIENCE)}", file=sys.stderr)
+    return 1
 
 
-def _cause(logs: Path, processes: int) -> str | None:
-    """What the processes without a terminal gave as the reason, in the newest of the logs.
+@contextmanager
+def _forwarding(context: "PContext") -> Iterator[list[int]]:
+    """What this process is told by signals it tells the processes of the run, which have sessions of their own.
 
-    The launcher's own idea of who failed first does not help: a process that loses its partner ends at the same moment.
+    Gives the signals received. A second Ctrl-C ends the processes whatever they are doing.
     """
-    for rank in range(1, processes):
-        newest = max(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime, default=None)
-        for line in newest.read_text(errors="replace").splitlines() if newest else ():
-            if line.startswith("error: "):
-                return f"{line} (process {rank}; {newest})"
-    return None
+    told: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        at_once = number == signal.SIGINT and told.count(number) > 1
+        for process in context.pids().values():
+            try:
+                os.kill(process, signal.SIGKILL if at_once else number)
+            except ProcessLookupError:
+                pass  # it has ended
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cause(run: RunDirectory, failures: "dict[int, ProcessFailure]", killed_late: bool) -> str:
+    """Why the processes ended, in one line. `killed_late`: those that outlived the first had to be killed."""
+    for rank, failure in list(failures.items())[: 1 if killed_late else None]:
+        if failure.exitcode in (1, STOPPED, -signal.SIGTERM):
+            continue  # it has a reason to give, or followed another
+        if failure.exitcode > 0:
+            return f"process {rank} ended with code {failure.exitcode}; see {run.logs}"
+        name = signal.Signals(-failure.exitcode).name
+        return f"process {rank} was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    stacks = [path for path in sorted(run.logs.glob("stacks-*.txt")) if path.stat().st_size]
+    if stacks:
+        return f"a process made no progress; where its threads were: {', '.join(map(str, stacks))}"
+    if run.failure.exists():
+        first, *rest = run.failure.read_text().splitlines()
+        return f"{first.split(',')[0]}: {rest[-1] if rest else 'failed'} (its traceback: {run.failure})"
+    rank, failure = next(iter(failures.items()))
+    return f"process {rank} ended with code {failure.exitcode}; see {run.logs}"

@@ -1,17 +1,28 @@
-"""One process of a run, `python -m launch.worker RUN`, started by any launcher that sets RANK and WORLD_SIZE."""
+"""One process of a run, `python -m launch.worker RUN`, started by any launcher that sets RANK and WORLD_SIZE.
+
+Exit codes: 0 the run is at its end; 75 it was asked to stop, saved, and can be continued; 1 it failed, and
+RUN/logs/failure.txt or RUN/logs/stacks-N.txt says why; 130 stopped at once by a second Ctrl-C.
+"""
 
 import ctypes
 import os
 import signal
 import sys
+import threading
+import traceback
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from sivae_dist.processes import join, leave, pick_device
+from sivae_dist import watchdog
+from sivae_dist.config import RunSettings
+from sivae_dist.guard import NonFiniteError
+from sivae_dist.processes import PeerError, join, leave, pick_device, rank
 from sivae_dist.run import RunDirectory
-from sivae_dist.trainer import NonFiniteError, Trainer
+from sivae_dist.stopping import STOPPED, Stop
+from sivae_dist.trainer import Trainer
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,32 +36,59 @@ def end_with_launcher() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(path: Path) -> int:
-    """Trains the run at `path` to its end; returns an exit code."""
+def tell_of_threads(arguments: threading.ExceptHookArgs) -> None:
+    """A thread that cannot write is no news worth a traceback: whoever uses it tells what follows."""
+    if isinstance(arguments.exc_value, OSError):
+        print(f"warning: {arguments.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(arguments)
+
+
+def main(path: Path, stop: Stop) -> int:
+    """Trains the run at `path` until its end, or until asked to stop; returns an exit code."""
+    threading.excepthook = tell_of_threads
     run = RunDirectory(path)
-    settings = run.settings()
-    device = pick_device(settings.device)
-    join(device, timedelta(minutes=10))
     try:
-        trainer = Trainer(settings, run, device)
-        try:
-            trainer.train()
-        finally:
-            trainer.close()
-    except (ValueError, OSError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        settings = run.settings()
+        watchdog.start(settings.watchdog, run.stacks(int(os.environ.get("RANK", "0"))))
+        finished = _train(run, settings, stop)
+    except PeerError as error:
+        print(f"process {rank()} ends: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except Exception as error:
+        get_error_handler().record_exception(error)  # where torch's own tools look
+        name = "" if isinstance(error, ValueError | OSError | NonFiniteError) else f"{type(error).__name__}: "
+        line = f"{name}{' '.join(str(error).split())}"
+        if not run.note_failure(rank(), traceback.format_exc()):
+            print(f"process {rank()} ends, as another did before it: {line}", file=sys.stderr)
+        elif "SIVAE_LAUNCHER" not in os.environ:  # which tells it otherwise
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+    finally:
+        watchdog.stop()
     leave()
-    return 0
+    return 0 if finished else STOPPED
 
 
-@record
-def _process() -> None:
+def _train(run: RunDirectory, settings: RunSettings, stop: Stop) -> bool:
+    device = pick_device(settings.device)
+    # Who hangs is found by the watchdog, which tells where; the others' waiting should not end before.
+    join(device, timedelta(seconds=2 * settings.watchdog.slow_seconds))
+    trainer = Trainer(settings, run, device, stop)
+    try:
+        return trainer.train()
+    finally:
+        trainer.close()
+
+
+def process() -> NoReturn:
+    """All that a process of its own does."""
     end_with_launcher()
-    sys.exit(main(Path(sys.argv[1])))
+    stop = Stop()
+    with stop.listening(to_the_end=True):
+        code = main(Path(sys.argv[1]), stop)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    _process()
+    process()

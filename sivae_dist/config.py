@@ -9,14 +9,17 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
 from data_pipelines.loader import DataSettings
-from sivae_dist.checkpoint.manager import CheckpointSettings
+from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.engines import EngineSettings
+from sivae_dist.guard import GuardSettings
+from sivae_dist.initialization import InitSettings
 from sivae_dist.models.style.settings import StyleSettings
 from sivae_dist.monitoring.settings import MonitoringSettings
 from sivae_dist.objectives import ObjectiveSettings
 from sivae_dist.optimizer import EmaSettings, OptimizerSettings
 from sivae_dist.schedule import ScheduleSettings
 from sivae_dist.settings import Settings
+from sivae_dist.watchdog import WatchdogSettings
 
 
 class RunSettings(Settings):
@@ -26,6 +29,7 @@ class RunSettings(Settings):
     """Of the order, flips, latents, noise and initial weights."""
     device: str = "auto"
     """`auto` takes a GPU when there is one; or `cpu`, `cuda`."""
+    init: InitSettings = InitSettings()
     data: DataSettings
     model: StyleSettings = StyleSettings()
     objective: ObjectiveSettings
@@ -35,6 +39,8 @@ class RunSettings(Settings):
     engine: EngineSettings = EngineSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    guard: GuardSettings = GuardSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
 
     @model_validator(mode="after")
     def _fit_together(self) -> "RunSettings":
@@ -59,7 +65,17 @@ def _plain(value: Any) -> Any:
 
 
 RUN_PATH_INDEPENDENT = frozenset(
-    {"device", "data.path", "data.threads", "data.prefetch", "checkpoint", "monitoring", "engine.compile"}
+    {
+        "device",
+        "data.path",
+        "data.threads",
+        "data.prefetch",
+        "checkpoint",
+        "monitoring",
+        "guard",
+        "watchdog",
+        "engine.compile",
+    }
 )
 """Keys (or groups of keys) that may differ when a run is resumed: they do not change what is learned."""
 

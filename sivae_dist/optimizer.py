@@ -27,8 +27,10 @@ class OptimizerSettings(Settings):
 
 def guarded_step(
     optimizer: Adam, parameters: list[nn.Parameter], lr: float, clip: float | None, allowed: Tensor | None = None
-) -> Tensor:
-    """Steps unless a gradient is not finite or `allowed` (bool, 0-dimensional) is false; returns the gradient's norm.
+) -> tuple[Tensor, Tensor]:
+    """Steps unless a gradient is not finite or `allowed` (bool, 0-dimensional) is false.
+
+    Returns the gradient's norm and whether the step was taken.
 
     The decision is taken on the device, through the flag by which gradient scalers tell a fused optimizer to leave
     everything as it was, so that nothing has to wait for the host.
@@ -43,7 +45,16 @@ def guarded_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
-    return norm
+    return norm, fine
+
+
+def state_is_finite(optimizer: Adam, parameters: list[nn.Parameter]) -> Tensor:
+    """Whether Adam's moments are (bool, 0-dimensional), by the largest of each, as a sum of squares could overflow."""
+    states = [optimizer.state[p] for p in parameters if p in optimizer.state]
+    moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+    if not moments:
+        return torch.ones((), dtype=torch.bool, device=parameters[0].device)
+    return torch.isfinite(torch.stack(torch._foreach_norm(moments, torch.inf))).all()
 
 
 class EmaSettings(Settings):

@@ -62,10 +62,20 @@ class Players:
             tensors |= optimizer_tensors(f"{name}_optim", network, getattr(self, f"{name}_engine").optimizer)
         return tensors
 
+    def full_size(self) -> int:
+        """Bytes of `tensors` once every parameter has been trained."""
+        networks = sum(tensor.nbytes for name in NAMES for tensor in getattr(self, name).state_dict().values())
+        return 4 * networks  # weights, their average, and Adam's two moments
+
+    def restore_networks(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over networks and averages. ValueError naming a tensor that is missing or does not fit."""
+        for name in NAMES:
+            restore_network(name, getattr(self, name), tensors)
+            restore_network(f"{name}_ema", getattr(self, f"{name}_ema").module, tensors)
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what `tensors` once gave. ValueError naming a tensor that is missing or does not fit."""
+        self.restore_networks(tensors)
         for name in NAMES:
             network = getattr(self, name)
-            restore_network(name, network, tensors)
-            restore_network(f"{name}_ema", getattr(self, f"{name}_ema").module, tensors)
             restore_optimizer(f"{name}_optim", network, getattr(self, f"{name}_engine").optimizer, tensors)

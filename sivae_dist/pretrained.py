@@ -1,12 +1,13 @@
 """Trained networks out of a run, for pictures and evaluation."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sivae_dist.checkpoint import CheckpointManager
+from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.checkpoint.state import restore_network
 from sivae_dist.config import RunSettings
 from sivae_dist.models import Stage, StyleDecoder, StyleEncoder, build
@@ -44,14 +45,15 @@ class Pretrained:
 def load_run(path: Path, *, live: bool = False, device: torch.device | None = None) -> Pretrained:
     """The newest checkpoint of a run: averaged (EMA) weights, or the `live` ones.
 
-    ValueError when there is no run or no checkpoint, or when its files are damaged.
+    A damaged checkpoint is passed over with a warning. ValueError when there is no run or no whole checkpoint.
     """
     run = RunDirectory(path)
     settings = run.settings()
-    checkpoint = CheckpointManager(run.checkpoints, settings.checkpoint).latest()
+    checkpoint, notes = CheckpointFolder(run.checkpoints).newest_valid(move_aside=False)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     if checkpoint is None:
         raise ValueError(f"{path} has no checkpoint yet")
-    checkpoint.verify()
     kind = "" if live else "_ema"
     tensors = checkpoint.load((f"encoder{kind}.", f"decoder{kind}."))
     encoder, decoder = build(settings.model, settings.seed)

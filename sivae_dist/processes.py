@@ -11,6 +11,10 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
+class PeerError(RuntimeError):
+    """Another process has failed, and tells why itself."""
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
@@ -32,9 +36,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+_timeout: timedelta | None = None
+"""What `join` was given; a new group does not take it from the first one."""
+
+
 def join(device: torch.device, timeout: timedelta) -> None:
     """Joins the process group that a launcher's environment (RANK, WORLD_SIZE, ...) describes, if there is one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        global _timeout
+        _timeout = timeout
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
 
 
@@ -43,8 +53,13 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def everyone(action: Callable[[], T]) -> list[T]:
-    """Runs `action` on every process and returns all results, by rank.
+def host_group() -> dist.ProcessGroup | None:
+    """A new group of all processes for what happens on the host beside training; None for a process alone."""
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_timeout)) if world_size() > 1 else None
+
+
+def everyone(action: Callable[[], T], group: Any = None) -> list[T]:
+    """Runs `action` on every process and returns all results, by rank. `group`: of all processes; None: the usual one.
 
     An error on any process is raised on all of them, so that nobody waits for one that has given up. The results
     travel pickled among our own processes.
@@ -60,18 +75,18 @@ def everyone(action: Callable[[], T]) -> list[T]:
             raise error
         return [cast(T, value)]
     outcomes: list[Any] = [None] * world_size()
-    dist.all_gather_object(outcomes, (value, f"{type(error).__name__}: {error}" if error else None))
+    dist.all_gather_object(outcomes, (value, f"{type(error).__name__}: {error}" if error else None), group)
     if error is not None:
         raise error
     for other, (_, message) in enumerate(outcomes):
         if message is not None:
-            raise RuntimeError(f"process {other} failed: {message}")
+            raise PeerError(f"process {other} failed: {message}")
     return [result for result, _ in outcomes]
 
 
-def on_first(action: Callable[[], T]) -> T:
+def on_first(action: Callable[[], T], group: Any = None) -> T:
     """Runs `action` on the first process alone and gives its result (or error) to all."""
-    return everyone(lambda: action() if rank() == 0 else None)[0]  # type: ignore[return-value]
+    return everyone(lambda: action() if rank() == 0 else None, group)[0]  # type: ignore[return-value]
 
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:

@@ -1,67 +1,97 @@
 """The training loop: Algorithm 2 of the appendix over a growing pair of networks."""
 
-import math
 from collections.abc import Iterator
-from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from data_pipelines.loader import Loader, Request
 from data_pipelines.manifest import Manifest
-from sivae_dist.checkpoint import Checkpoint, CheckpointManager
+from sivae_dist import watchdog
+from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
 from sivae_dist.config import RunSettings
+from sivae_dist.guard import Guard, NonFiniteError
+from sivae_dist.initialization import initial_tensors
 from sivae_dist.models import Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.preview import preview
+from sivae_dist.monitoring.trace import Trace
 from sivae_dist.objectives import Draws
 from sivae_dist.players import Players
-from sivae_dist.processes import mean_over_processes, on_first, rank, world_size
+from sivae_dist.processes import mean_over_processes, rank, world_size
 from sivae_dist.randomness import draw
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Segment, Step, crosses
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient was not finite. No step was taken with it, nor any since."""
+from sivae_dist.stopping import Stop
 
 
 class Trainer:
     """One process of a run. All processes build the same one; what they do not share is their slice of every batch."""
 
-    def __init__(self, settings: RunSettings, run: RunDirectory, device: torch.device) -> None:
+    def __init__(
+        self, settings: RunSettings, run: RunDirectory, device: torch.device, stop: Stop | None = None
+    ) -> None:
         self.settings = settings
         self.device = device
+        self.stop = stop or Stop()
+        self.stop.join()
         self.manifest = Manifest.load(settings.data.path)
         check_data(settings, self.manifest)
         self.schedule = make_schedule(settings, self.manifest)
         self.schedule.check_world_size(world_size())
         self.players = Players(settings, device)
-        self.checkpoints = CheckpointManager(run.checkpoints, settings.checkpoint)
+        self.guard = Guard(settings.guard, device)
+        self.folder = CheckpointFolder(run.checkpoints)
+        self.saver = CheckpointSaver(self.folder, settings.checkpoint, device)
         self.images = 0
         self._segment: Segment | None = None
         self._phase: int | None = None
-        self._finite = torch.ones((), dtype=torch.bool, device=device)
-        resumed = self._resume()
-        self.monitor = Monitor(run, self.schedule, self.images, speaks=rank() == 0)
-        self.monitor.say(f"continuing from {resumed.path}" if resumed else f"starting {run.path}")
+        self._returns = (0, 0)  # where the last non-finite step was, and how often the run went back from there
+        origin, metrics, notes = self._begin(run)
+        self.monitor = Monitor(run, self.schedule, self.images, metrics, speaks=rank() == 0)
+        for note in notes:
+            self.monitor.say(f"warning: {note}")
+        self.monitor.say(origin)
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
         self.loader = Loader(settings.data, self.manifest, settings.seed, device)
+        self.trace = Trace(run.trace, self.images, self.loader.order) if settings.monitoring.trace else None
 
-    def train(self) -> None:
-        """From where the run stands to its end. NonFiniteError or SampleError end it; what is saved stays valid."""
+    def train(self) -> bool:
+        """From where the run stands to its end, which is True, or to where it is asked to stop, which is False.
+
+        NonFiniteError, SampleError or OSError end it; what is saved stays valid.
+        """
+        if self.images < self.schedule.total:
+            self.saver.rehearse(self.players.tensors(), self.players.full_size())
+        stopped = False
+        while self.images < self.schedule.total and not stopped:
+            try:
+                stopped = self._take_steps()
+            except NonFiniteError as error:
+                self._roll_back(error)
+        watchdog.expect(slow=True)
+        self.saver.wait()
+        self._tell_saves()
+        self.saver.check()
+        return self.images >= self.schedule.total
+
+    def _take_steps(self) -> bool:
+        """Steps to the end, or until any process is asked to stop, which is True."""
         every = self.settings.monitoring
         batches = self.loader.batches(self._requests())
         for step, x in zip(self.schedule.steps(self.images), batches, strict=True):
-            last = step.end >= self.schedule.total
-            told = last or crosses(step, every.scalars_every)
-            saved = last or crosses(step, self.settings.checkpoint.every)
+            self.stop.vote()
             self._enter(step)
             terms = self._train_step(step, x)
+            last = step.end >= self.schedule.total
+            stopped = self.stop.decided()
+            told = last or crosses(step, every.scalars_every)
+            saved = last or stopped or crosses(step, self.settings.checkpoint.every)
             if self.device.type == "cpu" or told or saved:  # elsewhere it would wait for the device every step
-                self._check_finite(step, terms)
+                if message := self.guard.check(step):
+                    self.monitor.say(message)
             self.players.average(step.batch)
             self.images = step.end
             if told:
@@ -70,7 +100,12 @@ class Trainer:
                 self._log_images(step)
             if saved:
                 self._save(step)
+                watchdog.expect()
+            self._tell_saves()
             self.monitor.step(step)
+            if stopped:
+                return True
+        return False
 
     def _train_step(self, step: Step, x: Tensor) -> dict[str, Tensor]:
         """Algorithm 2, lines 4 to 28, on this process's slice x of the batch; returns its terms."""
@@ -84,19 +119,23 @@ class Trainer:
         xs = blend_real(x, stage.blend).split(part)
         draws = [self._draw(step, first + k * part, part) for k in range(len(xs))]
 
-        encoded, encoder_norm = players.encoder_engine.update(
-            [(x, stage.blend, d) for x, d in zip(xs, draws, strict=True)], step.lr_encoder, self._finite
-        )
-        self._finite = self._finite & torch.isfinite(encoder_norm)
-        zs = [z for _, z in encoded]
-        decoded, decoder_norm = players.decoder_engine.update(
-            [(x, z, stage.blend, d) for x, z, d in zip(xs, zs, draws, strict=True)], step.lr_decoder, self._finite
-        )
-        self._finite = self._finite & torch.isfinite(decoder_norm)
+        if self.trace is not None:
+            for k in range(len(xs)):
+                self.trace.write(first + k * part, x.split(part)[k], draws[k])
 
-        terms = [of_encoder | of_decoder for (of_encoder, _), (of_decoder,) in zip(encoded, decoded, strict=True)]
+        encoder = players.encoder_engine.update(
+            [(x, stage.blend, d) for x, d in zip(xs, draws, strict=True)], step.lr_encoder, self.guard.allowed()
+        )
+        zs = [z for _, z in encoder.outputs]
+        decoder = players.decoder_engine.update(
+            [(x, z, stage.blend, d) for x, z, d in zip(xs, zs, draws, strict=True)], step.lr_decoder, encoder.taken
+        )
+
+        terms = [a | b for (a, _), (b,) in zip(encoder.outputs, decoder.outputs, strict=True)]
         means = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
-        return means | {"gradient/encoder": encoder_norm, "gradient/decoder": decoder_norm}
+        norms = {"gradient/encoder": encoder.norm, "gradient/decoder": decoder.norm}
+        self.guard.note(means, {"encoder": encoder.sound, "decoder": decoder.sound}, norms, decoder.taken)
+        return means | norms
 
     def _stage(self, step: Step) -> Stage:
         blend = torch.full((), step.blend, device=self.device) if step.segment.blending else None
@@ -124,6 +163,7 @@ class Trainer:
 
     def _enter(self, step: Step) -> None:
         """Prepares both players whenever what is static in a step changes."""
+        watchdog.expect(slow=step.segment != self._segment)
         if self._phase not in (None, step.phase.index) and self.settings.schedule.reset_optimizer:
             self.players.reset_optimizers()
         self._phase = step.phase.index
@@ -131,27 +171,18 @@ class Trainer:
             self._segment = step.segment
             self.players.prepare(step.segment)
 
-    def _check_finite(self, step: Step, terms: dict[str, Tensor]) -> None:
-        """Waits for the device. A gradient holds what any process found, so all processes agree."""
-        if not self._finite:
-            bad = [name for name, value in terms.items() if not math.isfinite(value)]
-            raise NonFiniteError(
-                f"{bad[0] if bad else 'a gradient'} was not finite at {step.phase.resolution} px, before "
-                f"{step.end:,} images; it has not reached the weights. Try a larger objective.beta_neg, "
-                "a smaller schedule.lr_encoder and lr_decoder, or optimizer.clip=1"
-            )
-
     def _log(self, step: Step, terms: dict[str, Tensor]) -> None:
         values = mean_over_processes(torch.stack([value.double() for value in terms.values()])).tolist()
-        self.monitor.scalars(step, dict(zip(terms, values, strict=True)), self.loader, self.device)
+        row = dict(zip(terms, values, strict=True))
+        if self.settings.guard.policy == "skip":
+            row["guard/skipped_steps"] = int(self.guard.skipped)
+        self.monitor.scalars(step, row, self.loader, self.device)
 
     def _log_images(self, step: Step) -> None:
         if self.monitor.speaks:
             self.monitor.images(step, preview(self.settings, self.players, self.loader, self._stage(step)))
 
     def _save(self, step: Step) -> None:
-        start = perf_counter()
-        self.monitor.sync()
         meta = {
             "phase": step.phase.index,
             "resolution": step.phase.resolution,
@@ -159,25 +190,59 @@ class Trainer:
             "blend": step.blend,
             "seed": self.settings.seed,
             "data": self.manifest.digest,
+            "metrics": self.monitor.metrics,
+            "skipped_steps": int(self.guard.skipped),
         }
-        self.checkpoints.save(step.end, self.players.tensors(), meta)
-        self.monitor.checkpoint_written(step, perf_counter() - start)
+        watchdog.expect(slow=True)  # a save before it may not be done
+        self.saver.save(step.end, self.players.tensors(), meta, self.monitor.sync)
 
-    def _resume(self) -> Checkpoint | None:
-        found = on_first(self.checkpoints.latest)
-        if found is None:
-            return None
-        on_first(found.verify)
+    def _tell_saves(self) -> None:
+        for outcome in self.saver.ended():
+            self.monitor.saved(self.images, outcome)
+
+    def _begin(self, run: RunDirectory) -> tuple[str, dict[str, float], list[str]]:
+        """Resumes this run, else starts from what `init` names, else from the seed; what to tell of it."""
+        found, notes = self.folder.newest_valid()
+        if found is not None:
+            self._restore(found)
+            return f"continuing from {found.path}", found.meta.get("metrics", {}), notes
+        if (initial := initial_tensors(self.settings.init)) is not None:
+            self.players.restore_networks(initial[0])
+            return f"starting {run.path}, {initial[1]}", {}, notes
+        return f"starting {run.path}", {}, notes
+
+    def _restore(self, found: Checkpoint) -> None:
         if found.meta["data"] != self.manifest.digest:
             raise ValueError(f"{self.settings.data.path} is not the data set that this run was begun with")
         self.players.restore(found.load())
         self.images = found.images
         self._phase = found.meta["phase"]
-        return found
+        self._segment = None
+        self.guard.reset(found.meta.get("skipped_steps", 0))
+
+    def _roll_back(self, error: NonFiniteError) -> None:
+        """Goes back to the newest checkpoint; raises `error` when that is not asked for, not possible, or no help."""
+        place, times = self._returns
+        self._returns = (self.images, times + 1) if self.images <= place else (self.images, 1)
+        if self.settings.guard.policy != "rollback" or self._returns[1] > self.settings.guard.limit:
+            raise error
+        watchdog.expect(slow=True)
+        self.saver.wait()
+        found, notes = self.folder.newest_valid()
+        if found is None:
+            raise error
+        self._restore(found)
+        self.monitor.rewind(found.images, found.meta.get("metrics", {}))
+        for note in (*notes, f"{error}; back to {found.path}"):
+            self.monitor.say(f"warning: {note}")
 
     def close(self) -> None:
+        """Ends threads and files. A checkpoint that is being written is finished first."""
+        self.saver.close()
         self.loader.close()
         self.monitor.close()
+        if self.trace is not None:
+            self.trace.close()
 
 
 def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:

@@ -21,6 +21,7 @@ from PIL import Image
 from data_pipelines.prepare import PrepareSettings, prepare
 from sivae_dist.config import RunSettings, override, validate
 from sivae_dist.run import RunDirectory
+from sivae_dist.stopping import Stop
 from sivae_dist.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -64,12 +65,12 @@ def tiny_settings(data: Path, *assignments: str) -> RunSettings:
     return validate(values, "tiny")
 
 
-def begin(path: Path, settings: RunSettings | None = None) -> Trainer:
+def begin(path: Path, settings: RunSettings | None = None, stop: Stop | None = None) -> Trainer:
     """A Trainer of the run at `path`; one process alone, or the first to come, says with which settings."""
     run = RunDirectory(path)
     if settings is not None:
         run.open(settings)
-    return Trainer(run.settings(), run, CPU)
+    return Trainer(run.settings(), run, CPU, stop)
 
 
 class Stopped(Exception):

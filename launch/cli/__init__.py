@@ -2,7 +2,7 @@
 
 import typer
 
-from launch.cli import config, data, draw, pictures, train
+from launch.cli import checkpoints, config, data, draw, pictures, train
 
 app = typer.Typer(
     help="Train Soft-IntroVAE at high resolution on many GPUs and nodes.",
@@ -16,6 +16,7 @@ app.command()(train.train)
 app.command()(pictures.sample)
 app.command()(pictures.reconstruct)
 app.command()(pictures.curves)
+app.command()(checkpoints.checkpoints)
 
 
 def main() -> None:

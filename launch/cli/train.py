@@ -26,6 +26,7 @@ def train(
         from launch.local import default_processes, launch
         from sivae_dist.config import config_path, load_config, run_name
         from sivae_dist.run import RunDirectory
+        from sivae_dist.stopping import STOPPED
 
         assignments = list(overrides or [])
         if data is not None:
@@ -40,6 +41,8 @@ def train(
         for key in run.open(settings):
             typer.echo(f"note: {key} differs from what this run was begun with")
         code = launch(run.path, processes)
+    if code == STOPPED:
+        typer.echo("stopped as asked, and saved: run the same command again to continue", err=True)
     if code:
         raise typer.Exit(code)
 

@@ -7,6 +7,17 @@
 A checkpoint is written under a temporary name and renamed when it is complete, so one that has its name is whole.
 """
 
-from sivae_dist.checkpoint.manager import Checkpoint, CheckpointManager, CheckpointSettings
+from sivae_dist.checkpoint.files import Checkpoint, DamagedError
+from sivae_dist.checkpoint.folder import CheckpointFolder, kept_of
+from sivae_dist.checkpoint.saver import CheckpointSaver, Saved
+from sivae_dist.checkpoint.settings import CheckpointSettings
 
-__all__ = ["Checkpoint", "CheckpointManager", "CheckpointSettings"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointFolder",
+    "CheckpointSaver",
+    "CheckpointSettings",
+    "DamagedError",
+    "Saved",
+    "kept_of",
+]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
-from sivae_dist.optimizer import OptimizerSettings, guarded_step
+from sivae_dist.optimizer import OptimizerSettings, guarded_step, state_is_finite
 from sivae_dist.settings import Settings
 
 
@@ -40,6 +40,19 @@ class EngineSettings(Settings):
         """The least number of equal micro-batches for one process's share of a batch."""
         limit = self.max_batch_per_rank or share
         return next(k for k in range(1, share + 1) if share % k == 0 and share // k <= limit)
+
+
+class Update(NamedTuple):
+    """What one step of a player gave."""
+
+    outputs: list[tuple[Any, ...]]
+    """Of the objective beyond the loss, for each micro-batch."""
+    norm: Tensor
+    """Of the gradient, over all processes; 0-dimensional like the next two."""
+    sound: Tensor
+    """Whether this process's optimizer state was finite."""
+    taken: Tensor
+    """Whether anything has moved; the same on all processes."""
 
 
 class DdpEngine:
@@ -82,12 +95,11 @@ class DdpEngine:
             parameter.requires_grad_(True)
         yield
 
-    def update(
-        self, inputs: Sequence[tuple[Any, ...]], lr: float, allowed: Tensor
-    ) -> tuple[list[tuple[Any, ...]], Tensor]:
-        """One step of the player over micro-batches: the objective's outputs beyond the loss, and the gradient's norm.
+    def update(self, inputs: Sequence[tuple[Any, ...]], lr: float, allowed: Tensor) -> Update:
+        """One step of the player over micro-batches.
 
-        Nothing moves when the gradient is not finite or `allowed` (bool, 0-dimensional, on the device) is false.
+        Nothing moves when the loss, the gradient or the optimizer's state of any process is not finite, or `allowed`
+        (bool, 0-dimensional, on the device) is false.
 
         The gradient is the mean over micro-batches and processes, all of equal size.
         """
@@ -95,14 +107,16 @@ class DdpEngine:
             if self._fresh:
                 # DDP lays its gradient buckets out anew after the first backward of a process, and the layout decides
                 # the order of summation. One discarded backward makes it a function of the segment, not of the start.
-                self._backward(inputs[:1])
+                self._backward(inputs[:1], torch.ones_like(allowed))
                 self._fresh = False
-            outputs = self._backward(inputs)
-            norm = guarded_step(self.optimizer, self.parameters, lr, self.clip, allowed)
+            sound = state_is_finite(self.optimizer, self.parameters)
+            outputs = self._backward(inputs, sound)
+            norm, taken = guarded_step(self.optimizer, self.parameters, lr, self.clip, allowed)
         self.optimizer.zero_grad(set_to_none=True)
-        return outputs, norm
+        return Update(outputs, norm, sound, taken)
 
-    def _backward(self, inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def _backward(self, inputs: Sequence[tuple[Any, ...]], sound: Tensor) -> list[tuple[Any, ...]]:
+        """The gradient, and the outputs. What is not finite here becomes a gradient that is not finite everywhere."""
         assert self.objective is not None
         self.optimizer.zero_grad(set_to_none=True)
         outputs = []
@@ -111,7 +125,7 @@ class DdpEngine:
             local = isinstance(self.objective, DistributedDataParallel) and not last
             with self.objective.no_sync() if local else nullcontext():  # type: ignore[operator]
                 loss, *rest = self.objective(*arguments)
-                (loss / len(inputs)).backward()
+                (loss / torch.where(sound & torch.isfinite(loss), len(inputs), torch.nan)).backward()
             outputs.append(tuple(rest))
         return outputs
 

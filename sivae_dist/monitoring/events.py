@@ -1,5 +1,7 @@
 """TensorBoard events. Steps are images seen."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +10,48 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Events:
-    """Writes scalars and image grids. On resume, whatever was written past the checkpoint is taken back."""
+    """Writes scalars and image grids. On resume, whatever was written past the checkpoint is taken back.
 
-    def __init__(self, folder: Path, images: int) -> None:
+    A run does not end because its curves cannot be written (metrics.jsonl has the numbers): that is told once, and
+    tried again with a new file.
+    """
+
+    def __init__(self, folder: Path, images: int, warn: Callable[[str], object] = warnings.warn) -> None:
+        self.folder = folder
+        self._warn = warn
+        self._warned = False
         # purge_step makes readers drop events from that step on that earlier processes of this run left.
-        self._writer = SummaryWriter(str(folder), purge_step=images + 1 if images else 0, flush_secs=30)
+        self._writer: SummaryWriter | None = None
+        self._attempt(lambda writer: None, purge_step=images + 1 if images else 0)
+
+    def _attempt(self, action: Callable[[SummaryWriter], object], purge_step: int | None = None) -> None:
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=30)
+            action(self._writer)
+        except OSError as error:
+            self._writer = None  # it does not recover
+            if not self._warned:
+                self._warned = True
+                self._warn(f"warning: TensorBoard's events in {self.folder} cannot be written for now: {error}")
 
     def scalars(self, images: int, values: dict[str, Any]) -> None:
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, images)
+        def action(writer: SummaryWriter) -> None:
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, images)
+
+        self._attempt(action)
 
     def image(self, images: int, tag: str, grid: Tensor) -> None:
         """A grid [C, H, W] in [0, 1]."""
-        self._writer.add_image(tag, grid, images)
+        self._attempt(lambda writer: writer.add_image(tag, grid, images))
 
     def text(self, tag: str, text: str, images: int) -> None:
-        self._writer.add_text(tag, text, images)
+        self._attempt(lambda writer: writer.add_text(tag, text, images))
 
     def flush(self) -> None:
-        self._writer.flush()
+        self._attempt(lambda writer: writer.flush())
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._attempt(lambda writer: writer.close())

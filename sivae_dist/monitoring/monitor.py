@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.loader import Loader
+from sivae_dist.checkpoint import Saved
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.scalars import Rows
@@ -26,21 +27,34 @@ DEAD_EXPONENT = (
 
 
 class Monitor:
-    def __init__(self, run: RunDirectory, schedule: Schedule, images: int, *, speaks: bool) -> None:
-        """`images`: where the run begins; everything written past it is taken back."""
+    def __init__(
+        self, run: RunDirectory, schedule: Schedule, images: int, metrics: dict[str, float], *, speaks: bool
+    ) -> None:
+        """`images`: where the run begins; everything written past it is taken back. `metrics`: the last row there."""
+        self.run = run
         self.speaks = speaks
         self.schedule = schedule
         self.reporter = Reporter(schedule.total, images, enabled=speaks)
-        self._began = self._last = (perf_counter(), images)
         self._waited = 0.0
-        self._rate: float | None = None
         self._detail = ""
-        self._kl: deque[tuple[float, float]] = deque(maxlen=_WATCHED)
         self._warned = False
-        if speaks:
-            self._metrics = Rows(run.metrics, images)
-            self._speed = Rows(run.speed, images)
-            self._events = Events(run.tensorboard, images)
+        self._open(images, metrics)
+
+    def _open(self, images: int, metrics: dict[str, float]) -> None:
+        self._began = self._last = (perf_counter(), images)
+        self._rate: float | None = None
+        self._kl: deque[tuple[float, float]] = deque(maxlen=_WATCHED)
+        self.metrics = metrics
+        """The last row of metrics.jsonl."""
+        if self.speaks:
+            self._metrics = Rows(self.run.metrics, images)
+            self._speed = Rows(self.run.speed, images)
+            self._events = Events(self.run.tensorboard, images, self.say)
+
+    def rewind(self, images: int, metrics: dict[str, float]) -> None:
+        """Takes back everything written past `images`."""
+        self._close_files()
+        self._open(images, metrics)
 
     def say(self, message: str) -> None:
         self.reporter.say(message)
@@ -78,6 +92,7 @@ class Monitor:
         }
         if device.type == "cuda":
             speed["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+        self.metrics = metrics
         self._last, self._waited = (now, step.end), loader.wait_seconds
         self._metrics.write(step.end, metrics)
         self._speed.write(step.end, speed)
@@ -102,21 +117,30 @@ class Monitor:
         if self.speaks:
             self._events.text(tag, text, images)
 
-    def checkpoint_written(self, step: Step, seconds: float) -> None:
-        """The row's name says what it costs: training stands still meanwhile."""
-        if self.speaks:
-            row: dict[str, Any] = {"checkpoint/seconds": seconds}
-            self._speed.write(step.end, row)
-            self._events.scalars(step.end, row)
+    def saved(self, images: int, saved: Saved) -> None:
+        """A checkpoint is on disk, or could not be put there."""
+        if saved.error is not None:
+            self.say(f"warning: {saved.error}; the next checkpoint tries again")
+        elif self.speaks:
+            row: dict[str, Any] = {
+                "checkpoint/seconds": saved.seconds,
+                "checkpoint/blocked_seconds": saved.blocked,
+                "checkpoint/gb": saved.bytes / 1e9,
+            }
+            self._speed.write(images, row)
+            self._events.scalars(images, row)
 
     def sync(self) -> None:
-        """Before a checkpoint: what it will claim to have been told must be on disk."""
+        """Before a checkpoint: what it will claim to have been told must be on disk. Safe from any thread."""
         if self.speaks:
             self._metrics.sync()
             self._events.flush()
 
     def close(self) -> None:
         self.reporter.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
         if self.speaks:
             self._metrics.close()
             self._speed.close()

@@ -6,8 +6,10 @@ killed and resumed, leave the same file; speed.jsonl holds what follows from the
 
 import json
 import os
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from threading import Lock
+from typing import Any
 
 
 class Rows:
@@ -24,16 +26,34 @@ class Rows:
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(path)
-        self._file: TextIO = open(path, "a")  # noqa: SIM115 (open for the life of the run)
+        self._file: FileIO = open(path, "ab", buffering=0)  # noqa: SIM115 (open for the life of the run)
+        self._waiting = b""
+        self._lock = Lock()
 
     def write(self, images: int, values: dict[str, Any]) -> None:
-        """Adds a row and hands it to the operating system."""
-        self._file.write(json.dumps({"images": images, **values}) + "\n")
-        self._file.flush()
+        """Adds a row and hands it to the operating system; when that has no room, with the next one."""
+        with self._lock:
+            self._waiting += (json.dumps({"images": images, **values}) + "\n").encode()
+            try:
+                self._hand_over()
+            except OSError:
+                pass  # `sync` tells, and no checkpoint is written without it
+
+    def _hand_over(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
 
     def sync(self) -> None:
-        """Puts all rows on disk, as must be before a checkpoint says that they are there."""
-        os.fsync(self._file.fileno())
+        """Puts all rows on disk, as must be before a checkpoint says that they are there; from any thread.
+
+        OSError naming the file when that is not possible.
+        """
+        with self._lock:
+            try:
+                self._hand_over()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def close(self) -> None:
         self._file.close()

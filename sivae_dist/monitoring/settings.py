@@ -10,5 +10,7 @@ class MonitoringSettings(Settings):
     """Images between two rows of metrics.jsonl and points in TensorBoard."""
     images_every: Images = 50_000
     """Images between two image grids in TensorBoard; 0 for none."""
+    trace: bool = False
+    """Write what stood at every position (sample, flip, hashes of pixels and draws) to trace.jsonl, to compare runs."""
     grid: int = Field(8, ge=1)
     """Columns of an image grid."""

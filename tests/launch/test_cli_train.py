@@ -1,7 +1,6 @@
 """`sivae train`, `config show`, `sample` and `reconstruct` as a user meets them."""
 
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from launch.cli import app
-from tests.command import ENVIRONMENT, command, sivae, started, wait_for_images
+from tests.command import ENVIRONMENT, command, sivae
 from tests.helpers import random_set
 
 SMALL = (
@@ -126,18 +125,6 @@ def test_a_damaged_image_ends_all_processes_and_is_named(data: Path, tmp_path: P
     done = sivae("train", *SMALL, "--data", broken, "--run-dir", tmp_path / "run", "--nproc", 2, code=1)
     lines = done.stderr.splitlines()
     assert any(line.startswith("error: ") and "0008/shard-" in line for line in lines), done.stderr
-
-
-def test_ctrl_c_ends_a_run_that_can_be_continued(data: Path, tmp_path: Path) -> None:
-    log, path = tmp_path / "log", tmp_path / "run"
-    arguments = (*SMALL, "schedule.images=100k", "--data", data, "--run-dir", path, "--nproc", 2)
-    with started("train", *arguments, log=log) as process:
-        wait_for_images(process, path, 64, log)
-        assert "is being trained by another command" in refused("train", *arguments)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-    assert "run the same command again" in log.read_text()
-    assert "Traceback" not in log.read_text()
 
 
 def test_pictures(run: Path, data: Path, tmp_path: Path) -> None:

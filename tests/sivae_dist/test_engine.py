@@ -367,7 +367,8 @@ def _stepped(value: float, *, times: int = 1, clip: float | None = None) -> tupl
         if step >= 2:
             assert layer.bias.grad is not None
             layer.bias.grad[1] = value
-        norm = guarded_step(optimizer, list(layer.parameters()), 0.1, clip)
+        norm, stepped = guarded_step(optimizer, list(layer.parameters()), 0.1, clip)
+        assert bool(stepped) == (step < 2 or math.isfinite(value))
     return layer, optimizer, norm
 
 
@@ -404,7 +405,7 @@ def test_guarded_step_is_adam(clip: float | None) -> None:
         gradients = [torch.randn_like(q) for q in layer.parameters()]
         for q, gradient in zip(layer.parameters(), gradients, strict=True):
             q.grad = gradient.clone()
-        norm = guarded_step(optimizer, list(layer.parameters()), lr, ours.clip)
+        norm, _ = guarded_step(optimizer, list(layer.parameters()), lr, ours.clip)
         g = torch.cat([gradient.flatten() for gradient in gradients])
         assert norm.item() == pytest.approx(g.norm().item(), rel=1e-12)  # before it is cut
         if clip is not None:
@@ -517,7 +518,7 @@ def test_each_player_moves_its_own_parameters_in_use_and_leaves_no_gradient(
     before = {name: snapshot(network.state_dict()) for name, network in networks.items()}
     taken = 0
 
-    def step(optimizer: Adam, parameters: list[nn.Parameter], *args: Any) -> Tensor:
+    def step(optimizer: Adam, parameters: list[nn.Parameter], *args: Any) -> tuple[Tensor, Tensor]:
         nonlocal taken, before
         name = next(turns)
         segment = trainer._segment
@@ -533,7 +534,8 @@ def test_each_player_moves_its_own_parameters_in_use_and_leaves_no_gradient(
                 mine = other == name and id(p) in in_use
                 assert p.requires_grad == mine
                 assert (p.grad is not None) == mine
-        norm = guarded_step(optimizer, parameters, *args)
+        norm, stepped = guarded_step(optimizer, parameters, *args)
+        assert stepped
         for other, network in networks.items():
             for key, p in network.named_parameters():
                 # A new block has no influence at the start of its transition.
@@ -541,7 +543,7 @@ def test_each_player_moves_its_own_parameters_in_use_and_leaves_no_gradient(
                     assert other == name and segment.blending and ".8." in key, (key, taken)
         before = {name: snapshot(network.state_dict()) for name, network in networks.items()}
         taken += 1
-        return norm
+        return norm, stepped
 
     monkeypatch.setattr(ddp, "guarded_step", step)
     train(trainer)

@@ -1,4 +1,8 @@
 import json
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sivae_dist.checkpoint import Saved
 from sivae_dist.monitoring import console
 from sivae_dist.monitoring.console import Reporter, duration
 from sivae_dist.monitoring.events import Events
@@ -65,7 +70,53 @@ def test_a_last_row_without_end_of_line(tmp_path: Path) -> None:
     assert [row["images"] for row in read_rows(path)] in ([100, 300], [100, 200, 300])
 
 
+@contextmanager
+def no_room(limit: int) -> Iterator[None]:
+    """No file of this process can grow past `limit` bytes, as on a full disk or past a quota."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_rows_without_room_wait_for_it_and_no_checkpoint_can_pass_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = Rows(path, 0)
+    rows.write(100, {"a": 1})
+    whole = path.stat().st_size
+    with no_room(whole + 5):  # the next row is cut in the middle
+        rows.write(200, {"a": 2})
+        rows.write(300, {"a": 3})
+        with pytest.raises(OSError, match=r"rows\.jsonl"):
+            rows.sync()
+        assert path.stat().st_size == whole + 5
+    rows.sync()
+    rows.write(400, {"a": 4})
+    rows.close()
+    assert read_rows(path) == [{"images": 100 * i, "a": i} for i in (1, 2, 3, 4)]
+
+
 # TensorBoard.
+
+
+def test_events_without_room_are_told_once_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)  # TensorBoard's thread ends with the error
+    said: list[str] = []
+    events = Events(tmp_path, 0, said.append)
+    events.scalars(100, {"loss": 1.0})
+    events.flush()
+    (file,) = tmp_path.iterdir()
+    with no_room(file.stat().st_size + 10):
+        for images in range(200, 1000, 100):
+            events.scalars(images, {"loss": 1.0})
+            events.flush()
+    assert len(said) == 1 and str(tmp_path) in said[0]
+    events.scalars(1000, {"loss": 2.0})
+    events.close()
+    steps = [event.step for event in told(tmp_path).Scalars("loss")]
+    assert steps[0] == 100 and steps[-1] == 1000 and len(steps) == len(set(steps))
 
 
 def told(folder: Path) -> EventAccumulator:
@@ -176,7 +227,7 @@ class Told:
     """A monitor fed with made-up terms, a row every step."""
 
     def __init__(self, run: RunDirectory, images: int = 0, speaks: bool = True) -> None:
-        self.monitor = Monitor(run, SCHEDULE, images, speaks=speaks)
+        self.monitor = Monitor(run, SCHEDULE, images, {}, speaks=speaks)
         self.steps = SCHEDULE.steps(images)
         self.loader: Any = SimpleNamespace(wait_seconds=0.0, decoded=0)
 
@@ -262,7 +313,9 @@ def test_other_processes_are_silent(
     told.monitor.say("nothing")
     told.monitor.text("a", "b", 0)
     told.monitor.images(SCHEDULE.step_at(0), {"a": torch.zeros(3, 4, 4)})
-    told.monitor.checkpoint_written(SCHEDULE.step_at(0), 1.0)
+    told.monitor.saved(0, Saved(0, 0, 1.0, 0.5))
+    told.monitor.saved(0, Saved(0, 0, 1.0, 0.5, OSError("full")))
+    told.monitor.rewind(0, {})
     told.monitor.sync()
     told.monitor.close()
     assert list(run.path.iterdir()) == [] and capsys.readouterr().out == ""

@@ -1,0 +1,139 @@
+"""One checkpoint on disk: what it holds, whether it is whole, and its tensors."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+# On purpose: a process alone saves, and every process loads for itself. Filters are the whole process's, so that a
+# thread cannot set them for a while.
+warnings.filterwarnings("ignore", "torch.distributed is disabled")
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+PREFIX = "images-"
+_GONE = (errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR)
+"""What the system says of a file that is lost; anything else (permissions, say) is no damage."""
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """By its manifest alone. DamagedError when that is no manifest, ValueError when another version wrote it."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            version = manifest["format"]
+            signed, sound = "sha256" in manifest, manifest.get("sha256") == digest_of(manifest)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            raise DamagedError(f"checkpoint {path}: {MANIFEST} cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DamagedError(f"checkpoint {path}: {MANIFEST} cannot be read ({error})") from None
+        if version != FORMAT and (sound or not signed):
+            raise ValueError(f"checkpoint {path} has format {version}, this version reads {FORMAT}")
+        if not sound:
+            raise DamagedError(f"checkpoint {path}: {MANIFEST} is damaged")
+        return cls(path, manifest)
+
+    @property
+    def images(self) -> int:
+        """Images that the run had seen."""
+        return int(self.manifest["images"])
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was saved beside the tensors."""
+        meta: dict[str, Any] = self.manifest["meta"]
+        return meta
+
+    @property
+    def bytes(self) -> int:
+        """Size of its files together."""
+        return sum(record["bytes"] for record in self.manifest["files"].values())
+
+    def score(self, metric: str) -> float | None:
+        """A metric's value in the last row of metrics.jsonl before it, if it has one."""
+        value = self.meta.get("metrics", {}).get(metric)
+        return value if value is not None and math.isfinite(value) else None
+
+    def names(self) -> list[str]:
+        """Canonical names of its tensors."""
+        return list(self.manifest["tensors"])
+
+    def verify(self, part: int = 0, parts: int = 1) -> None:
+        """DamagedError naming the file when the files are not exactly those that were written.
+
+        With `parts`, this process hashes its part of the files only; all parts together are the whole.
+        """
+        recorded = self.manifest["files"]
+        try:
+            present = {entry.name for entry in self.path.iterdir()} - {MANIFEST}
+            if odd := sorted(present ^ recorded.keys()):
+                raise DamagedError(f"checkpoint {self.path}: {odd[0]} is {_odd(odd[0] in present)}")
+            for name in sorted(recorded)[part::parts]:
+                if record_of(self.path / name) != recorded[name]:
+                    raise DamagedError(f"checkpoint {self.path}: {name} is damaged")
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            raise DamagedError(f"checkpoint {self.path}: {error.filename} cannot be read ({error.strerror})") from None
+
+    def load(self, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+        """The tensors whose names start with one of `prefixes`, on the CPU; every process reads for itself."""
+        tensors = {
+            name: torch.empty(spec["shape"], dtype=getattr(torch, spec["dtype"]))
+            for name, spec in self.manifest["tensors"].items()
+            if name.startswith(prefixes)
+        }
+        try:
+            state_dict_loader.load(tensors, storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=True)
+        except CheckpointException as error:  # a BaseException, which no handler further up would see
+            raise ValueError(f"checkpoint {self.path} cannot be read: {' '.join(str(error).split())}") from error
+        return tensors
+
+
+def _odd(present: bool) -> str:
+    return "unknown" if present else "missing"
+
+
+def record_of(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    with open(path, "rb") as file:
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def digest_of(manifest: dict[str, Any]) -> str:
+    """Checksum of all that a manifest holds beside it."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Puts a folder's entries (new names, renames) on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

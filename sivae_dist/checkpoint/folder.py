@@ -1,0 +1,97 @@
+"""The checkpoints of a run as they lie on disk: found, checked, moved aside when damaged, removed when succeeded."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sivae_dist.checkpoint.files import PREFIX, Checkpoint, DamagedError
+from sivae_dist.checkpoint.settings import CheckpointSettings
+from sivae_dist.processes import everyone, on_first, rank, world_size
+
+
+class CheckpointFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def damaged(self) -> Path:
+        """Where damaged checkpoints are moved to."""
+        return self.path / "damaged"
+
+    def final(self, images: int) -> Path:
+        """What the checkpoint after `images` images is called."""
+        return self.path / f"{PREFIX}{images:012d}"
+
+    def paths(self) -> list[Path]:
+        """Of complete checkpoints, oldest first."""
+        return sorted(self.path.glob(f"{PREFIX}*"))
+
+    def readable(self) -> list[Checkpoint]:
+        """Those with a readable manifest, oldest first; what their files hold is not looked at."""
+        found = []
+        for path in self.paths():
+            try:
+                found.append(Checkpoint.read(path))
+            except ValueError:
+                continue
+        return found
+
+    def newest_valid(self, *, move_aside: bool = True) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is whole, and a line for each newer one that was not.
+
+        All processes of a group call it together: they share the work and agree. Damaged ones are moved aside, unless
+        told otherwise. DamagedError when there are checkpoints but no whole one.
+        """
+        notes: list[str] = []
+        for path in on_first(lambda: self.paths()[::-1]):
+            outcomes = everyone(lambda path=path: _problem(path))  # type: ignore[misc]
+            problem = next((problem for problem in outcomes if problem), None)
+            if problem is None:
+                return Checkpoint.read(path), notes
+            if move_aside:
+                problem += f"; it is now {on_first(lambda path=path: self._move_aside(path))}"  # type: ignore[misc]
+            notes.append(problem)
+        damaged_before = on_first(lambda: [path.name for path in self.damaged.glob("*")])
+        if notes or damaged_before:
+            raise DamagedError(
+                "; ".join(notes or [f"all that {self.path} had was damaged"])
+                + f". No checkpoint is left: put a good copy into {self.path}, or delete {self.damaged} to begin anew"
+            )
+        return None, notes
+
+    def _move_aside(self, path: Path) -> Path:
+        self.damaged.mkdir(exist_ok=True)
+        aside = self.damaged / path.name
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}-again")
+        return path.rename(aside)
+
+    def tidy(self, settings: CheckpointSettings) -> None:
+        """Removes checkpoints that need not stay. The newest one always does."""
+        kept = kept_of(self.readable(), settings)
+        for path in self.paths()[:-1]:
+            if path not in kept:
+                trash = path.with_name(f".trash-{path.name}")
+                path.rename(trash)
+                shutil.rmtree(trash)
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with this process's part of a checkpoint, if anything."""
+    try:
+        Checkpoint.read(path).verify(rank(), world_size())
+    except DamagedError as error:
+        return str(error)
+    return None
+
+
+def kept_of(checkpoints: Sequence[Checkpoint], settings: CheckpointSettings) -> dict[Path, str]:
+    """Those of `checkpoints` (oldest first) that stay, and why."""
+    kept = {checkpoint.path: "newest" for checkpoint in checkpoints[-settings.keep :]}
+    if settings.keep_every:
+        kept |= {c.path: "for good" for c in checkpoints if c.images % settings.keep_every == 0 and c.path not in kept}
+    sign = 1 if settings.best_mode == "min" else -1
+    scored = [(sign * score, c) for c in checkpoints if (score := c.score(settings.best_metric)) is not None]
+    for _, checkpoint in sorted(scored, key=lambda pair: (pair[0], -pair[1].images))[: settings.keep_best]:
+        kept[checkpoint.path] = "best" if checkpoint.path not in kept else f"{kept[checkpoint.path]}, best"
+    return kept

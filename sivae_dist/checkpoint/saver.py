@@ -1,0 +1,141 @@
+"""Saving while training goes on: a copy of the tensors, one thread, and a process group that only it uses."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from sivae_dist.checkpoint.folder import CheckpointFolder
+from sivae_dist.checkpoint.settings import CheckpointSettings
+from sivae_dist.checkpoint.writing import Snapshot, one_line, share, specs_of, write, write_files
+from sivae_dist.processes import host_group, on_first, rank, world_size
+
+_PADDING = 1 << 26
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How a save ended."""
+
+    images: int
+    bytes: int
+    seconds: float
+    """From the call to the last byte on disk."""
+    blocked: float
+    """Of these, seconds in which training stood still."""
+    error: OSError | None = None
+
+
+class CheckpointSaver:
+    """Made by all processes of a run together, and called by all in the same order."""
+
+    def __init__(self, folder: CheckpointFolder, settings: CheckpointSettings, device: torch.device) -> None:
+        self.folder = folder
+        self.settings = settings
+        self._pending: Future[Saved] | None = None
+        self._ended: list[Saved] = []
+        self._failed: list[OSError] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        # The thread's collectives must not meet those of training.
+        self._group = host_group()
+        cuda = device.type == "cuda"
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda
+            )
+        )
+
+    def rehearse(self, tensors: Mapping[str, Tensor], size: int) -> None:
+        """Writes `tensors`, filled up to `size` bytes, and removes them: a full disk shows before training does.
+
+        OSError naming folder and size, on all processes.
+        """
+        missing = range(0, size - sum(tensor.nbytes for tensor in tensors.values()), _PADDING)
+        zeros = {f"padding.{at}": torch.zeros(min(_PADDING, missing.stop - at), dtype=torch.uint8) for at in missing}
+        final = self.folder.path / "rehearsal"
+        partial = final.with_name(".tmp-rehearsal")
+        try:
+            write_files(partial, final, self._snapshot(0, {**tensors, **zeros}, {}), self._group)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"no checkpoint of {size / 1e6:,.1f} MB can be written to {self.folder.path}: {error}"
+            ) from error
+        finally:
+            if rank() == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def save(
+        self,
+        images: int,
+        tensors: Mapping[str, Tensor],
+        meta: dict[str, Any],
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Copies the tensors, which training may change on return, and writes the copy in the background.
+
+        A save that is still under way is waited for. `before_commit` runs on the first process when all tensors are
+        on disk, before the checkpoint gets its name. OSError after `max_failures` failed saves in a row, ValueError
+        when the checkpoint exists.
+        """
+        start = perf_counter()
+        self.wait()
+        self.check(self.settings.max_failures)
+        snapshot = self._snapshot(images, tensors, meta)
+        blocked = perf_counter() - start
+
+        def work() -> Saved:
+            saved = Saved(images, 0, 0.0, blocked)
+            try:
+                saved = replace(saved, bytes=write(self.folder.final(images), snapshot, self._group, before_commit))
+                self._tidy()
+            except OSError as error:
+                saved = replace(saved, error=error)
+            return replace(saved, seconds=perf_counter() - start)
+
+        self._pending = self._thread.submit(work)
+        if not self.settings.background:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for what is being written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            saved = pending.result()
+            self._ended.append(saved if self.settings.background else replace(saved, blocked=saved.seconds))
+            # All processes see the same outcome (writing.py), so they count alike.
+            self._failed = [*self._failed, saved.error] if saved.error else []
+
+    def check(self, failures: int = 1) -> None:
+        """OSError when the last `failures` saves have failed."""
+        if len(self._failed) >= failures:
+            raise self._failed[-1]
+
+    def ended(self) -> list[Saved]:
+        """The saves that ended since the last call; does not wait."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def close(self) -> None:
+        """Waits for what is being written, whatever becomes of it."""
+        self._thread.shutdown()
+        self._stager.close()
+
+    def _tidy(self) -> None:
+        try:
+            on_first(lambda: self.folder.tidy(self.settings), self._group)
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"cannot remove old checkpoints of {self.folder.path}: {one_line(error)}") from error
+
+    def _snapshot(self, images: int, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> Snapshot:
+        specs = specs_of(tensors)
+        mine = share(tensors, world_size())[rank()]
+        copies = self._stager.stage({name: tensors[name] for name in mine})
+        return Snapshot(images, cast(dict[str, Tensor], copies), specs, meta)

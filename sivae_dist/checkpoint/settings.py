@@ -1,0 +1,24 @@
+"""When a run is saved, and which of its checkpoints stay."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sivae_dist.settings import Images, Settings
+
+
+class CheckpointSettings(Settings):
+    every: Images = 100_000
+    """Images between two checkpoints; 0 saves at the end of the run only."""
+    keep: int = Field(2, ge=2)
+    """Newest checkpoints that stay; at least 2, as the newest may not survive a machine's death."""
+    keep_every: Images = 0
+    """A checkpoint of every so many images stays for good; 0 for none."""
+    keep_best: int = Field(0, ge=0)
+    """Best checkpoints that stay, by `best_metric` in the last row of metrics.jsonl before each."""
+    best_metric: str = "reconstruction/per_value"
+    best_mode: Literal["min", "max"] = "min"
+    background: bool = True
+    """Write while training goes on. A checkpoint is the same either way."""
+    max_failures: int = Field(3, ge=1)
+    """Failed saves in a row that stop the run; before that, a failed one is tried again at the next checkpoint."""

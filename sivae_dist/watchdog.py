@@ -1,0 +1,51 @@
+"""Finds a process that hangs: when a step takes too long, the stacks of all threads are written and the process ends.
+
+It is the interpreter's own timer (faulthandler), which fires whatever the threads are doing. There is one a process, so
+this is a module and not a class.
+"""
+
+import faulthandler
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import Field
+
+from sivae_dist.settings import Settings
+
+
+class WatchdogSettings(Settings):
+    step_seconds: float = Field(600.0, gt=0)
+    """Longest that a step may take, with its data, before the process ends itself."""
+    slow_seconds: float = Field(3600.0, gt=0)
+    """The same for the start, the first step at another resolution (where code is compiled), and the last save."""
+
+
+_settings: WatchdogSettings | None = None
+_file: TextIO | None = None
+
+
+def start(settings: WatchdogSettings, path: Path) -> None:
+    """Watches this process from now on. Stacks go to `path`, and the process then ends with code 1."""
+    global _settings, _file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _settings, _file = settings, open(path, "w")  # noqa: SIM115 (open while it watches)
+    expect(slow=True)
+
+
+def expect(*, slow: bool = False) -> None:
+    """A sign of life: the time allowed counts anew from now. Without `start` it does nothing."""
+    if _settings is not None and _file is not None:
+        seconds = _settings.slow_seconds if slow else _settings.step_seconds
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_file)
+
+
+def stop() -> None:
+    """Watches no more, and leaves no empty file."""
+    global _settings, _file
+    faulthandler.cancel_dump_traceback_later()
+    if _file is not None:
+        _file.close()
+        path = Path(_file.name)
+        if path.exists() and not path.stat().st_size:
+            path.unlink()
+    _settings = _file = None
