@@ -99,7 +99,7 @@ def test_the_trace_tells_the_pixels_that_were_trained_on(trace: bytes, data: Pat
         assert row["pixels"] == hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest(), row["position"]
 
 
-@pytest.mark.parametrize(("count", "limit"), [(2, None), (4, None), (8, None), (1, 4), (2, 2)], ids=str)
+@pytest.mark.parametrize(("count", "limit"), [(2, None), (8, None), (1, 4), (4, 1)], ids=str)
 def test_the_trace_is_the_same_on_any_number_of_processes_and_in_any_parts(
     trace: bytes, data: Path, tmp_path: Path, count: int, limit: int | None
 ) -> None:
