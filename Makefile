@@ -10,12 +10,12 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env test lint format demo sivae wheel clean
+.PHONY: help env test lint format demo faults bench sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
 PYTEST_ARGS ?=
-ARGS ?= --help
+ARGS ?=
 
 # A Python of at least 3.11; 3.11 first, since constraints.txt was resolved with it. SIVAE_PYTHON overrides.
 PYTHON := $(shell for p in $(SIVAE_PYTHON) python3.11 python3 python3.12 python3.13; do \
@@ -35,6 +35,8 @@ help:
 	echo "make test    ruff, mypy and pytest (PYTEST_ARGS='-k name' narrows the tests)"
 	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
+	echo "make faults  kill, signal, fill disks and damage files, and print the table (ARGS='--help' tells more; 40 minutes)"
+	echo "make bench   measure what a checkpoint costs (ARGS='--help')"
 	echo "make sivae   run the command: make sivae ARGS='train --help'"
 	echo "make wheel   build dist/sivae-*.whl      make clean    remove what the tools left in the clone"
 	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 6.5 GB; delete that folder to be rid of it."
@@ -93,8 +95,15 @@ format: env
 demo: env
 	exec "$(BIN)/python" -m launch.demo
 
+faults: env
+	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+	exec "$(BIN)/python" -m tests.faults $(ARGS)
+
+bench: env
+	exec "$(BIN)/python" -m benchmarks.checkpoint $(ARGS)
+
 sivae: env
-	exec "$(BIN)/python" -m launch.cli $(ARGS)
+	exec "$(BIN)/python" -m launch.cli $(or $(ARGS),--help)
 
 wheel: env
 	"$(BIN)/python" -m build --wheel --no-isolation --outdir dist .

@@ -50,7 +50,8 @@ def main(path: Path, stop: Stop) -> int:
     run = RunDirectory(path)
     try:
         settings = run.settings()
-        watchdog.start(settings.watchdog, run.stacks(int(os.environ.get("RANK", "0"))))
+        process = os.environ.get("RANK")  # one alone has a terminal to tell where it hangs
+        watchdog.start(settings.watchdog, run.stacks(int(process)) if process else None)
         finished = _train(run, settings, stop)
     except PeerError as error:
         print(f"process {rank()} ends: {error}", file=sys.stderr)

@@ -198,7 +198,7 @@ class Trainer:
 
     def _tell_saves(self) -> None:
         for outcome in self.saver.ended():
-            self.monitor.saved(self.images, outcome)
+            self.monitor.saved(outcome.images, outcome)
 
     def _begin(self, run: RunDirectory) -> tuple[str, dict[str, float], list[str]]:
         """Resumes this run, else starts from what `init` names, else from the seed; what to tell of it."""

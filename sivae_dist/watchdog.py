@@ -5,6 +5,7 @@ this is a module and not a class.
 """
 
 import faulthandler
+import sys
 from pathlib import Path
 from typing import TextIO
 
@@ -24,11 +25,14 @@ _settings: WatchdogSettings | None = None
 _file: TextIO | None = None
 
 
-def start(settings: WatchdogSettings, path: Path) -> None:
-    """Watches this process from now on. Stacks go to `path`, and the process then ends with code 1."""
+def start(settings: WatchdogSettings, path: Path | None) -> None:
+    """Watches this process from now on. Stacks go to `path` or to stderr, and the process then ends with code 1."""
     global _settings, _file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _settings, _file = settings, open(path, "w")  # noqa: SIM115 (open while it watches)
+    if path is None:
+        _settings, _file = settings, sys.__stderr__
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _settings, _file = settings, open(path, "w")  # noqa: SIM115 (open while it watches)
     expect(slow=True)
 
 
@@ -43,7 +47,7 @@ def stop() -> None:
     """Watches no more, and leaves no empty file."""
     global _settings, _file
     faulthandler.cancel_dump_traceback_later()
-    if _file is not None:
+    if _file not in (None, sys.__stderr__):
         _file.close()
         path = Path(_file.name)
         if path.exists() and not path.stat().st_size:

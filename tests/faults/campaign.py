@@ -58,9 +58,9 @@ def kill_aims(number: int, processes: int, rng: random.Random) -> list[Aim]:
     several = processes > 1
     aims = []
     for i in range(number):
-        moment = (IN_SAVE, ANYWHERE, AT_CHANGE, ANYWHERE, IN_SAVE, ANYWHERE)[i % 6]
+        moment, late = (IN_SAVE, ANYWHERE, AT_CHANGE, ANYWHERE, IN_SAVE, ANYWHERE)[i % 6], i % 6 == 4
         targets = (ALL, LAUNCHER) if moment == IN_SAVE else (ALL, ONE, LAUNCHER)
-        aims.append(Aim(moment, rng.choice(targets) if several else ALL))
+        aims.append(Aim(moment, rng.choice(targets) if several else ALL, late))
     rng.shuffle(aims)
     return aims
 

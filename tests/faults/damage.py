@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from sivae_dist.checkpoint.files import MANIFEST
 from tests.faults.attempts import ALL
 from tests.faults.results import Event, tracebacks
 from tests.faults.subjects import BATCH, EVERY, TOTAL, Reference, Subject, wait_for
 
 WAYS = ("truncated", "a bit flipped", "emptied", "deleted")
-MANIFEST = "manifest.json"
 
 
 def damage(path: Path, way: str, rng: random.Random) -> None:

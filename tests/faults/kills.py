@@ -11,16 +11,21 @@ from tests.faults.results import Event, line_told, tracebacks
 from tests.faults.subjects import BATCH, CHANGES, EVERY, TOTAL, Progress, Reference, Subject, wait_for, wait_into_start
 
 ANYWHERE, IN_SAVE, AT_CHANGE, AT_START = "at a random moment", "inside a save", "at a phase change", "during a start"
+IN_REMOVAL = "while an old checkpoint was removed"
 MOST_TRIES = 4
 """How often a moment is aimed at before the aim is given up."""
-_LATE = {ANYWHERE: 0.1, IN_SAVE: 0.06, AT_CHANGE: 0.03}
-"""Seconds within which, after what was waited for, the signal is sent: about a step or two, half a save, a step."""
+_DELAY = {ANYWHERE: 0.1, IN_SAVE: 0.06, AT_CHANGE: 0.03}
+_LATE_SAVE = 0.005
+"""Seconds within which, after what was waited for, the signal is sent: about a step or two, half a save, a step; and
+from the tensors on disk to the name."""
 
 
 @dataclass(frozen=True)
 class Aim:
     moment: str
     target: str
+    late: bool = False
+    """Of a save: when the tensors are written and the name is to be given, rather than while they are written."""
 
 
 def kill_repeatedly(
@@ -109,7 +114,12 @@ def _kill(subject: Subject, aim: Aim, room: tuple[int, int], reference: Referenc
 
 
 def _await_moment(
-    attempt: Attempt, progress: Progress, aim: Aim, room: tuple[int, int], start_seconds: float, rng: random.Random
+    attempt: Attempt,
+    progress: Progress,
+    aim: Aim,
+    room: tuple[int, int],
+    start_seconds: float,
+    rng: random.Random,
 ) -> list[int] | None:
     """Returns the ids of the processes, or some, when the moment has come; None when the run came to its end first."""
     if aim.moment == AT_START:
@@ -121,9 +131,15 @@ def _await_moment(
     images = room[0] if aim.moment == AT_CHANGE else rng.randint(*room)
     if not wait_for(lambda: (progress.images() or 0) >= images, attempt, f"{images} images"):
         return None
+    if aim.moment == IN_SAVE and aim.late:
+        names = progress.names()
+        if not wait_for(lambda: progress.committing(names), attempt, "the end of a save"):
+            return None
+        time.sleep(rng.uniform(0, _LATE_SAVE))
+        return known
     if aim.moment == IN_SAVE and not wait_for(progress.saving, attempt, "a save"):
         return None
-    time.sleep(rng.uniform(0, _LATE[aim.moment]))
+    time.sleep(rng.uniform(0, _DELAY[aim.moment]))
     return known
 
 
@@ -133,6 +149,8 @@ def _evidence(progress: Progress, images: int, resumed: int) -> list[str]:
         found.append(AT_START)
     if progress.saving():
         found.append(IN_SAVE)
+    if progress.removing():
+        found.append(IN_REMOVAL)
     if images in (place for change in CHANGES for place in (change - BATCH, change)):
         found.append(AT_CHANGE)
     return found

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
+from sivae_dist.checkpoint.files import MANIFEST
 from sivae_dist.monitoring.scalars import read_rows
 from tests.faults.attempts import ONE, PATIENCE, POLL_SECONDS, Attempt, Start, wait_until
 from tests.faults.results import Event, line_told
@@ -49,7 +50,7 @@ class Progress:
         self._metrics = run / "metrics.jsonl"
         self._checkpoints = run / "checkpoints"
         self._before = self._inode()
-        self._partial_before = self._partial()
+        self._partial_before = self._partial(".tmp-images-*", ".trash-*")
 
     def _inode(self) -> int | None:
         try:
@@ -71,11 +72,23 @@ class Progress:
 
     def saving(self) -> bool:
         """Whether a save has left something half written since this start began."""
-        return bool(self._partial() - self._partial_before)
+        return bool(self._partial(".tmp-images-*") - self._partial_before)
 
-    def _partial(self) -> set[tuple[str, int, int]]:
+    def names(self) -> set[str]:
+        """Of what has a checkpoint's final name."""
+        return {path.name for path in self._checkpoints.glob("images-*")}
+
+    def committing(self, names: set[str]) -> bool:
+        """Whether a save is about to get its name, or has just got it, which is none of `names`."""
+        return any(self._checkpoints.glob(f".tmp-images-*/{MANIFEST}")) or bool(self.names() - names)
+
+    def removing(self) -> bool:
+        """Whether an old checkpoint has been left half removed since this start began."""
+        return bool(self._partial(".trash-*") - self._partial_before)
+
+    def _partial(self, *patterns: str) -> set[tuple[str, int, int]]:
         found = set()
-        for path in self._checkpoints.glob(".tmp-images-*"):
+        for path in (path for pattern in patterns for path in self._checkpoints.glob(pattern)):
             try:
                 status = path.stat()
             except OSError:

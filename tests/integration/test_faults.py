@@ -52,7 +52,8 @@ def found(events: list[Event]) -> Counter[str]:
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_runs_killed_at_any_moment_end_as_if_undisturbed(campaign: Campaign, processes: int) -> None:
-    aims = [Aim(IN_SAVE, ALL)] * 4 + [Aim(AT_CHANGE, ALL)] * 2 + [Aim(ANYWHERE, ALL)] * 2 + [Aim(ANYWHERE, ONE)] * 2
+    aims = [Aim(IN_SAVE, ALL), Aim(IN_SAVE, ALL, late=True)] * 2 + [Aim(AT_CHANGE, ALL)] * 2
+    aims += [Aim(ANYWHERE, ALL), Aim(ANYWHERE, ONE)] * 2
     events = campaign(processes, forked, aims)
     assert len(events) >= 10
     assert found(events)[IN_SAVE] >= 3

@@ -436,7 +436,6 @@ def test_tensorboard_holds_no_step_twice_after_a_return(data: Path, tmp_path: Pa
     assert len(pictures) == 3 and "kl/real" in scalars
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a save is told at the step in which its end is noticed")
 def test_tensorboard_holds_every_save_at_its_own_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
