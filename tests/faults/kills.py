@@ -92,7 +92,7 @@ def _kill(subject: Subject, aim: Aim, room: tuple[int, int], reference: Referenc
         known = _await_moment(attempt, progress, aim, room, reference.start_seconds, rng)
         if known is None:
             return None
-        before = subject.newest()
+        before, seen = subject.newest(), progress.images() or resumed
         attempt.send(signal.SIGKILL, aim.target, rng, known)
         problems = subject.left(attempt)
         if attempt.code() == 0:
@@ -108,6 +108,8 @@ def _kill(subject: Subject, aim: Aim, room: tuple[int, int], reference: Referenc
     event.lost = max(0, event.images - subject.newest())
     event.evidence = _evidence(progress, event.images, resumed)
     event.problems = problems + subject.problems(before) + tracebacks(attempt.text())
+    if event.images > seen + 2 * EVERY:  # a few steps may go by until the signal is there
+        event.problems.append(f"it trained on for {event.images - seen} images")
     if event.lost > 2 * EVERY:  # a save that is under way is waited for before the next begins
         event.problems.append(f"{event.lost} images lost with a checkpoint every {EVERY}")
     return event

@@ -43,12 +43,13 @@ def test_a_process_alone_tells_it_on_the_terminal() -> None:
 @pytest.mark.parametrize("slow", [True, False])
 def test_signs_of_life_put_it_off(tmp_path: Path, slow: bool) -> None:
     path = tmp_path / "stacks-0.txt"
-    rest = f"for _ in range(6):\n    watchdog.expect(slow={slow})\n    time.sleep(0.5)\nwatchdog.stop()\ntime.sleep(2.5)"
-    done = runs(rest, path)
+    alive = f"for _ in range(6):\n    watchdog.expect(slow={slow})\n    time.sleep(0.5)\n"
+    done = runs(alive + "watchdog.stop()\ntime.sleep(2.5)", path)
     assert done.returncode == 0, done.stderr
     assert not path.exists()
 
 
 def test_what_may_be_slow_has_more_time(tmp_path: Path) -> None:
-    done = runs("time.sleep(2.5)\nwatchdog.expect(slow=True)\ntime.sleep(2.5)\nwatchdog.stop()", tmp_path / "stacks-0.txt")
+    slowly = "time.sleep(2.5)\nwatchdog.expect(slow=True)\ntime.sleep(2.5)\nwatchdog.stop()"
+    done = runs(slowly, tmp_path / "stacks-0.txt")
     assert done.returncode == 0, done.stderr
