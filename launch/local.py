@@ -101,7 +101,8 @@ def _launch(run: RunDirectory, processes: int) -> int:
 def _forwarding(context: "PContext") -> Iterator[list[int]]:
     """What this process is told by signals it tells the processes of the run, which have sessions of their own.
 
-    Gives the signals received. A second Ctrl-C ends the processes whatever they are doing.
+    Gives the signals received. A second Ctrl-C ends the processes whatever they are doing. The first is handed on as
+    TERM: where all processes were sent it, it must not count twice.
     """
     told: list[int] = []
 
@@ -110,7 +111,7 @@ def _forwarding(context: "PContext") -> Iterator[list[int]]:
         at_once = number == signal.SIGINT and told.count(number) > 1
         for process in context.pids().values():
             try:
-                os.kill(process, signal.SIGKILL if at_once else number)
+                os.kill(process, signal.SIGKILL if at_once else signal.SIGTERM)
             except ProcessLookupError:
                 pass  # it has ended
 

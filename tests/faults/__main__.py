@@ -4,6 +4,8 @@
 """
 
 import argparse
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,6 +24,7 @@ def main() -> int:
     parser.add_argument("--only", choices=FAULTS)
     parser.add_argument("--out", type=Path, help="write the table as Markdown to this file")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # in order: no process or mount is left
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         work = (options.work or Path(temporary)).resolve()
         events = run_campaign(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.attempts import ALL, LAUNCHER, ONE, by_command
 from tests.faults.damage import WAYS, damage_repeatedly
-from tests.faults.disks import NO_BYTE_FREE, READ_ONLY, SAVE_FAILS, SAVES_FAIL, TOO_SMALL, try_disk
+from tests.faults.disks import DISK, NO_BYTE_FREE, READ_ONLY, SAVE_FAILS, SAVES_FAIL, TOO_SMALL, release, try_disk
 from tests.faults.kills import ANYWHERE, AT_CHANGE, AT_START, IN_SAVE, Aim, kill_repeatedly
 from tests.faults.results import Event, Results
 from tests.faults.stops import ASKED, ASKED_AT_START, SECOND_INTERRUPT, requests, stop_repeatedly
@@ -137,6 +137,7 @@ def run_campaign(
         if size not in references:
             references[size] = Reference.of(Subject(work / f"undisturbed-{size}", data, size, by_command))
         folder = work / "now"
+        release(folder / DISK)
         shutil.rmtree(folder, ignore_errors=True)
         bench = Bench(folder, data, size, references[size])
         events = sequence.run(bench, random.Random(f"{seed} {sequence.name}"))

@@ -15,6 +15,7 @@ from tests.faults.subjects import BATCH, EVERY, TOTAL, Progress, Reference, Subj
 
 SAVE_FAILS, SAVES_FAIL, NO_BYTE_FREE = "disk full, one save fails", "disk full, all saves fail", "no byte free"
 TOO_SMALL, READ_ONLY = "disk too small for a checkpoint", "read-only directory"
+DISK = "disk"
 CAUSE = "No space left on device"
 _KILOBYTES, _FEW_KILOBYTES = 8192, 96
 _ROOM_FOR_ROWS = 96 << 10
@@ -37,10 +38,15 @@ def small_disk(path: Path, kilobytes: int = _KILOBYTES) -> Iterator[Path]:
         try:
             yield path
         finally:
-            if subprocess.run(["umount", str(path)], capture_output=True, check=False).returncode:
-                subprocess.run(["umount", "--lazy", str(path)], check=True)
+            release(path)
     finally:
         path.rmdir()
+
+
+def release(path: Path) -> None:
+    """Unmounts what a disk of ours is, or what one has left whose campaign was killed."""
+    if path.is_mount() and subprocess.run(["umount", str(path)], capture_output=True, check=False).returncode:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def _mount(*arguments: str) -> None:
@@ -76,7 +82,7 @@ def try_disk(fault: str, folder: Path, new_subject: NewSubject, reference: Refer
     """Does one of these faults to a run in `folder`, finishes the run and compares it."""
     few = fault == TOO_SMALL
     try:
-        with small_disk(folder / "disk", _FEW_KILOBYTES if few else _KILOBYTES) as disk:
+        with small_disk(folder / DISK, _FEW_KILOBYTES if few else _KILOBYTES) as disk:
             # Only where one save shall fail is the number of failures no reason to end.
             subject = new_subject(disk / "run", ("checkpoint.max_failures=1000",) if fault == SAVE_FAILS else ())
             event = subject.event(fault)
