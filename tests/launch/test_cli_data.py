@@ -99,6 +99,7 @@ def test_interrupt(tmp_path: Path, workers: int) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
     )
     end = time.monotonic() + 30
     while not any((tmp_path / "set.partial").glob("work/shard-*.json")):
