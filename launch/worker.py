@@ -57,10 +57,18 @@ def main(path: Path, stop: Stop) -> int:
         print(f"process {rank()} ends: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        get_error_handler().record_exception(error)  # where torch's own tools look
         name = "" if isinstance(error, ValueError | OSError | NonFiniteError) else f"{type(error).__name__}: "
         line = f"{name}{' '.join(str(error).split())}"
-        if not run.note_failure(rank(), traceback.format_exc()):
+        try:
+            get_error_handler().record_exception(error)  # where torch's own tools look
+            first = run.note_failure(rank(), traceback.format_exc())
+        except OSError:  # no byte is free to note it in; torch takes an empty file for a fault of its own
+            if torchs := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+                Path(torchs).unlink(missing_ok=True)
+            run.failure.unlink(missing_ok=True)
+            print(f"error: {line}", file=sys.stderr)
+            return 1
+        if not first:
             print(f"process {rank()} ends, as another did before it: {line}", file=sys.stderr)
         elif "SIVAE_LAUNCHER" not in os.environ:  # which tells it otherwise
             print(f"error: {line}", file=sys.stderr)
