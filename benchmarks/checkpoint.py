@@ -8,7 +8,6 @@ foreground, each waited for before the next, so that noise of the machine meets 
 
 import argparse
 import os
-import platform
 import socket
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from benchmarks.machine import machine
 from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver, CheckpointSettings
 from sivae_dist.config import RunSettings, load_config
 from sivae_dist.players import Players
@@ -84,17 +84,10 @@ def report(
     print(
         f"{arguments.config}, {size / 1e6:.0f} MB, {arguments.processes} process(es), median of {arguments.saves} saves"
     )
-    print(f"{processor()}, torch {torch.__version__}")
+    print(f"{machine()}, torch {torch.__version__}")
     print(f"foreground: training stands still for {foreground:.3f} s")
     print(f"background: training stands still for {stands:.4f} s; on disk after {statistics.median(whole[True]):.3f} s")
     print(f"ratio: {100 * stands / foreground:.1f} %")
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main() -> None:

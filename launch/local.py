@@ -15,7 +15,6 @@ from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import INTERRUPTED, SIGNALS, STOPPED
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing import PContext
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 WORKER = "launch.worker"
@@ -57,33 +56,38 @@ def launch(path: Path, processes: int) -> int:
 
 
 def _launch(run: RunDirectory, processes: int) -> int:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
+    ids: list[int] = []
+    with _forwarding(ids) as told:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
 
-    # Where the processes find each other; the system chooses a free port, and nobody can take it meanwhile.
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    shared = {
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_RUN_ID": run.path.name,
-        "SIVAE_LAUNCHER": str(os.getpid()),
-    }
-    # The first process owns the terminal; what the others print goes to files.
-    run.logs.mkdir(parents=True, exist_ok=True)
-    logs = DefaultLogsSpecs(log_dir=str(run.logs), redirects={rank: Std.ALL for rank in range(1, processes)})
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say ourselves what failed
-    context = start_processes(
-        name="sivae",
-        entrypoint=sys.executable,
-        args={rank: ("-m", WORKER, str(run.path)) for rank in range(processes)},
-        envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)},
-        logs_specs=logs,
-    )
-    with _forwarding(context) as told:
+        # Where the processes find each other; the system chooses a free port, and nobody can take it meanwhile.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        shared = {
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_RUN_ID": run.path.name,
+            "SIVAE_LAUNCHER": str(os.getpid()),
+        }
+        # The first process owns the terminal; what the others print goes to files.
+        run.logs.mkdir(parents=True, exist_ok=True)
+        logs = DefaultLogsSpecs(log_dir=str(run.logs), redirects={rank: Std.ALL for rank in range(1, processes)})
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say ourselves what failed
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # and hand signals on ourselves
+        context = start_processes(
+            name="sivae",
+            entrypoint=sys.executable,
+            args={rank: ("-m", WORKER, str(run.path)) for rank in range(processes)},
+            envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)},
+            logs_specs=logs,
+        )
+        ids += context.pids().values()
+        if told:  # before there was anybody to hand it on to
+            _send(ids, signal.SIGTERM)
         while True:
             start = monotonic()
             if (result := context.wait(_POLL_SECONDS, period=_POLL_SECONDS)) is not None:
@@ -91,15 +95,19 @@ def _launch(run: RunDirectory, processes: int) -> int:
     codes = {failure.exitcode for failure in result.failures.values()}
     if told.count(signal.SIGINT) > 1:
         return INTERRUPTED
-    if codes <= {STOPPED}:
+    killed_late = monotonic() - start > _PATIENCE
+    asked = {STOPPED}
+    if told:  # a process that did not listen yet ends at once, and others wait for it; none has anything to save
+        asked |= {-signal.SIGTERM, -signal.SIGKILL} if killed_late else {-signal.SIGTERM}
+    if codes <= asked:
         return STOPPED if codes else 0
-    print(f"error: {_cause(run, result.failures, monotonic() - start > _PATIENCE)}", file=sys.stderr)
+    print(f"error: {_cause(run, result.failures, killed_late)}", file=sys.stderr)
     return 1
 
 
 @contextmanager
-def _forwarding(context: "PContext") -> Iterator[list[int]]:
-    """What this process is told by signals it tells the processes of the run, which have sessions of their own.
+def _forwarding(ids: list[int]) -> Iterator[list[int]]:
+    """What this process is told by signals it tells the processes `ids`, which have sessions of their own.
 
     Gives the signals received. A second Ctrl-C ends the processes whatever they are doing. The first is handed on as
     TERM: where all processes were sent it, it must not count twice.
@@ -109,11 +117,7 @@ def _forwarding(context: "PContext") -> Iterator[list[int]]:
     def forward(number: int, frame: FrameType | None) -> None:
         told.append(number)
         at_once = number == signal.SIGINT and told.count(number) > 1
-        for process in context.pids().values():
-            try:
-                os.kill(process, signal.SIGKILL if at_once else signal.SIGTERM)
-            except ProcessLookupError:
-                pass  # it has ended
+        _send(ids, signal.SIGKILL if at_once else signal.SIGTERM)
 
     before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
@@ -121,6 +125,14 @@ def _forwarding(context: "PContext") -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _send(ids: list[int], number: int) -> None:
+    for process in ids:
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            pass  # it has ended
 
 
 def _cause(run: RunDirectory, failures: "dict[int, ProcessFailure]", killed_late: bool) -> str:

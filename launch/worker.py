@@ -94,9 +94,13 @@ def process() -> NoReturn:
     """All that a process of its own does."""
     end_with_launcher()
     stop = Stop()
-    with stop.listening(to_the_end=True):
+    with stop.listening():
         code = main(Path(sys.argv[1]), stop)
-    sys.exit(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All files are closed. Taking the interpreter down could only change the code: threads of a process group whose
+        # other side is gone may abort meanwhile, and a signal would find nobody listening.
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -31,17 +31,14 @@ class Stop:
         self._vote: dist.Work | None = None
 
     @contextmanager
-    def listening(self, *, to_the_end: bool = False) -> Iterator[None]:
-        """TERM, USR1, USR2 and Ctrl-C request the end; a second Ctrl-C ends the process at once.
-
-        `to_the_end`: the process ends afterwards, and no signal that comes then shall change how.
-        """
+    def listening(self) -> Iterator[None]:
+        """TERM, USR1, USR2 and Ctrl-C request the end; a second Ctrl-C ends the process at once."""
         before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, signal.SIG_IGN if to_the_end else handler)
+                signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

@@ -120,8 +120,8 @@ class Trainer:
         draws = [self._draw(step, first + k * part, part) for k in range(len(xs))]
 
         if self.trace is not None:
-            for k in range(len(xs)):
-                self.trace.write(first + k * part, x.split(part)[k], draws[k])
+            for k, pixels in enumerate(x.split(part)):
+                self.trace.write(first + k * part, pixels, draws[k])
 
         encoder = players.encoder_engine.update(
             [(x, stage.blend, d) for x, d in zip(xs, draws, strict=True)], step.lr_encoder, self.guard.allowed()

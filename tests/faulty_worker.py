@@ -1,5 +1,6 @@
 """A worker in which one process comes to grief, as the variable FAULT says: `KIND:RANK:STEP`."""
 
+import atexit
 import os
 import signal
 import time
@@ -26,6 +27,10 @@ FAULTS = {
 def arm(kind: str, rank: int, step: int) -> None:
     take_step, write = Trainer._train_step, saver.write
     taken = 0
+
+    if kind == "at-exit" and int(os.environ["RANK"]) == rank:
+        atexit.register(os.abort)  # as threads of a process group may
+        atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 
     def strike() -> None:
         if kind == "raise":

@@ -18,6 +18,7 @@ from PIL import Image
 from data_pipelines.manifest import Manifest
 from data_pipelines.prepare import PrepareError, PrepareSettings, prepare
 from data_pipelines.sources import open_source
+from tests.disks import mount, mounted_or_skipped
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -274,17 +275,19 @@ def test_nothing_finished_starts_over(source: Path, tmp_path: Path) -> None:
 
 
 def test_workers_end_with_a_killed_parent(source: Path, tmp_path: Path) -> None:
-    def children(pid: int) -> list[int]:
+    def state_and_parent(pid: int) -> tuple[str, int]:
         try:
-            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except FileNotFoundError:
-            pytest.skip("needs /proc with children")
+            state, parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            return "gone", 0
+        return state, int(parent)
+
+    def children(pid: int) -> list[int]:
+        every = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [child for child in every if state_and_parent(child)[1] == pid]
 
     def alive(pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except FileNotFoundError:
-            return False
+        return state_and_parent(pid)[0] not in ("Z", "gone")
 
     process = start(tmp_path, source, tmp_path / "out", 2)
     wait_for(lambda: any((tmp_path / "out.partial").glob("work/shard-*.json")))
@@ -495,16 +498,8 @@ def test_bad_settings(change: dict[str, int]) -> None:
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount") is not None
-    if mounted:
-        command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)]
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    if not mounted:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted_or_skipped(tmp_path / "disk", 128) as path:
+        yield path
 
 
 @pytest.mark.parametrize("arrays", [64, 8])
@@ -517,5 +512,5 @@ def test_full_disk(tmp_path: Path, full_disk: Path, arrays: int) -> None:
     assert "\n" not in str(error.value)
     assert not list((full_disk / "out.partial").rglob("*.tmp"))
     # With room the same preparation goes through.
-    subprocess.run(["mount", "-o", "remount,size=8m", str(full_disk)], check=True)
+    mount("-o", "remount,size=8m", str(full_disk))
     assert prepare(tmp_path / "source", full_disk / "out", settings).samples == 20

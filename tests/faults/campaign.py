@@ -10,9 +10,10 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from tests.disks import release
 from tests.faults.attempts import ALL, LAUNCHER, ONE, by_command
 from tests.faults.damage import WAYS, damage_repeatedly
-from tests.faults.disks import DISK, NO_BYTE_FREE, READ_ONLY, SAVE_FAILS, SAVES_FAIL, TOO_SMALL, release, try_disk
+from tests.faults.disks import DISK, NO_BYTE_FREE, READ_ONLY, SAVE_FAILS, SAVES_FAIL, TOO_SMALL, try_disk
 from tests.faults.kills import ANYWHERE, AT_CHANGE, AT_START, IN_SAVE, Aim, kill_repeatedly
 from tests.faults.results import Event, Results
 from tests.faults.stops import ASKED, ASKED_AT_START, SECOND_INTERRUPT, requests, stop_repeatedly

@@ -3,12 +3,12 @@
 import os
 import random
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sivae_dist.stopping import STOPPED
+from tests.disks import MountError, mount, small_disk
 from tests.faults.attempts import LAUNCHER, PATIENCE, Attempt, wait_until
 from tests.faults.results import Event, line_told, tracebacks
 from tests.faults.subjects import BATCH, EVERY, TOTAL, Progress, Reference, Subject, wait_for
@@ -23,39 +23,6 @@ _ROOM_FOR_ROWS = 96 << 10
 
 NewSubject = Callable[[Path, tuple[str, ...]], Subject]
 """Makes the run that lives at a path, with overrides."""
-
-
-class MountError(OSError):
-    """This user, or this system, cannot mount."""
-
-
-@contextmanager
-def small_disk(path: Path, kilobytes: int = _KILOBYTES) -> Iterator[Path]:
-    """A file system of that size at `path`, gone afterwards with all that is in it. MountError where not permitted."""
-    path.mkdir(parents=True)
-    try:
-        _mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path))
-        try:
-            yield path
-        finally:
-            release(path)
-    finally:
-        path.rmdir()
-
-
-def release(path: Path) -> None:
-    """Unmounts what a disk of ours is, or what one has left whose campaign was killed."""
-    if path.is_mount() and subprocess.run(["umount", str(path)], capture_output=True, check=False).returncode:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def _mount(*arguments: str) -> None:
-    try:
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise MountError("there is no mount command") from error
-    if done.returncode:
-        raise MountError(" ".join(done.stderr.split()))
 
 
 @contextmanager
@@ -160,14 +127,14 @@ def _read_only(subject: Subject, disk: Path, event: Event, rng: random.Random) -
         attempt.send(signal.SIGTERM, LAUNCHER, rng, [])
         assert attempt.end() == STOPPED, attempt.explanation()
     before = subject.newest()
-    _mount("-o", "remount,ro", str(disk))
+    mount("-o", "remount,ro", str(disk))
     try:
         with subject.attempt() as (attempt, progress):
             code = attempt.end()
             event.problems += subject.left(attempt) + subject.problems(before)
             _note(event, subject, attempt, progress)
     finally:
-        _mount("-o", "remount,rw", str(disk))
+        mount("-o", "remount,rw", str(disk))
     event.images, event.lost = before, 0
     assert code == 1, f"it ended with {code}"
     _must_tell(event, "RUN", "Read-only file system")

@@ -1,7 +1,6 @@
 """What happened: one event a fault, kept as JSON lines, and the table of all of them."""
 
 import json
-import platform
 import re
 import subprocess
 import time
@@ -14,6 +13,8 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,7 +129,7 @@ def markdown(events: list[Event], seed: int, title: str) -> str:
     table = ["| " + " | ".join(_COLUMNS) + " |", "|---" * len(_COLUMNS) + "|"]
     table += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows(events)]
     problems = [f"* {e.sequence}: {e.fault}: {_short(problem)}" for e in events for problem in e.problems]
-    about = f"{time.strftime('%Y-%m-%d')}, commit {_commit()}, seed {seed}, {_machine()}, torch {torch.__version__}."
+    about = f"{time.strftime('%Y-%m-%d')}, commit {_commit()}, seed {seed}, {machine()}, torch {torch.__version__}."
     return "\n".join([f"# {title}", "", about, "", f"{counts(events)}.", "", *table, "", *problems]).rstrip() + "\n"
 
 
@@ -145,15 +146,3 @@ def _commit() -> str:
         ).stdout.strip()
 
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with local changes" if git("status", "-s") else "")
-
-
-def _machine() -> str:
-    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return f"{len(names) or '?'} cores of {names[0] if names else platform.machine()}"
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
 from sivae_dist.checkpoint.files import MANIFEST
-from sivae_dist.monitoring.scalars import read_rows
+from tests.events import assert_no_step_twice
 from tests.faults.attempts import ONE, PATIENCE, POLL_SECONDS, Attempt, Start, wait_until
 from tests.faults.results import Event, line_told
 from tests.helpers import assert_same, random_set
@@ -210,23 +208,6 @@ class Subject:
         except AssertionError as error:
             return [f"the finished run differs: {str(error).strip() or 'see the assertion'}"]
         return []
-
-
-def assert_no_step_twice(run: Path, all_events: bool = True) -> None:
-    """TensorBoard shows one point a row of metrics.jsonl, and nothing twice."""
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it would tell of each start's purge
-    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
-    accumulator.Reload()
-    rows = [row["images"] for row in read_rows(run / "metrics.jsonl")]
-    tags = accumulator.Tags()
-    assert tags["images"], "TensorBoard has no pictures"
-    steps = {tag: [event.step for event in accumulator.Scalars(tag)] for tag in tags["scalars"]}
-    shown = steps["kl/real"]
-    fine = shown == rows if all_events else set(shown) <= set(rows)
-    assert fine, f"TensorBoard's steps differ from the rows: {shown}"
-    steps |= {tag: [event.step for event in accumulator.Images(tag)] for tag in tags["images"]}
-    for tag, seen in steps.items():
-        assert len(seen) == len(set(seen)), f"TensorBoard has steps of {tag} twice: {seen}"
 
 
 def wait_for(condition: Callable[[], bool], attempt: Attempt, what: str) -> bool:

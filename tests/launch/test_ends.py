@@ -62,6 +62,19 @@ def test_a_signal_saves_the_step_and_ends_all(number: int, target: str, data: Pa
     nobody_is_left(run)
 
 
+def test_a_signal_while_the_processes_start_is_a_request_as_well(data: Path, tmp_path: Path) -> None:
+    log, run = tmp_path / "log", tmp_path / "run"
+    with started("train", *LONG, "--data", data, "--run-dir", run, "--nproc", 2, log=log) as process:
+        end = time.monotonic() + 60
+        while len(worker_ids(run)) < 2:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=100) == 75
+    assert "error" not in log.read_text()
+    nobody_is_left(run)
+
+
 def test_a_process_alone_stops_as_well(data: Path, tmp_path: Path) -> None:
     log, run = tmp_path / "log", tmp_path / "run"
     with started("train", *LONG, "--data", data, "--run-dir", run, "--nproc", 1, log=log) as process:
@@ -84,6 +97,12 @@ def test_a_second_ctrl_c_ends_at_once_what_one_cannot_end(data: Path, tmp_path: 
 
 
 # Come to grief.
+
+
+def test_nothing_that_comes_after_the_end_changes_it(data: Path, tmp_path: Path) -> None:
+    with faulty("at-exit:1:0", *SMALL, "schedule.images=32", "--data", data, "--run-dir", tmp_path / "run") as process:
+        _, said = process.communicate(timeout=100)
+    assert process.returncode == 0, said
 
 
 def faulty(fault: str, *arguments: object) -> "subprocess.Popen[str]":

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from sivae_dist.checkpoint import CheckpointSaver, saver, writing
 from sivae_dist.checkpoint.writing import write_files
 from sivae_dist.processes import rank
 from tests.checkpoints import contents, names, saved, saver_of, some_tensors
+from tests.disks import mounted_or_skipped
 from tests.helpers import on_processes
 
 
@@ -196,15 +196,8 @@ def test_a_rehearsal_that_fails_on_one_process_is_told_by_all_and_leaves_nothing
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Of 2 MB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", path], capture_output=True, check=False)
-    if mount.returncode != 0:
-        pytest.skip(f"nothing can be mounted here: {mount.stderr.decode().strip()}")
-    try:
+    with mounted_or_skipped(tmp_path / "disk", 2048) as path:
         yield path
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 def test_a_disk_too_small_for_a_checkpoint_shows_in_the_rehearsal(small_disk: Path) -> None:

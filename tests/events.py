@@ -1,0 +1,31 @@
+"""What TensorBoard shows of a run."""
+
+import logging
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sivae_dist.monitoring.scalars import read_rows
+
+
+def assert_no_step_twice(run: Path, all_events: bool = True) -> dict[str, list[str]]:
+    """One point a row of metrics.jsonl, and nothing twice; returns the tags.
+
+    `all_events` False: some may be missing, as after a full disk.
+    """
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it would tell of each start's purge
+    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    accumulator.Reload()
+    rows = [row["images"] for row in read_rows(run / "metrics.jsonl")]
+    tags: dict[str, list[str]] = accumulator.Tags()
+    assert tags["images"], "TensorBoard has no pictures"
+    steps = {tag: [event.step for event in accumulator.Scalars(tag)] for tag in tags["scalars"]}
+    if all_events:
+        assert steps["kl/real"] == rows, f"TensorBoard's steps differ from the rows: {steps['kl/real']}"
+    for tag, seen in steps.items():
+        if tag.startswith(("kl/", "reconstruction/", "schedule/")):
+            assert set(seen) <= set(rows), f"TensorBoard has steps of {tag} without a row: {seen}"
+    steps |= {tag: [event.step for event in accumulator.Images(tag)] for tag in tags["images"]}
+    for tag, seen in steps.items():
+        assert len(seen) == len(set(seen)), f"TensorBoard has steps of {tag} twice: {seen}"
+    return tags
