@@ -85,31 +85,25 @@ def encode(pixels: NDArray[np.uint8], file_format: ImageFormat, quality: int) ->
 
 
 def resize_square(pixels: NDArray[np.float32], resolution: int) -> NDArray[np.float32]:
-    """A square float32 [S, S, C] in 0..255 to [resolution, resolution, C].
-
-    By 2x2 means where S is resolution times a power of two, else by area means when shrinking and Lanczos
-    when growing.
-    """
+    """A square float32 [S, S, C] in 0..255 to [resolution, resolution, C]: area means when shrinking, which are
+    exactly repeated 2x2 means where S is resolution times a power of two, and Lanczos when growing."""
     side, _, channels = pixels.shape
-    ratio, rest = divmod(side, resolution)
-    if rest == 0 and ratio & (ratio - 1) == 0:
-        while len(pixels) > resolution:
-            pixels = halve(pixels)
-        return pixels
+    if side >= resolution:
+        return _area(pixels, resolution) if side > resolution else pixels
     size = (resolution, resolution)
-    if side > resolution:
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        return small.astype(np.float32, copy=False).reshape(*size, channels)
     planes = [Image.fromarray(pixels[..., c]).resize(size, Image.Resampling.LANCZOS) for c in range(channels)]
     return np.clip(np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1), 0, 255)
 
 
 def halve(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """2x2 means: float32 [2n, 2n, C] to [n, n, C]."""
-    side, _, channels = pixels.shape
-    # At this ratio INTER_AREA is exactly the mean.
-    half = cv2.resize(pixels, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
-    return half.astype(np.float32, copy=False).reshape(side // 2, side // 2, channels)
+    return _area(pixels, len(pixels) // 2)
+
+
+def _area(pixels: NDArray[np.float32], resolution: int) -> NDArray[np.float32]:
+    # Sums of up to 2^16 bytes are exact in float32, so that one step of ratio 2^k is k steps of ratio 2, bit for bit.
+    small = cv2.resize(pixels, (resolution, resolution), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32, copy=False).reshape(resolution, resolution, pixels.shape[2])
 
 
 def round_pixels(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -20,11 +19,12 @@ from data_pipelines.manifest import Manifest
 from data_pipelines.order import Order
 from data_pipelines.reader import Reader
 from data_pipelines.settings import Settings
+from data_pipelines.store import Store
 
 
 class DataSettings(Settings):
-    path: Path
-    """A data set made by `sivae data prepare`."""
+    path: str
+    """A data set made by `sivae data prepare`: its directory."""
     flip: bool = True
     """Mirror every image with probability 1/2."""
     threads: int = Field(2, ge=1)
@@ -45,8 +45,11 @@ class Request:
 class Loader:
     """Turns requests into batches, in order, while the next ones are read."""
 
-    def __init__(self, settings: DataSettings, manifest: Manifest, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, settings: DataSettings, store: Store, manifest: Manifest, seed: int, device: torch.device
+    ) -> None:
         self.settings = settings
+        self.store = store
         self.manifest = manifest
         self.device = device
         self.order = Order([shard.samples for shard in manifest.shards if shard.split == "train"], seed, settings.flip)
@@ -63,7 +66,7 @@ class Loader:
     def reader(self, resolution: int) -> Reader:
         """The reader of one level of the pyramid, opened once."""
         if resolution not in self._readers:
-            self._readers[resolution] = Reader(self.settings.path, self.manifest, resolution)
+            self._readers[resolution] = Reader(self.store, self.manifest, resolution)
         return self._readers[resolution]
 
     def _load(self, request: Request, reader: Reader) -> tuple[Tensor, Tensor]:

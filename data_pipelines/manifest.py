@@ -202,8 +202,10 @@ class Manifest(_Strict):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the manifest's canonical JSON. It changes whenever any byte of the data set does."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the manifest's canonical JSON. It changes whenever any byte of the data set does, but not
+        with the path that its source once had."""
+        content = self.model_dump(mode="json", exclude={"source"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_json(self) -> str:

@@ -8,26 +8,18 @@ bytes depend on the source and the settings alone: not on the number of workers,
 import errno
 import fcntl
 import json
-import multiprocessing as mp
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for_process
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from data_pipelines.decode import halve, resize_square, round_pixels
+from data_pipelines.decode import halve, round_pixels
 from data_pipelines.manifest import (
     Level,
     Manifest,
@@ -37,18 +29,12 @@ from data_pipelines.manifest import (
     is_power_of_two,
     write_file,
 )
+from data_pipelines.pool import Tick, WorkerKilledError, run_tasks
 from data_pipelines.settings import Settings
 from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter, write_array
-from data_pipelines.sources import (
-    ImageError,
-    Labels,
-    Source,
-    SourceError,
-    centre_square,
-    choose_test,
-    open_source,
-    to_float,
-)
+from data_pipelines.sources import ImageError, Labels, Source, SourceError, choose_test
+from data_pipelines.sources.image import to_square
+from data_pipelines.sources.opening import open_source
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done, those of earlier runs included, and the number of all."""
@@ -77,9 +63,12 @@ class PrepareSettings(Settings):
     """Levels up to this resolution are stored as plain arrays, larger ones as tars of images."""
     shard_size: Annotated[int, Field(ge=1)] = 1000
     """Files of the source a shard."""
-    test: Annotated[int, Field(ge=0)] | tuple[str, ...] = 0
-    """How many files are kept for testing, or their names. A number means the last ones in sorted order, as
-    FFHQ's split has it, or evenly spread ones when there are labels."""
+    test: Annotated[int, Field(ge=0)] | Literal["source"] | tuple[str, ...] = "source"
+    """How many images are kept for testing, or their names, or those that the source itself keeps, which are none in
+    most sources. A number means the last ones in the source's order, as FFHQ's split has it, or evenly spread ones
+    when there are labels."""
+    member: str | None = None
+    """Which member of a WebDataset sample is the image, by its ending; needed where a sample has several."""
     labels: Labels = "auto"
     """Whether labels are looked for, taken from the first-level sub-folders, or ignored."""
     skip_unreadable: bool = False
@@ -104,7 +93,7 @@ class _Plan:
 
     number: int
     split: Split
-    positions: tuple[int, ...]
+    positions: NDArray[np.int64]
 
     @property
     def record_name(self) -> str:
@@ -117,7 +106,7 @@ class _Job:
 
     source: Source
     settings: PrepareSettings
-    source_path: Path
+    where: str
     root: Path
 
     def finished(self, plan: _Plan) -> ShardRecord | None:
@@ -125,7 +114,7 @@ class _Job:
         # What was skipped before is not accepted by a run that shall not skip.
         return record if record and (self.settings.skip_unreadable or not record.skipped) else None
 
-    def make_shard(self, plan: _Plan, tick: Callable[[], None]) -> None:
+    def make_shard(self, plan: _Plan, tick: Tick) -> None:
         """Write all levels of a shard and then its record; `tick` is called after every image."""
         kept: list[int] = []
         skipped: list[str] = []
@@ -133,13 +122,13 @@ class _Job:
             tars: list[OutputFile] = []
             stack.enter_context(_explain_full_disk(self.root, lambda: self._estimate(plan, tars, len(kept))))
             levels = {r: self._open_level(plan, r, stack, tars) for r in self.settings.levels}
-            for position in plan.positions:
+            for position in plan.positions.tolist():
                 try:
                     pixels, label = self._load(position)
                 except ImageError as error:
                     if not self.settings.skip_unreadable:
                         raise PrepareError(f"{self._name(position)} {error}: {_MEND}") from None
-                    skipped.append(self.source.name(position))
+                    skipped.append(self.source.listing.names[position])
                 else:
                     kept.append(position)
                     for resolution, level in levels.items():
@@ -168,19 +157,18 @@ class _Job:
 
     def _load(self, position: int) -> tuple[NDArray[np.float32], int | None]:
         """The largest level of an image, and its label."""
-        label = self.source.label(position)
-        if self.source.classes and label is None:
+        label = self.source.listing.label(position)
+        if self.source.listing.classes and label is None:
             raise ImageError("has no label")
         try:
-            image = self.source.image(position)
+            content = self.source.read(position)
         except OSError as error:
             reason = error.strerror or error
             raise PrepareError(f"{self._name(position)} cannot be read ({reason}): mend that first") from None
-        square = to_float(centre_square(image), self.settings.channels)
-        return resize_square(square, self.settings.resolution), label
+        return to_square(content, self.settings.channels, self.settings.resolution), label
 
     def _name(self, position: int) -> str:
-        return f"{self.source.name(position)} in {self.source_path}"
+        return f"{self.source.listing.names[position]} in {self.where}"
 
     def _estimate(self, plan: _Plan, tars: list[OutputFile], done: int) -> int:
         """Bytes of a whole shard: its arrays, and its tars as far as its images so far tell."""
@@ -204,34 +192,34 @@ def _explain_full_disk(root: Path, needed: Callable[[], int]) -> Iterator[None]:
 
 
 def prepare(
-    source_path: Path | str,
+    source: Path | str,
     dest: Path | str,
     settings: PrepareSettings | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make the data set DEST from the images at source_path, and return its manifest.
+    """Make the data set DEST from the images at `source`, a path or URL, and return its manifest.
 
     Raises PrepareError with one line for everything that a user can mend. After that, or after an
     interruption, the same call continues where it ended.
     """
-    source_path, dest, settings = Path(source_path), Path(dest), settings or PrepareSettings()
+    where, dest, settings = str(source), Path(dest), settings or PrepareSettings()
     if dest.exists():
         raise PrepareError(f"{dest} exists already: give another destination or remove it")
+    if dest.resolve().is_relative_to(Path(where).resolve()):
+        raise PrepareError(f"{dest} lies inside the source {where}: give a destination outside it")
     root = dest.with_name(f"{dest.name}.partial")
-    if dest.resolve().is_relative_to(source_path.resolve()):
-        raise PrepareError(f"{dest} lies inside the source {source_path}: give a destination outside it")
-    try:
-        source = open_source(source_path, settings.labels)
-        plans = _plan(source, settings)
-    except SourceError as error:
-        raise PrepareError(str(error)) from None
-    # A run that stopped at a damaged file may go on without such files: its finished shards are the same.
-    same = settings.model_dump(mode="json", exclude={"skip_unreadable"})
-    fingerprint = {"listing": source.digest(), "settings": same}
     with _explain_full_disk(root, lambda: 1 << 20):
-        with _claim(root, json.dumps(fingerprint, indent=1)):
-            job = _Job(source, settings, source_path, root)
+        with _hold(root):
+            try:
+                opened = open_source(where, settings.labels, settings.member, spool=root / "work/source")
+                plans = _plan(opened, settings)
+            except SourceError as error:
+                raise PrepareError(str(error)) from None
+            # A run that stopped at a damaged file may go on without such files: its finished shards are the same.
+            same = settings.model_dump(mode="json", exclude={"skip_unreadable"})
+            _continue(root, json.dumps({"listing": opened.listing.digest(), "settings": same}, indent=1))
+            job = _Job(opened, settings, where, root)
             _make_shards(job, plans, workers, progress or (lambda done, total: None))
             manifest = _finish(job, plans)
         shutil.rmtree(root / "work")
@@ -241,26 +229,27 @@ def prepare(
 
 def _plan(source: Source, settings: PrepareSettings) -> list[_Plan]:
     """Which positions of the source go to which shard: training shards, then test shards."""
-    count = len(source)
-    if source.classes and not settings.skip_unreadable:
-        for position in range(count):
-            if source.label(position) is None:
-                raise PrepareError(f"{source.name(position)} has no label though others have: {_MEND}")
-    test = choose_test(source, settings.test)
-    train = [position for position in range(count) if position not in test]
-    if not train:
-        raise PrepareError(f"the test split takes all {count} files: leave some for training")
-    splits: tuple[tuple[Split, list[int]], ...] = (("train", train), ("test", sorted(test)))
+    listing = source.listing
+    if listing.labels is not None and not settings.skip_unreadable:
+        for position in np.flatnonzero(listing.labels < 0)[:1]:
+            raise PrepareError(f"{listing.names[position]} has no label though others have: {_MEND}")
+    test = choose_test(listing, settings.test)
+    if test.all():
+        raise PrepareError(f"the test split takes all {len(source)} files: leave some for training")
+    splits: tuple[tuple[Split, NDArray[np.int64]], ...] = (
+        ("train", np.flatnonzero(~test)),
+        ("test", np.flatnonzero(test)),
+    )
     plans: list[_Plan] = []
     for split, positions in splits:
         for start in range(0, len(positions), settings.shard_size):
-            plans.append(_Plan(len(plans), split, tuple(positions[start : start + settings.shard_size])))
+            plans.append(_Plan(len(plans), split, positions[start : start + settings.shard_size]))
     return plans
 
 
 @contextmanager
-def _claim(root: Path, fingerprint: str) -> Iterator[None]:
-    """Hold the work directory for this process alone, new or left by the same preparation."""
+def _hold(root: Path) -> Iterator[None]:
+    """Keep the work directory, new or left by an earlier run, for this process alone."""
     work = root / "work"
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -275,17 +264,25 @@ def _claim(root: Path, fingerprint: str) -> Iterator[None]:
             pass
         for leftover in root.rglob("*.tmp"):
             leftover.unlink(missing_ok=True)
-        known = work / "fingerprint.json"
-        if not known.exists() or known.read_text(encoding="utf-8") != fingerprint:
-            if any(work.glob("shard-*.json")):
-                raise PrepareError(
-                    f"{root} holds an unfinished preparation with other settings or another source: "
-                    "run that one again to continue it, or remove the directory"
-                )
-            for folder in root.glob("[0-9]*"):  # no shard was finished: nothing to keep
-                shutil.rmtree(folder)
-            write_file(root, "work/fingerprint.json", fingerprint.encode())
-        yield
+        try:
+            yield
+        finally:
+            if [path for path in root.rglob("*")] == [work, work / "lock"]:  # nothing was begun
+                shutil.rmtree(root)
+
+
+def _continue(root: Path, fingerprint: str) -> None:
+    """Go on where an earlier run of the same preparation ended, if there was one. PrepareError if it was another."""
+    known = root / "work/fingerprint.json"
+    if not known.exists() or known.read_text(encoding="utf-8") != fingerprint:
+        if any(known.parent.glob("shard-*.json")):
+            raise PrepareError(
+                f"{root} holds an unfinished preparation with other settings or another source: "
+                "run that one again to continue it, or remove the directory"
+            )
+        for folder in root.glob("[0-9]*"):  # no shard was finished: nothing to keep
+            shutil.rmtree(folder)
+        write_file(root, "work/fingerprint.json", fingerprint.encode())
 
 
 def _make_shards(job: _Job, plans: list[_Plan], workers: int, progress: Progress) -> None:
@@ -293,67 +290,10 @@ def _make_shards(job: _Job, plans: list[_Plan], workers: int, progress: Progress
     missing = [plan for plan in plans if job.finished(plan) is None]
     done = total - sum(len(plan.positions) for plan in missing)
     progress(done, total)
-    if workers <= 1:
-        for plan in missing:
-
-            def tick() -> None:
-                nonlocal done
-                done += 1
-                progress(done, total)
-
-            job.make_shard(plan, tick)
-    elif missing:
-        _run_pool(job, missing, min(workers, len(missing)), lambda count: progress(done + count, total))
-
-
-def _run_pool(job: _Job, plans: list[_Plan], workers: int, report: Callable[[int], None]) -> None:
-    context = mp.get_context("spawn")
-    done, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (job, done, stop))
     try:
-        # Workers inherit the blocked signal: Ctrl-C is for this process, which then tells them to stop.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            pending = {pool.submit(_run_plan, plan) for plan in plans}
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        while pending:
-            finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-            report(done.value)
-            for future in finished:
-                future.result()
-    except BrokenProcessPool:
-        raise PrepareError(
-            "a worker process was killed, perhaps for lack of memory: run again with fewer workers"
-        ) from None
-    finally:
-        stop.value = 1
-        pool.shutdown(cancel_futures=True)
-
-
-_worker: tuple[_Job, Any, Any]
-
-
-def _start_worker(job: _Job, done: Any, stop: Any) -> None:
-    global _worker
-    _worker = (job, done, stop)
-    cv2.setNumThreads(1)
-    parent = mp.parent_process()
-    assert parent is not None
-    # A pool's workers would otherwise wait for ever for a parent that was killed.
-    threading.Thread(target=lambda: (wait_for_process([parent.sentinel]), os._exit(1)), daemon=True).start()
-
-
-def _run_plan(plan: _Plan) -> None:
-    job, done, stop = _worker
-
-    def tick() -> None:
-        with done.get_lock():
-            done.value += 1
-        if stop.value:
-            raise PrepareError("stopped")
-
-    job.make_shard(plan, tick)
+        run_tasks(_Job.make_shard, job, missing, workers, lambda count: progress(done + count, total))
+    except WorkerKilledError as error:
+        raise PrepareError(str(error)) from None
 
 
 def _finish(job: _Job, plans: list[_Plan]) -> Manifest:
@@ -364,11 +304,11 @@ def _finish(job: _Job, plans: list[_Plan]) -> Manifest:
     records = [record for record in records if record.positions]
     counts = {split: sum(len(r.positions) for r in records if r.split == split) for split in ("train", "test")}
     if counts["train"] == 0:
-        raise PrepareError(f"no training image in {job.source_path} could be read, all were skipped")
+        raise PrepareError(f"no training image in {job.where} could be read, all were skipped")
     positions = [position for record in records for position in record.positions]
-    names = "".join(f"{job.source.name(position)}\n" for position in positions)
-    labels = [job.source.label(position) for position in positions] if job.source.classes else None
-    settings = job.settings
+    settings, listing = job.settings, job.source.listing
+    names = "".join(f"{listing.names[position]}\n" for position in positions)
+    labels = None if listing.labels is None else listing.labels[positions].astype(np.int64)
     levels = {}
     for resolution in reversed(settings.levels):
         array = resolution <= settings.array_max_resolution
@@ -384,12 +324,12 @@ def _finish(job: _Job, plans: list[_Plan]) -> Manifest:
         samples=len(positions),
         train=counts["train"],
         test=counts["test"],
-        classes=job.source.classes,
+        classes=listing.classes,
         shards=tuple(Shard(samples=len(record.positions), split=record.split) for record in records),
         levels=levels,
         names=write_file(job.root, "names.txt", names.encode()),
-        labels=None if labels is None else write_array(job.root, "labels.npy", np.array(labels, np.int64)),
-        source=str(job.source_path),
+        labels=None if labels is None else write_array(job.root, "labels.npy", labels),
+        source=job.where,
         settings=settings.model_dump(mode="json"),
         skipped=skipped,
     )

@@ -5,14 +5,14 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.decode import DecodeError, decode
-from data_pipelines.manifest import INDEX_DTYPE, Manifest
+from data_pipelines.manifest import INDEX_DTYPE, FileRecord, Manifest
+from data_pipelines.store import Store
 
 OPEN_SHARDS = 64
 """Shards that a reader keeps open at most, besides those in use at the moment."""
@@ -27,35 +27,36 @@ class SampleError(ValueError):
 class _ArrayShard:
     """uint8 [n, C, H, W], mapped into memory."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, store: Store, file: FileRecord, shape: tuple[int, ...]) -> None:
+        name = store.name(file)
         try:
-            self.rows: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+            self.rows: NDArray[np.uint8] = np.load(store.file(file), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise SampleError(f"{path} cannot be read ({_one_line(error)}): {_AGAIN}") from None
+            raise SampleError(f"{name} cannot be read ({_one_line(error)}): {_AGAIN}") from None
         if self.rows.shape != shape or self.rows.dtype != np.uint8:
             held = f"{self.rows.dtype} {list(self.rows.shape)}"
-            raise SampleError(f"{path} holds {held}, not uint8 {list(shape)}: {_AGAIN}")
+            raise SampleError(f"{name} holds {held}, not uint8 {list(shape)}: {_AGAIN}")
 
 
 class _TarShard:
     """An open tar and its index. The descriptor is closed when the last user lets go of the object."""
 
-    def __init__(self, path: Path, size: int, index_path: Path, count: int) -> None:
+    def __init__(self, store: Store, file: FileRecord, index: FileRecord, count: int) -> None:
         self._fd = -1
-        self.path = path
+        self.name = store.name(file)
         try:
-            self.index = np.load(index_path, allow_pickle=False)
+            self.index = np.load(store.file(index), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise SampleError(f"{index_path} cannot be read ({_one_line(error)}): {_AGAIN}") from None
+            raise SampleError(f"{store.name(index)} cannot be read ({_one_line(error)}): {_AGAIN}") from None
         if self.index.dtype != np.dtype(INDEX_DTYPE) or self.index.shape != (count,):
-            raise SampleError(f"{index_path} does not index {count} samples: {_AGAIN}")
+            raise SampleError(f"{store.name(index)} does not index {count} samples: {_AGAIN}")
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(store.file(file), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise SampleError(f"{path} cannot be read ({_one_line(error)}): {_AGAIN}") from None
+            raise SampleError(f"{self.name} cannot be read ({_one_line(error)}): {_AGAIN}") from None
         found = os.fstat(self._fd).st_size
-        if found != size:
-            raise SampleError(f"{path} has {found} bytes instead of {size}: {_AGAIN}")
+        if found != file.bytes:
+            raise SampleError(f"{self.name} has {found} bytes instead of {file.bytes}: {_AGAIN}")
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -75,7 +76,7 @@ class _TarShard:
         return data
 
     def error(self, row: int, sample: int, what: str) -> SampleError:
-        return SampleError(f"{self.path} key {self._key(row)} (sample {sample}) {what}")
+        return SampleError(f"{self.name} key {self._key(row)} (sample {sample}) {what}")
 
     def _key(self, row: int) -> str:
         """The member's name without its ending, from the tar header before its first byte."""
@@ -98,11 +99,11 @@ class Reader:
     Raises ValueError when the data set has no such level.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, resolution: int) -> None:
+    def __init__(self, store: Store, manifest: Manifest, resolution: int) -> None:
         if resolution not in manifest.levels:
             known = ", ".join(str(level) for level in sorted(manifest.levels))
-            raise ValueError(f"{root} has no level {resolution}: it has {known}")
-        self.root = Path(root)
+            raise ValueError(f"{store.location} has no level {resolution}: it has {known}")
+        self.store = store
         self.manifest = manifest
         self.resolution = resolution
         self.decoded = 0
@@ -145,7 +146,7 @@ class Reader:
         """Stored bytes of one image of a tar level, checked. Raises as `pixels`, and ValueError for an array
         level."""
         if self._level.kind != "tar":
-            raise ValueError(f"level {self.resolution} of {self.root} has arrays, not encoded images")
+            raise ValueError(f"level {self.resolution} of {self.store.location} has arrays, not encoded images")
         ((shard_number, _, rows),) = self._by_shard(np.array([sample], dtype=np.int64))
         shard = self._shard(shard_number)
         assert isinstance(shard, _TarShard)
@@ -164,9 +165,8 @@ class Reader:
             raise ValueError(f"sample numbers must be one-dimensional, not of shape {list(samples.shape)}")
         wrong = (samples < 0) | (samples >= self.manifest.samples)
         if wrong.any():
-            raise IndexError(
-                f"sample {samples[wrong][0]} is outside {self.root}, which has {self.manifest.samples} samples"
-            )
+            held = f"which has {self.manifest.samples} samples"
+            raise IndexError(f"sample {samples[wrong][0]} is outside {self.store.location}, {held}")
         shards = np.searchsorted(self._starts, samples, side="right") - 1
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
@@ -177,7 +177,7 @@ class Reader:
         cache."""
         with self._lock:
             if self._closed:
-                raise ValueError(f"the reader of {self.root} is closed")
+                raise ValueError(f"the reader of {self.store.location} is closed")
             shard = self._open.get(number)
             if shard is None:
                 shard = self._open[number] = self._open_shard(number)
@@ -188,8 +188,7 @@ class Reader:
 
     def _open_shard(self, number: int) -> _ArrayShard | _TarShard:
         count = self.manifest.shards[number].samples
-        record = self._level.files[number]
-        path = self.root / record.name
+        file = self._level.files[number]
         if self._level.kind == "array":
-            return _ArrayShard(path, (count, self.manifest.channels, self.resolution, self.resolution))
-        return _TarShard(path, record.bytes, self.root / self._level.indexes[number].name, count)
+            return _ArrayShard(self.store, file, (count, self.manifest.channels, self.resolution, self.resolution))
+        return _TarShard(self.store, file, self._level.indexes[number], count)

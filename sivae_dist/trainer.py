@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data_pipelines.loader import Loader, Request
 from data_pipelines.manifest import Manifest
+from data_pipelines.store import open_store
 from sivae_dist import watchdog
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
 from sivae_dist.config import RunSettings
@@ -36,7 +37,8 @@ class Trainer:
         self.device = device
         self.stop = stop or Stop()
         self.stop.join()
-        self.manifest = Manifest.load(settings.data.path)
+        self.store = open_store(settings.data.path)
+        self.manifest = self.store.manifest()
         check_data(settings, self.manifest)
         self.schedule = make_schedule(settings, self.manifest)
         self.schedule.check_world_size(world_size())
@@ -55,7 +57,7 @@ class Trainer:
         self.monitor.say(origin)
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
-        self.loader = Loader(settings.data, self.manifest, settings.seed, device)
+        self.loader = Loader(settings.data, self.store, self.manifest, settings.seed, device)
         self.trace = Trace(run.trace, self.images, self.loader.order) if settings.monitoring.trace else None
 
     def train(self) -> bool:
@@ -240,6 +242,7 @@ class Trainer:
         """Ends threads and files. A checkpoint that is being written is finished first."""
         self.saver.close()
         self.loader.close()
+        self.store.close()
         self.monitor.close()
         if self.trace is not None:
             self.trace.close()

@@ -1,25 +1,20 @@
 """Where images come from before they are prepared.
 
-A `Source` is a list of images in a fixed order, each with a name and perhaps a label. It must be picklable:
-every worker process of a preparation gets a copy.
+A `Source` is a list of images in a fixed order, each with a name, perhaps a label, perhaps a split. It must be
+picklable: every worker process of a preparation gets a copy.
 """
 
 import hashlib
-import io
 import json
-import warnings
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 Labels = Literal["auto", "folders", "none"]
-
-# What Pillow may try on a file. EPS is left out because it runs a program, TGA because it has no magic bytes.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 class SourceError(ValueError):
@@ -30,140 +25,134 @@ class ImageError(SourceError):
     """A file's content is no usable image; the message is one line to be put behind the file's name."""
 
 
+class Names(Sequence[str]):
+    """Many strings in little memory, and quick to copy to another process."""
+
+    def __init__(self, names: Iterable[str | bytes]) -> None:
+        """`names`: text, or text as UTF-8; SourceError for one that is not printable text."""
+        encoded: list[bytes] = []
+        for name in names:
+            encoded.append(name if isinstance(name, bytes) else name.encode(errors="surrogateescape"))
+            _refuse_odd(encoded[-1])
+        self._text = b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> "list[str]": ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        start = int(self._ends[i - 1]) if i else 0
+        return self._text[start : int(self._ends[i])].decode()
+
+
+def _refuse_odd(name: bytes) -> None:
+    # names.txt holds one a line, and messages show them.
+    try:
+        odd = not name.decode().isprintable()
+    except UnicodeDecodeError:
+        odd = True
+    if odd:
+        raise SourceError(f"it holds a name that is not printable text, {name!r}: rename it")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds, in its order; columns of one length."""
+
+    names: Names
+    """Of each image inside the source, unique, with `/` between folders."""
+    sizes: NDArray[np.int64]
+    """Stored bytes of each image; used to notice that a source has changed."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels 0, 1, ...; empty when there are no labels."""
+    labels: NDArray[np.int32] | None = None
+    """Of each image in [0, len(classes)), -1 where it has none; None when there are no labels."""
+    test: NDArray[np.bool_] | None = None
+    """Which images the source itself keeps for testing; None when it does not say."""
+
+    def __post_init__(self) -> None:
+        columns = [self.names, self.sizes, self.labels, self.test]
+        assert len({len(column) for column in columns if column is not None}) == 1
+        assert bool(self.classes) == (self.labels is not None)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def label(self, i: int) -> int | None:
+        """Label of image i, None when it has none."""
+        return None if self.labels is None or self.labels[i] < 0 else int(self.labels[i])
+
+    def digest(self) -> str:
+        """SHA-256 of all of it. Images' content does not go into it."""
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for name, size in zip(self.names, self.sizes.tolist(), strict=True):
+            digest.update(f"{size} {name}\n".encode())
+        for column in (self.labels, self.test):
+            digest.update(b"none" if column is None else column.tobytes())
+        return digest.hexdigest()
+
+
 class Source(ABC):
     """A list of images in a fixed order."""
 
-    classes: tuple[str, ...]
-    """Names of the labels 0, 1, ...; empty when there are no labels."""
+    listing: Listing
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Number of images."""
+        return len(self.listing)
 
     @abstractmethod
-    def name(self, i: int) -> str:
-        """Name of image i inside the source, unique, with `/` between folders."""
+    def read(self, i: int) -> bytes | NDArray[np.uint8]:
+        """Image i: the bytes of an image file, or pixels [H, W, C] with C of 1 or 3 (RGB).
 
-    @abstractmethod
-    def label(self, i: int) -> int | None:
-        """Label of image i in [0, len(classes)), None when it has none."""
-
-    @abstractmethod
-    def size(self, i: int) -> int:
-        """Stored bytes of image i; used to notice that a source has changed."""
-
-    @abstractmethod
-    def image(self, i: int) -> Image.Image:
-        """Image i, decoded and upright, of any size and mode.
-
-        Raises ImageError when its content is no usable image and OSError when it cannot be read at all.
+        Raises ImageError when there is no usable image and OSError when it cannot be read at all.
         """
 
-    def digest(self) -> str:
-        """SHA-256 of everything but the images' content: names, sizes, labels and classes."""
-        listing = hashlib.sha256(json.dumps(self.classes).encode())
-        for i in range(len(self)):
-            listing.update(json.dumps([self.name(i), self.size(i), self.label(i)]).encode())
-        return listing.hexdigest()
 
+def choose_test(listing: Listing, test: int | tuple[str, ...] | Literal["source"]) -> NDArray[np.bool_]:
+    """Which images are kept for testing: those named, as many as asked for, or those that the source itself keeps.
 
-def open_source(path: Path, labels: Labels = "auto") -> Source:
-    """The source at a path. Raises SourceError with one line when there is none that can be used.
-
-    labels: `auto` looks for labels as each source describes, `folders` takes the first-level sub-folders as
-    classes, `none` ignores labels.
+    A number takes the last ones, or evenly spread ones when there are labels. Raises SourceError for an unknown
+    name.
     """
-    from data_pipelines.sources.folder import FolderSource
-
-    if not path.exists():
-        raise SourceError(f"source {path} does not exist: give the folder that holds the images")
-    if not path.is_dir():
-        raise SourceError(f"source {path} is not a folder: give the folder that holds the images")
-    return FolderSource(path, labels)
-
-
-def choose_test(source: Source, test: int | tuple[str, ...]) -> set[int]:
-    """Positions of the images kept for testing: those named, or as many as asked for.
-
-    A number takes the last ones, or evenly spread ones when there are labels. Raises SourceError for an
-    unknown name.
-    """
-    count = len(source)
+    count = len(listing)
+    chosen = np.zeros(count, bool)
+    if test == "source":
+        return chosen if listing.test is None else listing.test
     if isinstance(test, int):
-        test = min(test, count)
-        if source.classes:  # sorted order often runs through the classes: its end would be one of them
-            return {(2 * k + 1) * count // (2 * test) for k in range(test)}
-        return set(range(count - test, count))
-    positions = {source.name(position): position for position in range(count)}
+        number = min(test, count)
+        if listing.classes:  # sorted order often runs through the classes: its end would be one of them
+            chosen[[(2 * k + 1) * count // (2 * number) for k in range(number)]] = True
+        else:
+            chosen[count - number :] = True
+        return chosen
+    positions: dict[str, int] = {name: position for position, name in enumerate(listing.names)}
     for name in test:
         if name not in positions:
-            raise SourceError(f"test sample {name!r} is not in the source: names look like {source.name(0)}")
-    return {positions[name] for name in test}
+            raise SourceError(f"test sample {name!r} is not in the source: names look like {listing.names[0]}")
+        chosen[positions[name]] = True
+    return chosen
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Decode a file's content by what it holds, never by its ending, and turn it upright as its EXIF data
-    says.
-
-    Raises ImageError for what is not an image, is damaged, is animated, or has more pixels than
-    PIL.Image.MAX_IMAGE_PIXELS.
-    """
-    Image.init()
-    formats = [known for known in _FORMATS if known in Image.OPEN]
-    try:
-        with warnings.catch_warnings():
-            # Size is judged below; what remains are remarks on metadata that say nothing about the pixels.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=formats)
-            _refuse_unusual(image)
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError("is not an image" if data else "is empty") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged input
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"is a damaged image ({reason})") from None
-
-
-def _refuse_unusual(image: Image.Image) -> None:
-    width, height = image.size
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise ImageError(f"has {width}x{height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
-    # An MPO is a camera's JPEG with further views after the picture proper, so its first frame is the image.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ImageError("is animated or has several pages")
-
-
-def centre_square(image: Image.Image) -> Image.Image:
-    """The largest square in the middle of an image, towards the top left where that is between two pixels."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def to_float(image: Image.Image, channels: int) -> NDArray[np.float32]:
-    """Pixels of an image as float32 [H, W, channels] in 0..255: RGB or grey, alpha over white, 16 bits
-    scaled.
-
-    Raises ImageError for pixels without a known range.
-    """
-    if image.mode == "F":
-        raise ImageError("has floating-point pixels, whose range is unknown")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ImageError("has 32-bit pixels, whose range is unknown")
-        pixels = grey.astype(np.float32)[..., None] / np.float32(257)  # 65535 becomes 255
-        return np.repeat(pixels, channels, axis=2)
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"), dtype=np.float32)
-        alpha = rgba[..., 3:] / 255
-        rgb = (rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.float32, copy=False)
-        luma = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        return rgb if channels == 3 else (rgb @ luma)[..., None]
-    plain = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
-    return plain.reshape(*plain.shape[:2], channels)
+def listing_of(
+    names: Iterable[str | bytes],
+    sizes: Sequence[int] | NDArray[Any],
+    classes: tuple[str, ...] = (),
+    labels: Sequence[int | None] | None = None,
+    test: Sequence[bool] | None = None,
+) -> Listing:
+    """A listing from plain lists; a label of None is none."""
+    return Listing(
+        Names(names),
+        np.asarray(sizes, np.int64),
+        classes,
+        None if labels is None else np.array([-1 if label is None else label for label in labels], np.int32),
+        None if test is None else np.asarray(test, bool),
+    )

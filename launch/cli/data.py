@@ -16,7 +16,13 @@ app = typer.Typer(help="Prepare data sets and look into them.", no_args_is_help=
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of images, nested or flat.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images; zip or tar; WebDataset shards by folder, pattern or URL; LSUN's LMDB; CIFAR's or "
+            "MNIST's files."
+        ),
+    ],
     dest: Annotated[Path, typer.Argument(help="Directory to make.")],
     resolution: Annotated[int, typer.Option(help="Side of the largest level: 4, 8, ... 1024.")] = 256,
     channels: Annotated[int, typer.Option(help="3 for RGB, 1 for greyscale.")] = 3,
@@ -28,19 +34,25 @@ def prepare(
         int, typer.Option(help="Levels up to this one are plain arrays, larger ones tars of images.")
     ] = 32,
     test: Annotated[
-        str, typer.Option(metavar="N|FILE", help="Test samples: how many, or a file with a name a line.")
-    ] = "0",
+        str,
+        typer.Option(
+            metavar="N|FILE|source", help="Test samples: how many, a file with a name a line, or the source's own."
+        ),
+    ] = "source",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
     shard_size: Annotated[int, typer.Option(help="Images a shard.")] = 1000,
     labels: Annotated[
         Literal["auto", "folders", "none"],
         typer.Option(help="auto: dataset.json, else sub-folders; folders: the sub-folders; none: no labels."),
     ] = "auto",
+    member: Annotated[
+        str | None, typer.Option(help="Ending of the image in WebDataset samples that hold several.")
+    ] = None,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out files that are no usable images.")
     ] = False,
 ) -> None:
-    """Make a data set for training from a folder of images.
+    """Make a data set for training from images, wherever they are.
 
     Every image is cropped to its centre square and stored at every resolution from RESOLUTION down to 4. Run
     the same command again after an interruption: it continues.
@@ -59,6 +71,7 @@ def prepare(
                 "shard_size": shard_size,
                 "test": _read_test(test),
                 "labels": labels,
+                "member": member,
                 "skip_unreadable": skip_unreadable,
             }
         )
@@ -68,7 +81,9 @@ def prepare(
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
 
 
-def _read_test(test: str) -> int | tuple[str, ...]:
+def _read_test(test: str) -> int | str | tuple[str, ...]:
+    if test == "source":
+        return test
     if test.isascii() and test.isdigit():
         return int(test)
     try:

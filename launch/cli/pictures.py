@@ -79,14 +79,14 @@ def curves(run: Run, out: Out) -> None:
 
 def _prepared(path: Path, settings: "StyleSettings", resolution: int) -> "NDArray[np.uint8]":
     """An image file [C, R, R] as `sivae data prepare` would have stored it at one level."""
-    from data_pipelines.decode import halve, resize_square, round_pixels
-    from data_pipelines.sources import ImageError, open_image, to_float
+    from data_pipelines.decode import halve, round_pixels
+    from data_pipelines.sources import ImageError
+    from data_pipelines.sources.image import to_square
 
     try:
-        pixels = to_float(open_image(path.read_bytes()), settings.channels)
+        pixels = to_square(path.read_bytes(), settings.channels, settings.resolution)
     except ImageError as error:
         raise ValueError(f"{path} {error}") from None
-    pixels = resize_square(pixels, settings.resolution)
     while pixels.shape[0] > resolution:
         pixels = halve(pixels)
     return round_pixels(pixels).transpose(2, 0, 1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with sivae.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    data: Annotated[Path | None, typer.Option(help="A prepared data set; overrides data.path.")] = None,
+    data: Annotated[str | None, typer.Option(help="A prepared data set; overrides data.path.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.")] = None,
     nproc: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one on the CPU.")] = 0,
     dry_run: Annotated[
@@ -49,10 +49,10 @@ def train(
 
 def check(settings: "RunSettings", processes: int) -> None:
     """ValueError for everything that can be known to fail before a process is started."""
-    from data_pipelines.manifest import Manifest
+    from data_pipelines.store import open_store
     from sivae_dist.trainer import check_data, make_schedule
 
-    manifest = Manifest.load(settings.data.path)
+    manifest = open_store(settings.data.path).manifest()
     check_data(settings, manifest)
     make_schedule(settings, manifest).check_world_size(processes)
 
@@ -63,12 +63,12 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from data_pipelines.manifest import Manifest
+    from data_pipelines.store import open_store
     from sivae_dist.models import build
     from sivae_dist.objectives.soft_intro import SoftIntroWeights
     from sivae_dist.trainer import make_schedule
 
-    manifest = Manifest.load(settings.data.path)
+    manifest = open_store(settings.data.path).manifest()
     schedule = make_schedule(settings, manifest)
     objective = settings.objective
     introspective = objective.name == "soft_intro"

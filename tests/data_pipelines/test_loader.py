@@ -15,6 +15,7 @@ from data_pipelines.manifest import Manifest
 from data_pipelines.order import Order
 from data_pipelines.prepare import PrepareSettings, prepare
 from data_pipelines.reader import Reader, SampleError
+from data_pipelines.store import Directory
 
 TRAIN, TEST = 30, 6
 SEED = 2
@@ -55,15 +56,15 @@ def loader_threads() -> set[threading.Thread]:
 
 
 def make(root: Path, **changes: Any) -> Loader:
-    settings = DataSettings.model_validate({"path": root} | changes)
-    return Loader(settings, Manifest.load(root), SEED, CPU)
+    settings = DataSettings.model_validate({"path": str(root)} | changes)
+    return Loader(settings, Directory(root), Manifest.load(root), SEED, CPU)
 
 
 def expected(root: Path, request: Request, flip: bool = True) -> Tensor:
     """A batch image by image: the reader's pixels in the order's order, mirrored where the order says so."""
     manifest = Manifest.load(root)
     order = Order([shard.samples for shard in manifest.shards if shard.split == "train"], SEED, flip)
-    reader = Reader(root, manifest, request.resolution)
+    reader = Reader(Directory(root), manifest, request.resolution)
     images = []
     for sample, flipped in zip(*order.at(request.position, request.count), strict=True):
         assert sample < TRAIN

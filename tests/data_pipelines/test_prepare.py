@@ -17,7 +17,7 @@ from PIL import Image
 
 from data_pipelines.manifest import Manifest
 from data_pipelines.prepare import PrepareError, PrepareSettings, prepare
-from data_pipelines.sources import open_source
+from data_pipelines.sources.opening import open_source
 from tests.disks import mount, mounted_or_skipped
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -342,11 +342,11 @@ def test_folders_that_are_no_labels(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path / "pieces" / f"{i // 2 * 1000:05d}" / f"{i // 2 * 1000 + i % 2:05d}.png", noise(i))
         save(tmp_path / "mixed" / ("a", "b", ".", ".")[i] / f"{i}.png", noise(i))
-    assert open_source(tmp_path / "pieces").classes == ()
-    assert open_source(tmp_path / "pieces", "folders").classes == ("00000", "01000")
-    assert open_source(tmp_path / "mixed").classes == ()
+    assert open_source(str(tmp_path / "pieces")).listing.classes == ()
+    assert open_source(str(tmp_path / "pieces"), "folders").listing.classes == ("00000", "01000")
+    assert open_source(str(tmp_path / "mixed")).listing.classes == ()
     with pytest.raises(ValueError, match="has no classes"):
-        open_source(tmp_path / "mixed", "folders")
+        open_source(str(tmp_path / "mixed"), "folders")
 
 
 def test_dataset_json(source: Path, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_dataset_json(source: Path, tmp_path: Path) -> None:
     manifest = prepare(source, tmp_path / "out", small())
     assert manifest.classes == ("0", "1")
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "labels.npy"), np.arange(12) % 2)
-    assert open_source(source, "none").classes == ()
+    assert open_source(str(source), "none").listing.classes == ()
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_bad_dataset_json(source: Path, tmp_path: Path, text: str, message: str)
 
 def test_no_labels_in_dataset_json(source: Path) -> None:
     (source / "dataset.json").write_text('{"labels": null}')
-    assert open_source(source).classes == ()
+    assert open_source(str(source)).listing.classes == ()
 
 
 def test_hidden_files_and_links(source: Path, tmp_path: Path) -> None:
@@ -391,8 +391,7 @@ def test_hidden_files_and_links(source: Path, tmp_path: Path) -> None:
     (source / "up").symlink_to(tmp_path)
     (source / "loop").symlink_to(source)
     (source / "inside.png").symlink_to(source / "00.png")
-    listed = open_source(source)
-    assert [listed.name(i) for i in range(len(listed))] == [f"{i:02d}.png" for i in range(12)] + ["inside.png"]
+    assert list(open_source(str(source)).listing.names) == [f"{i:02d}.png" for i in range(12)] + ["inside.png"]
 
 
 # Errors.
@@ -479,7 +478,7 @@ def test_bad_places(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for where, dest, message in (
         (tmp_path / "missing", tmp_path / "out", "does not exist"),
-        (tmp_path / "file", tmp_path / "out", "is not a folder"),
+        (tmp_path / "file", tmp_path / "out", "is neither"),
         (tmp_path / "empty", tmp_path / "out", "holds no files"),
         (source, tmp_path / "empty", "exists already"),
         (source, source / "out", "lies inside the source"),

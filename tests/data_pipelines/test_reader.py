@@ -13,6 +13,7 @@ from data_pipelines.decode import DecodeError, decode, encode
 from data_pipelines.manifest import Manifest
 from data_pipelines.prepare import PrepareSettings, prepare
 from data_pipelines.reader import Reader, SampleError
+from data_pipelines.store import Directory
 
 COUNT = 40
 
@@ -40,7 +41,7 @@ def expected(resolution: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("resolution", [4, 8, 16, 32])
 def test_pixels_at_every_level(root: Path, resolution: int) -> None:
-    reader = Reader(root, Manifest.load(root), resolution)
+    reader = Reader(Directory(root), Manifest.load(root), resolution)
     order = np.random.default_rng(0).integers(0, COUNT, 100)
     pixels = reader.pixels(order)
     assert pixels.dtype == np.uint8 and pixels.shape == (100, 3, resolution, resolution)
@@ -50,16 +51,16 @@ def test_pixels_at_every_level(root: Path, resolution: int) -> None:
 
 
 def test_raw(root: Path) -> None:
-    reader = Reader(root, Manifest.load(root), 32)
+    reader = Reader(Directory(root), Manifest.load(root), 32)
     np.testing.assert_array_equal(decode(reader.raw(17), 3), expected(32)[17])
     with pytest.raises(ValueError, match="arrays"):
-        Reader(root, Manifest.load(root), 8).raw(0)
+        Reader(Directory(root), Manifest.load(root), 8).raw(0)
 
 
 @pytest.mark.parametrize("resolution", [8, 32])
 def test_threads_with_few_open_shards(root: Path, monkeypatch: pytest.MonkeyPatch, resolution: int) -> None:
     monkeypatch.setattr(module, "OPEN_SHARDS", 2)
-    reader = Reader(root, Manifest.load(root), resolution)
+    reader = Reader(Directory(root), Manifest.load(root), resolution)
     want = expected(resolution)
 
     def read(seed: int) -> None:
@@ -86,7 +87,7 @@ def test_damage_is_found_and_named(root: Path) -> None:
     data = bytearray(path.read_bytes())
     data[int(index["offset"][1]) + 100] ^= 1
     path.write_bytes(data)
-    reader = Reader(root, manifest, 32)
+    reader = Reader(Directory(root), manifest, 32)
     with pytest.raises(SampleError, match=rf"{path} key 00000009 \(sample 9\) is damaged") as error:
         reader.pixels(np.arange(COUNT))
     assert "\n" not in str(error.value)
@@ -103,32 +104,32 @@ def test_missing_cut_and_strange_files(root: Path) -> None:
     whole = index.read_bytes()
     index.write_bytes(whole[:-20])
     with pytest.raises(SampleError, match=r"index\.npy cannot be read"):
-        Reader(root, manifest, 32).pixels([0])
+        Reader(Directory(root), manifest, 32).pixels([0])
     np.save(index, np.zeros(3, np.int64))
     with pytest.raises(SampleError, match="does not index 4 samples"):
-        Reader(root, manifest, 32).pixels([0])
+        Reader(Directory(root), manifest, 32).pixels([0])
     index.write_bytes(whole)
     tar.write_bytes(tar.read_bytes()[:-512])
     with pytest.raises(SampleError, match="bytes instead of"):
-        Reader(root, manifest, 32).pixels([0])
+        Reader(Directory(root), manifest, 32).pixels([0])
     tar.unlink()
     with pytest.raises(SampleError, match="No such file"):
-        Reader(root, manifest, 32).pixels([0])
+        Reader(Directory(root), manifest, 32).pixels([0])
     np.save(array, np.zeros((4, 3, 8, 4), np.uint8))
     with pytest.raises(SampleError, match="not uint8"):
-        Reader(root, manifest, 8).pixels([0])
+        Reader(Directory(root), manifest, 8).pixels([0])
     array.unlink()
     with pytest.raises(SampleError, match="No such file"):
-        Reader(root, manifest, 8).pixels([0])
+        Reader(Directory(root), manifest, 8).pixels([0])
 
 
 def test_numbers_outside(root: Path) -> None:
-    reader = Reader(root, Manifest.load(root), 8)
+    reader = Reader(Directory(root), Manifest.load(root), 8)
     for wrong in (-1, COUNT):
         with pytest.raises(IndexError, match=f"sample {wrong} is outside"):
             reader.pixels(np.array([0, wrong]))
     with pytest.raises(ValueError, match="no level 64: it has 4, 8, 16, 32"):
-        Reader(root, Manifest.load(root), 64)
+        Reader(Directory(root), Manifest.load(root), 64)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

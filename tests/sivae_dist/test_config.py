@@ -152,7 +152,7 @@ def test_overrides() -> None:
     assert [phase.batch for phase in schedule(settings).phases] == [512, 256, 128, 64, 32, 32, 8]
     assert (settings.seed, settings.optimizer.clip, settings.ema.half_life) == (7, 1.5, 2000)
     assert settings.objective.weights(256, 1).beta_neg == 3  # type: ignore[union-attr]
-    assert settings.data.path == Path("elsewhere") and not settings.data.flip
+    assert settings.data.path == "elsewhere" and not settings.data.flip
     assert load_config("ffhq256", ["optimizer.clip=null"]).optimizer.clip is None
 
 
