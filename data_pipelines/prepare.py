@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from data_pipelines.arrays import write_array
 from data_pipelines.decode import halve, round_pixels
 from data_pipelines.manifest import (
     Level,
@@ -31,7 +32,7 @@ from data_pipelines.manifest import (
 )
 from data_pipelines.pool import Tick, WorkerKilledError, run_tasks
 from data_pipelines.settings import Settings
-from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter, write_array
+from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter
 from data_pipelines.sources import ImageError, Labels, Source, SourceError, choose_test
 from data_pipelines.sources.image import to_square
 from data_pipelines.sources.opening import open_source

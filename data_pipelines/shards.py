@@ -2,12 +2,13 @@
 
 import zlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from data_pipelines.arrays import write_array
 from data_pipelines.decode import ImageFormat, encode
 from data_pipelines.manifest import INDEX_DTYPE, FileRecord, OutputFile, Split
 from data_pipelines.settings import Settings
@@ -78,9 +79,3 @@ class TarWriter:
         record = self._output.finish()
         index = np.array(self._index, dtype=INDEX_DTYPE)
         return record, write_array(self._root, f"{self._name}.index.npy", index)
-
-
-def write_array(root: Path, name: str, array: NDArray[Any]) -> FileRecord:
-    with OutputFile(root, name) as output:
-        np.lib.format.write_array(output, array, allow_pickle=False)
-        return output.finish()
