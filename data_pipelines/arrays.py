@@ -23,7 +23,7 @@ def map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[A
         offset = _check(file, os.fstat(file.fileno()).st_size, np.dtype(dtype), shape)
         if 0 in shape:
             return np.empty(shape, dtype)
-        return np.memmap(file, dtype, "r", offset, shape)
+        return np.memmap(file, dtype, "r", offset, shape).view(np.ndarray)  # indexing a memmap itself is slow
 
 
 def parse_array(data: bytes, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -4,10 +4,10 @@ All decoders used here release the GIL while they work. Sizes change in float32,
 stored is rounded once, at the end.
 """
 
-import io
 from typing import Literal
 
 import cv2
+import imagecodecs
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -24,45 +24,29 @@ class DecodeError(ValueError):
     """Bytes are not a whole image."""
 
 
-def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
-    """Pixels of a stored image, told by its first bytes: uint8 [channels, H, W] in 0..255, RGB when channels
-    is 3.
+def decode(data: bytes, out: NDArray[np.uint8]) -> None:
+    """Fills `out`, uint8 [H, W, C] and contiguous, with the pixels of a stored PNG or JPEG in 0..255, RGB when C is 3.
 
-    The result is a transposed view of [H, W, channels] memory. Raises DecodeError when the bytes are not a
-    whole image.
+    The format is told by the first bytes. Raises DecodeError when the bytes are not a whole image of that size.
     """
     try:
         if data.startswith(_JPEG):
-            pixels = _decode_jpeg(data, channels)
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            if (height, width) != out.shape[:2]:  # a buffer that is too large would be filled in part
+                raise DecodeError(f"is {width}x{height}, not {out.shape[1]}x{out.shape[0]}")
+            space = "GRAY" if out.shape[2] == 1 else "RGB"
+            simplejpeg.decode_jpeg(data, colorspace=space, fastdct=False, fastupsample=False, strict=True, buffer=out)
         elif data.startswith(_PNG):
-            pixels = _decode_png(data, channels)
+            if not data.endswith(_PNG_END):  # libspng does not look at what follows the pixels
+                raise DecodeError("cannot be decoded (the PNG is cut short)")
+            imagecodecs.spng_decode(data, out=out if out.shape[2] == 3 else out[..., 0])
         else:
-            with Image.open(io.BytesIO(data)) as image:
-                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            raise DecodeError("cannot be decoded (it is neither PNG nor JPEG)")
     except DecodeError:
         raise
-    except Exception as error:  # each library has errors of its own, and Pillow raises nearly anything
+    except Exception as error:  # each library has errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DecodeError(f"cannot be decoded ({reason})") from None
-    return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
-
-
-def _decode_jpeg(data: bytes, channels: int) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-        data, colorspace="GRAY" if channels == 1 else "RGB", fastdct=False, fastupsample=False, strict=True
-    )
-    return pixels
-
-
-def _decode_png(data: bytes, channels: int) -> NDArray[np.uint8]:
-    # Checked here because not every version of OpenCV refuses a cut file, and those that do write to stderr.
-    if not data.endswith(_PNG_END):
-        raise DecodeError("cannot be decoded (the PNG is cut short)")
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    if pixels is None:
-        raise DecodeError("cannot be decoded (damaged PNG)")
-    return (pixels if channels == 1 else pixels[..., ::-1]).astype(np.uint8, copy=False)
 
 
 def encode(pixels: NDArray[np.uint8], file_format: ImageFormat, quality: int) -> bytes:

@@ -1,15 +1,18 @@
 """Samples of a prepared data set by their number, as pixels or as the stored bytes of an image."""
 
+import hashlib
 import os
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.arrays import map_array, parse_array
 from data_pipelines.decode import DecodeError, decode
 from data_pipelines.manifest import INDEX_DTYPE, FileRecord, Manifest
 from data_pipelines.store import Store
@@ -27,15 +30,18 @@ class SampleError(ValueError):
 class _ArrayShard:
     """uint8 [n, C, H, W], mapped into memory."""
 
-    def __init__(self, store: Store, file: FileRecord, shape: tuple[int, ...]) -> None:
+    def __init__(self, store: Store, file: FileRecord, shape: tuple[int, ...], check: bool) -> None:
+        """`check`: compare all of it with its checksum, for nothing else would notice a changed pixel."""
         name = store.name(file)
         try:
-            self.rows: NDArray[np.uint8] = np.load(store.file(file), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise SampleError(f"{name} cannot be read ({_one_line(error)}): {_AGAIN}") from None
-        if self.rows.shape != shape or self.rows.dtype != np.uint8:
-            held = f"{self.rows.dtype} {list(self.rows.shape)}"
-            raise SampleError(f"{name} holds {held}, not uint8 {list(shape)}: {_AGAIN}")
+            path = store.file(file)
+            self.rows: NDArray[np.uint8] = map_array(path, np.uint8, shape)
+            if check:
+                with path.open("rb") as content:
+                    if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+                        raise ValueError("its checksum differs")
+        except (OSError, ValueError) as error:
+            raise SampleError(f"{name} is damaged ({_one_line(error)}): {_AGAIN}") from None
 
 
 class _TarShard:
@@ -45,18 +51,19 @@ class _TarShard:
         self._fd = -1
         self.name = store.name(file)
         try:
-            self.index = np.load(store.file(index), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise SampleError(f"{store.name(index)} cannot be read ({_one_line(error)}): {_AGAIN}") from None
-        if self.index.dtype != np.dtype(INDEX_DTYPE) or self.index.shape != (count,):
-            raise SampleError(f"{store.name(index)} does not index {count} samples: {_AGAIN}")
+            content = store.file(index).read_bytes()
+            if hashlib.sha256(content).hexdigest() != index.sha256:
+                raise ValueError("its checksum differs")
+            self.index = parse_array(content, INDEX_DTYPE, (count,))
+        except (OSError, ValueError) as error:
+            raise SampleError(f"{store.name(index)} is damaged ({_one_line(error)}): {_AGAIN}") from None
         try:
             self._fd = os.open(store.file(file), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise SampleError(f"{self.name} cannot be read ({_one_line(error)}): {_AGAIN}") from None
-        found = os.fstat(self._fd).st_size
-        if found != file.bytes:
-            raise SampleError(f"{self.name} has {found} bytes instead of {file.bytes}: {_AGAIN}")
+        self.size = os.fstat(self._fd).st_size
+        if self.size != file.bytes:
+            raise SampleError(f"{self.name} has {self.size} bytes instead of {file.bytes}: {_AGAIN}")
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -64,14 +71,14 @@ class _TarShard:
 
     def read(self, row: int, sample: int) -> bytes:
         """Stored bytes of an image, checked against the index."""
-        offset, size, crc = (int(value) for value in self.index[row])
+        offset, size, crc = self.index[row].tolist()
+        if offset + size > self.size:  # before as many bytes are asked for
+            raise self.error(row, sample, f"is cut short ({max(self.size - offset, 0)} of {size} bytes)")
         try:
             data = os.pread(self._fd, size, offset)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise self.error(row, sample, f"cannot be read ({_one_line(error)})") from None
-        if len(data) != size:
-            raise self.error(row, sample, f"is cut short ({len(data)} of {size} bytes)")
-        if zlib.crc32(data) != crc:
+        if len(data) != size or zlib.crc32(data) != crc:
             raise self.error(row, sample, "is damaged (its checksum differs)")
         return data
 
@@ -110,37 +117,53 @@ class Reader:
         """Images decoded so far from tars."""
         self._level = manifest.levels[resolution]
         self._starts = np.array(manifest.shard_starts, dtype=np.int64)
-        self._open: OrderedDict[int, _ArrayShard | _TarShard] = OrderedDict()
+        self._open: OrderedDict[int, Future[_ArrayShard | _TarShard]] = OrderedDict()
+        self._checked: set[int] = set()
         self._lock = threading.Lock()
         self._closed = False
 
-    def pixels(self, samples: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """uint8 [n, C, H, W] in 0..255 of n sample numbers, in their order.
+    def read(
+        self, samples: Sequence[int] | NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.uint8], dict[int, SampleError]]:
+        """uint8 [n, C, H, W] in 0..255 of n sample numbers, in their order, and what is wrong with those that are
+        damaged or missing, by place in 0..n-1; their pixels have any values.
 
-        Raises SampleError for a sample that is damaged or missing and IndexError for a number outside the
-        data set.
+        From tars the array is a view of [n, H, W, C] memory. Raises IndexError for a number outside the data set.
         """
         numbers = np.asarray(samples, dtype=np.int64)
-        shape = (self.manifest.channels, self.resolution, self.resolution)
+        faults: dict[int, SampleError] = {}
+        channels, side = self.manifest.channels, self.resolution
+        shape = (channels, side, side) if self._level.kind == "array" else (side, side, channels)
         out = np.empty((len(numbers), *shape), np.uint8)
+        decoded = 0
         for shard_number, places, rows in self._by_shard(numbers):
-            shard = self._shard(shard_number)
+            try:
+                shard = self._shard(shard_number)
+            except SampleError as error:
+                faults |= dict.fromkeys(places.tolist(), error)
+                continue
             if isinstance(shard, _ArrayShard):
                 out[places] = shard.rows[rows]
                 continue
             for place, row in zip(places.tolist(), rows.tolist(), strict=True):
                 sample = int(numbers[place])
-                data = shard.read(row, sample)
                 try:
-                    image = decode(data, self.manifest.channels)
+                    decode(shard.read(row, sample), out[place])
+                    decoded += 1
+                except SampleError as error:
+                    faults[place] = error
                 except DecodeError as error:
-                    raise shard.error(row, sample, str(error)) from None
-                if image.shape != shape:
-                    raise shard.error(row, sample, f"has shape {list(image.shape)}, not {list(shape)}")
-                out[place] = image
-            with self._lock:
-                self.decoded += len(places)
-        return out
+                    faults[place] = shard.error(row, sample, str(error))
+        with self._lock:
+            self.decoded += decoded
+        return (out if self._level.kind == "array" else out.transpose(0, 3, 1, 2)), faults
+
+    def pixels(self, samples: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """As `read`; raises SampleError for the first sample that is damaged or missing."""
+        pixels, faults = self.read(samples)
+        if faults:
+            raise faults[min(faults)]
+        return pixels
 
     def raw(self, sample: int) -> bytes:
         """Stored bytes of one image of a tar level, checked. Raises as `pixels`, and ValueError for an array
@@ -174,21 +197,30 @@ class Reader:
 
     def _shard(self, number: int) -> _ArrayShard | _TarShard:
         """An open shard. Whoever holds the object may go on using it after it has been dropped from the
-        cache."""
+        cache. Raises SampleError, and again without a new attempt as long as this shard is among the latest."""
         with self._lock:
             if self._closed:
                 raise ValueError(f"the reader of {self.store.location} is closed")
-            shard = self._open.get(number)
-            if shard is None:
-                shard = self._open[number] = self._open_shard(number)
+            opened = self._open.get(number)
+            first = opened is None
+            if opened is None:
+                opened = self._open[number] = Future()
             self._open.move_to_end(number)
             while len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
-            return shard
+        if first:  # outside the lock, since it may take long
+            try:
+                opened.set_result(self._open_shard(number))
+            except BaseException as error:
+                opened.set_exception(error)
+        return opened.result()
 
     def _open_shard(self, number: int) -> _ArrayShard | _TarShard:
         count = self.manifest.shards[number].samples
         file = self._level.files[number]
-        if self._level.kind == "array":
-            return _ArrayShard(self.store, file, (count, self.manifest.channels, self.resolution, self.resolution))
-        return _TarShard(self.store, file, self._level.indexes[number], count)
+        if self._level.kind == "tar":
+            return _TarShard(self.store, file, self._level.indexes[number], count)
+        shape = (count, self.manifest.channels, self.resolution, self.resolution)
+        shard = _ArrayShard(self.store, file, shape, check=number not in self._checked)
+        self._checked.add(number)
+        return shard

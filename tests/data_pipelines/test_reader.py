@@ -1,5 +1,7 @@
 import gc
+import io
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def test_pixels_at_every_level(root: Path, resolution: int) -> None:
 
 def test_raw(root: Path) -> None:
     reader = Reader(Directory(root), Manifest.load(root), 32)
-    np.testing.assert_array_equal(decode(reader.raw(17), 3), expected(32)[17])
+    np.testing.assert_array_equal(decoded(reader.raw(17)), expected(32)[17].transpose(1, 2, 0))
     with pytest.raises(ValueError, match="arrays"):
         Reader(Directory(root), Manifest.load(root), 8).raw(0)
 
@@ -102,12 +104,10 @@ def test_missing_cut_and_strange_files(root: Path) -> None:
     tar, index = (root / record[0].name for record in (manifest.levels[32].files, manifest.levels[32].indexes))
     array = root / manifest.levels[8].files[0].name
     whole = index.read_bytes()
-    index.write_bytes(whole[:-20])
-    with pytest.raises(SampleError, match=r"index\.npy cannot be read"):
-        Reader(Directory(root), manifest, 32).pixels([0])
-    np.save(index, np.zeros(3, np.int64))
-    with pytest.raises(SampleError, match="does not index 4 samples"):
-        Reader(Directory(root), manifest, 32).pixels([0])
+    for content in (whole[:-20], (index.with_name("shard-00001.index.npy")).read_bytes(), b""):
+        index.write_bytes(content)
+        with pytest.raises(SampleError, match=r"shard-00000\.index\.npy is damaged \(its checksum differs\)"):
+            Reader(Directory(root), manifest, 32).pixels([0])
     index.write_bytes(whole)
     tar.write_bytes(tar.read_bytes()[:-512])
     with pytest.raises(SampleError, match="bytes instead of"):
@@ -123,6 +123,22 @@ def test_missing_cut_and_strange_files(root: Path) -> None:
         Reader(Directory(root), manifest, 8).pixels([0])
 
 
+def test_a_changed_pixel_in_an_array_is_found(root: Path) -> None:
+    manifest = Manifest.load(root)
+    path = root / manifest.levels[8].files[1].name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    reader = Reader(Directory(root), manifest, 8)
+    pixels, faults = reader.read(np.arange(COUNT))
+    assert sorted(faults) == [4, 5, 6, 7]
+    assert all(
+        re.search(r"shard-00001\.npy is damaged \(its checksum differs\)", str(fault)) for fault in faults.values()
+    )
+    others = np.delete(np.arange(COUNT), sorted(faults))
+    np.testing.assert_array_equal(pixels[others], expected(8)[others])
+
+
 def test_numbers_outside(root: Path) -> None:
     reader = Reader(Directory(root), Manifest.load(root), 8)
     for wrong in (-1, COUNT):
@@ -132,23 +148,48 @@ def test_numbers_outside(root: Path) -> None:
         Reader(Directory(root), Manifest.load(root), 64)
 
 
+def decoded(data: bytes, height: int = 32, width: int = 32, channels: int = 3) -> NDArray[np.uint8]:
+    out = np.full((height, width, channels), 77, np.uint8)
+    decode(data, out)
+    return out
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_encode_and_decode(channels: int) -> None:
     pixels = noise(0)[..., :channels]
-    np.testing.assert_array_equal(decode(encode(pixels, "png", 95), channels), pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(decoded(encode(pixels, "png", 95), channels=channels), pixels)
     smooth = np.repeat(np.repeat(noise(1, 4), 8, axis=0), 8, axis=1)[..., :channels]
-    again = decode(encode(smooth, "jpeg", 95), channels)
-    assert np.abs(again.astype(int) - smooth.transpose(2, 0, 1)).mean() < 5
+    again = decoded(encode(smooth, "jpeg", 95), channels=channels)
+    assert np.abs(again.astype(int) - smooth).mean() < 5
+    with Image.open(io.BytesIO(encode(smooth, "jpeg", 95))) as image:
+        np.testing.assert_array_equal(again, np.asarray(image).reshape(again.shape))
 
 
-def test_decode_sniffs_and_refuses(tmp_path: Path) -> None:
-    Image.fromarray(noise(0)).save(tmp_path / "a.png", "WEBP", lossless=True)
-    np.testing.assert_array_equal(decode((tmp_path / "a.png").read_bytes(), 3), noise(0).transpose(2, 0, 1))
+def test_decode_refuses() -> None:
     for file_format in ("png", "jpeg"):
         data = encode(noise(0), file_format, 95)
         for bad in (data[: len(data) // 2], data[:10]):
             with pytest.raises(DecodeError, match="cannot be decoded"):
-                decode(bad, 3)
+                decoded(bad)
+        for height, width in ((16, 32), (32, 16), (64, 64)):
+            with pytest.raises(DecodeError):
+                decoded(data, height, width)
     for bad in (b"", b"hello"):
-        with pytest.raises(DecodeError):
-            decode(bad, 3)
+        with pytest.raises(DecodeError, match="neither PNG nor JPEG"):
+            decoded(bad)
+    webp = io.BytesIO()
+    Image.fromarray(noise(0)).save(webp, "WEBP")
+    with pytest.raises(DecodeError, match="neither PNG nor JPEG"):
+        decoded(webp.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_png_of_other_pixels_is_refused(mode: str) -> None:
+    data = io.BytesIO()
+    grey = Image.fromarray(noise(0)[..., 0])
+    (Image.fromarray(np.zeros((32, 32), np.uint16)) if mode == "I;16" else grey.convert(mode)).save(data, "PNG")
+    if mode == "P":  # the same colours, stored otherwise
+        assert decoded(data.getvalue()).shape == (32, 32, 3)
+        return
+    with pytest.raises(DecodeError):
+        decoded(data.getvalue())
