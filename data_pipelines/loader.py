@@ -4,20 +4,24 @@ Loading and decoding run outside the interpreter's lock (simplejpeg, OpenCV, pre
 copied between processes. What travels to the device is uint8.
 """
 
+import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from data_pipelines.arrays import parse_array
 from data_pipelines.manifest import Manifest
 from data_pipelines.order import Order
-from data_pipelines.reader import Reader
+from data_pipelines.reader import Reader, SampleError
 from data_pipelines.settings import Settings
 from data_pipelines.store import Store
 
@@ -31,6 +35,11 @@ class DataSettings(Settings):
     """Reading and decoding threads of each process."""
     prefetch: int = Field(4, ge=1)
     """Batches that are read ahead."""
+    faults: Literal["fatal", "quarantine"] = "fatal"
+    """A sample that is damaged or missing ends the run; or another takes its place, which is told and counted."""
+    max_faults: float = Field(0.001, ge=0, le=1)
+    """Under quarantine the run ends when more than this share of the training samples had to be replaced in an
+    epoch; one is always allowed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,37 @@ class Request:
     position: int
     count: int
     resolution: int
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A sample that another took the place of, because it is damaged or missing."""
+
+    position: int
+    sample: int
+    reason: str
+    """One line that names file, key and sample."""
+
+
+class Batch(NamedTuple):
+    """What stands at the positions of a request, on the device."""
+
+    images: Tensor
+    """fp32 [B, C, R, R] in [-1, 1], flipped where the order says so."""
+    labels: Tensor | None
+    """int64 [B]; None when the data set has no labels."""
+    replaced: tuple[Replaced, ...] = ()
+
+
+class _Loaded(NamedTuple):
+    pixels: Tensor
+    flips: Tensor
+    labels: Tensor | None
+    replaced: tuple[Replaced, ...]
+
+
+_SUBSTITUTES = 16
+"""Samples that are tried in the place of one; when none of them can be read, something else is wrong."""
 
 
 class Loader:
@@ -53,15 +93,18 @@ class Loader:
         self.manifest = manifest
         self.device = device
         self.order = Order([shard.samples for shard in manifest.shards if shard.split == "train"], seed, settings.flip)
+        self.labels = read_labels(store, manifest)
+        """int64 [samples], or None."""
         self.wait_seconds = 0.0
         """Time that the consumer has spent waiting here."""
         self._readers: dict[int, Reader] = {}
+        self._decoded = 0  # by readers that are closed
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loader")
 
     @property
     def decoded(self) -> int:
         """Images decoded from tar shards so far."""
-        return sum(reader.decoded for reader in self._readers.values())
+        return self._decoded + sum(reader.decoded for reader in self._readers.values())
 
     def reader(self, resolution: int) -> Reader:
         """The reader of one level of the pyramid, opened once."""
@@ -69,43 +112,104 @@ class Loader:
             self._readers[resolution] = Reader(self.store, self.manifest, resolution)
         return self._readers[resolution]
 
-    def _load(self, request: Request, reader: Reader) -> tuple[Tensor, Tensor]:
+    def _leave(self, resolutions: Iterable[int]) -> None:
+        """Lets go of the files of these levels."""
+        for reader in [self._readers.pop(resolution) for resolution in resolutions]:
+            reader.close()
+            self._decoded += reader.decoded
+
+    def pictures(self, resolution: int, samples: Sequence[int]) -> NDArray[np.uint8]:
+        """uint8 [n, C, R, R] of some samples, to be looked at: grey in place of those that are damaged, where that is
+        not fatal; else SampleError."""
+        pixels, faults = self.reader(resolution).read(samples)
+        if faults and self.settings.faults == "fatal":
+            raise faults[min(faults)]
+        pixels[list(faults)] = 128
+        return pixels
+
+    def _load(self, request: Request, reader: Reader) -> _Loaded:
         samples, flips = self.order.at(request.position, request.count)
-        pixels = torch.from_numpy(reader.pixels(samples))
-        flipped = torch.from_numpy(np.ascontiguousarray(flips))
+        array, faults = reader.read(samples)
+        replaced = tuple(self._replace(request.position, k, samples, array, faults[k], reader) for k in sorted(faults))
+        pixels, flipped = torch.from_numpy(array), torch.from_numpy(np.ascontiguousarray(flips))
+        labels = None if self.labels is None else torch.from_numpy(self.labels[samples])
         if self.device.type == "cuda":
             pixels, flipped = pixels.pin_memory(), flipped.pin_memory()
-        return pixels, flipped
+            labels = None if labels is None else labels.pin_memory()
+        return _Loaded(pixels, flipped, labels, replaced)
 
-    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """Images [count, C, R, R] in [-1, 1], fp32, on the device, flipped: one batch a request.
+    def _replace(
+        self,
+        first: int,
+        place: int,
+        samples: NDArray[np.int64],
+        pixels: NDArray[np.uint8],
+        fault: SampleError,
+        reader: Reader,
+    ) -> Replaced:
+        """Puts another sample in the place of one; raises `fault` when that is not wanted or not possible."""
+        if self.settings.faults == "fatal":
+            raise fault
+        position, sample = first + place, int(samples[place])
+        for attempt in range(_SUBSTITUTES):
+            substitute = self.order.substitute(position, attempt)
+            found, wrong = reader.read([substitute])
+            if not wrong:
+                pixels[place], samples[place] = found[0], substitute
+                return Replaced(position, sample, str(fault))
+        raise fault
 
-        SampleError, naming shard and key, for an image that cannot be read.
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """One batch a request.
+
+        SampleError, naming shard and key, for an image that cannot be read and is not to be replaced.
         """
         upcoming = iter(requests)
-        ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        ahead: deque[tuple[int, Future[_Loaded]]] = deque()
 
         def fill() -> None:
             while len(ahead) < self.settings.prefetch and (request := next(upcoming, None)) is not None:
-                ahead.append(self._threads.submit(self._load, request, self.reader(request.resolution)))
+                future = self._threads.submit(self._load, request, self.reader(request.resolution))
+                ahead.append((request.resolution, future))
 
         fill()
         while ahead:
             start = perf_counter()
-            pixels, flips = ahead.popleft().result()
+            resolution, future = ahead.popleft()
+            loaded = future.result()
             self.wait_seconds += perf_counter() - start
             fill()
-            pixels = pixels.to(self.device, non_blocking=True)
-            flips = flips.to(self.device, non_blocking=True)
-            yield to_images(pixels, flips)
+            wanted = {resolution, *(resolution for resolution, _ in ahead)}
+            self._leave([left for left in self._readers if left not in wanted])
+            pixels, flips = (tensor.to(self.device, non_blocking=True) for tensor in loaded[:2])
+            labels = None if loaded.labels is None else loaded.labels.to(self.device, non_blocking=True)
+            yield Batch(to_images(pixels, flips), labels, loaded.replaced)
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
-        for reader in self._readers.values():
-            reader.close()
+        self._leave(list(self._readers))
 
 
 def to_images(pixels: Tensor, flips: Tensor | None = None) -> Tensor:
-    """uint8 [B, C, H, W] -> fp32 in [-1, 1], those with `flips` [B] mirrored."""
-    x = pixels.float() / 127.5 - 1
+    """uint8 [B, C, H, W] -> fp32 in [-1, 1], those with `flips` [B] mirrored; contiguous, whatever `pixels` is."""
+    x = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
     return x if flips is None else torch.where(flips[:, None, None, None], x.flip(3), x)
+
+
+def read_labels(store: Store, manifest: Manifest) -> NDArray[np.int64] | None:
+    """The label of every sample, int64 [samples] in [0, classes); None when there are none.
+
+    ValueError when the file is not what the manifest says.
+    """
+    if manifest.labels is None:
+        return None
+    try:
+        content = store.file(manifest.labels).read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest.labels.sha256:
+            raise ValueError("its checksum differs")
+        labels: NDArray[np.int64] = parse_array(content, np.int64, (manifest.samples,))
+        if labels.min() < 0 or labels.max() >= len(manifest.classes):
+            raise ValueError(f"it holds labels outside of 0..{len(manifest.classes) - 1}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{store.name(manifest.labels)} is damaged ({error}): prepare the data set again") from None
+    return labels

@@ -58,3 +58,7 @@ class Order:
             taken = len(samples[-1])
             position, count = position + taken, count - taken
         return np.concatenate(samples), np.concatenate(flips)
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """The sample that stands at a position in the place of one that cannot be read; attempts 0, 1, ... differ."""
+        return int(stream(self.seed, "substitute", position).integers(self.samples, size=attempt + 1)[attempt])

@@ -70,6 +70,8 @@ RUN_PATH_INDEPENDENT = frozenset(
         "data.path",
         "data.threads",
         "data.prefetch",
+        "data.faults",
+        "data.max_faults",
         "checkpoint",
         "monitoring",
         "guard",

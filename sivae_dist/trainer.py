@@ -21,6 +21,7 @@ from sivae_dist.monitoring.trace import Trace
 from sivae_dist.objectives import Draws
 from sivae_dist.players import Players
 from sivae_dist.processes import mean_over_processes, rank, world_size
+from sivae_dist.quarantine import Quarantine
 from sivae_dist.randomness import draw
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Segment, Step, crosses
@@ -44,6 +45,7 @@ class Trainer:
         self.schedule.check_world_size(world_size())
         self.players = Players(settings, device)
         self.guard = Guard(settings.guard, device)
+        self.quarantine = Quarantine(settings.data, self.manifest.train)
         self.folder = CheckpointFolder(run.checkpoints)
         self.saver = CheckpointSaver(self.folder, settings.checkpoint, device)
         self.images = 0
@@ -83,10 +85,11 @@ class Trainer:
         """Steps to the end, or until any process is asked to stop, which is True."""
         every = self.settings.monitoring
         batches = self.loader.batches(self._requests())
-        for step, x in zip(self.schedule.steps(self.images), batches, strict=True):
+        for step, batch in zip(self.schedule.steps(self.images), batches, strict=True):
             self.stop.vote()
+            self.quarantine.vote(batch)
             self._enter(step)
-            terms = self._train_step(step, x)
+            terms = self._train_step(step, batch.images)
             last = step.end >= self.schedule.total
             stopped = self.stop.decided()
             told = last or crosses(step, every.scalars_every)
@@ -94,6 +97,8 @@ class Trainer:
             if self.device.type == "cpu" or told or saved:  # elsewhere it would wait for the device every step
                 if message := self.guard.check(step):
                     self.monitor.say(message)
+            for message in self.quarantine.check():
+                self.monitor.say(f"warning: {message}")
             self.players.average(step.batch)
             self.images = step.end
             if told:
@@ -178,7 +183,7 @@ class Trainer:
         row = dict(zip(terms, values, strict=True))
         if self.settings.guard.policy == "skip":
             row["guard/skipped_steps"] = int(self.guard.skipped)
-        self.monitor.scalars(step, row, self.loader, self.device)
+        self.monitor.scalars(step, row, self.loader, self.quarantine.total, self.device)
 
     def _log_images(self, step: Step) -> None:
         if self.monitor.speaks:
@@ -194,6 +199,7 @@ class Trainer:
             "data": self.manifest.digest,
             "metrics": self.monitor.metrics,
             "skipped_steps": int(self.guard.skipped),
+            "quarantine": self.quarantine.state(),
         }
         watchdog.expect(slow=True)  # a save before it may not be done
         self.saver.save(step.end, self.players.tensors(), meta, self.monitor.sync)
@@ -221,6 +227,7 @@ class Trainer:
         self._phase = found.meta["phase"]
         self._segment = None
         self.guard.reset(found.meta.get("skipped_steps", 0))
+        self.quarantine.restore(found.meta.get("quarantine", {}))
 
     def _roll_back(self, error: NonFiniteError) -> None:
         """Goes back to the newest checkpoint; raises `error` when that is not asked for, not possible, or no help."""

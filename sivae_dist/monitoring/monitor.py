@@ -70,8 +70,8 @@ class Monitor:
             rate = self._rate or ((step.end - start) / elapsed if elapsed > 1 else None)
             self.reporter.progress(step.end, phase.strip(), rate, self._detail)
 
-    def scalars(self, step: Step, terms: dict[str, float], loader: Loader, device: torch.device) -> None:
-        """A row of metrics and one of speed."""
+    def scalars(self, step: Step, terms: dict[str, float], loader: Loader, replaced: int, device: torch.device) -> None:
+        """A row of metrics and one of speed. `replaced`: damaged samples so far, of all processes."""
         if not self.speaks:
             return
         metrics = terms | {
@@ -88,6 +88,7 @@ class Monitor:
             "speed/images_per_second": self._rate,
             "data/wait_share": (loader.wait_seconds - self._waited) / elapsed,
             "data/decoded": loader.decoded,  # images, by this process, from tar shards
+            "data/quarantined": replaced,
             "memory/resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
         if device.type == "cuda":

@@ -22,7 +22,7 @@ def preview(settings: RunSettings, players: Players, loader: Loader, stage: Stag
     manifest = loader.manifest
     count = min(2 * columns, manifest.samples)
     first = manifest.train if manifest.test >= count else 0
-    pixels = loader.reader(stage.resolution).pixels(range(first, first + count))
+    pixels = loader.pictures(stage.resolution, range(first, first + count))
     real = blend_real(to_images(torch.from_numpy(pixels).to(device)).to(engine.dtype), stage.blend)
     z = normals(settings.seed, "preview", 0, 2 * columns, settings.model.latent, device).to(engine.dtype)
     with torch.autocast(device.type, engine.amp, enabled=engine.amp is not None):

@@ -87,7 +87,7 @@ REQUESTS = [
 def test_batches(root: Path, no_thread_left: None, threads: int, prefetch: int, flip: bool) -> None:
     """Over the end of an epoch and changes of the resolution."""
     loader = make(root, threads=threads, prefetch=prefetch, flip=flip)
-    batches = list(loader.batches(REQUESTS))
+    batches = [batch.images for batch in loader.batches(REQUESTS)]
     assert len(batches) == len(REQUESTS)
     for request, batch in zip(REQUESTS, batches, strict=True):
         assert batch.dtype == torch.float32
@@ -102,7 +102,7 @@ def test_flips_are_some(root: Path) -> None:
     loader = make(root)
     plain = make(root, flip=False)
     request = Request(0, 30, 8)
-    (batch,), (unflipped,) = loader.batches([request]), plain.batches([request])
+    (batch, *_), (unflipped, *_) = (next(iter(each.batches([request]))) for each in (loader, plain))
     same = (batch == unflipped).all(dim=(1, 2, 3))
     mirrored = (batch == unflipped.flip(3)).all(dim=(1, 2, 3))
     assert (same ^ mirrored).all() and 5 < same.sum() < 25
@@ -113,8 +113,8 @@ def test_flips_are_some(root: Path) -> None:
 def test_processes_share_a_batch(root: Path) -> None:
     whole, *ranks = (make(root) for _ in range(3))
     (batch,) = whole.batches([Request(24, 12, 16)])
-    slices = [batch for k, loader in enumerate(ranks) for batch in loader.batches([Request(24 + 6 * k, 6, 16)])]
-    assert torch.equal(torch.cat(slices), batch)
+    slices = [part for k, loader in enumerate(ranks) for part in loader.batches([Request(24 + 6 * k, 6, 16)])]
+    assert torch.equal(torch.cat([part.images for part in slices]), batch.images)
     for loader in (whole, *ranks):
         loader.close()
 
@@ -167,7 +167,7 @@ def test_a_damaged_shard_ends_the_batches(copy: Path, no_thread_left: None, thre
     place = int(np.flatnonzero(order == sample)[0])
     batches = loader.batches(Request(position, 1, 16) for position in range(TRAIN))
     for position in range(place):  # those before it come as if nothing were wrong
-        torch.testing.assert_close(next(batches), expected(copy, Request(position, 1, 16)), rtol=0, atol=1e-6)
+        torch.testing.assert_close(next(batches).images, expected(copy, Request(position, 1, 16)), rtol=0, atol=1e-6)
     with pytest.raises(SampleError, match=rf"{name} key {sample:08d} \(sample {sample}\) is damaged"):
         next(batches)
     loader.close()
@@ -177,7 +177,7 @@ def test_damage_elsewhere_is_not_noticed(root: Path, copy: Path) -> None:
     damage(copy)
     loader, request = make(copy), Request(0, TRAIN, 8)
     (batch,) = loader.batches([request])
-    torch.testing.assert_close(batch, expected(root, request), rtol=0, atol=1e-6)
+    torch.testing.assert_close(batch.images, expected(root, request), rtol=0, atol=1e-6)
     loader.close()
 
 

@@ -17,6 +17,7 @@ from torch.optim import Adam
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from data_pipelines.loader import Batch
 from sivae_dist.engines import ddp
 from sivae_dist.models.layers import Conv2d
 from sivae_dist.objectives import DecoderObjective, EncoderObjective, soft_intro
@@ -304,14 +305,14 @@ class _Fault:
     def _hits(self) -> bool:
         return self.now and rank() == world_size() - 1
 
-    def _batches(self, requests: Any) -> Iterator[Tensor]:
-        for number, x in enumerate(self.batches(requests)):
+    def _batches(self, requests: Any) -> Iterator[Batch]:
+        for number, batch in enumerate(self.batches(requests)):
             if number == 3:
                 self.before = snapshot(self.trainer.players.tensors())
                 self.now = True
                 if self._hits and self.where == "images":
-                    x[1, 2, 3, 1] = self.value
-            yield x
+                    batch.images[1, 2, 3, 1] = self.value
+            yield batch
 
     def _gradient(self, gradient: Tensor) -> Tensor:
         if not self._hits:

@@ -11,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from data_pipelines.loader import Batch
 from sivae_dist.checkpoint.writing import write
 from sivae_dist.guard import Guard, GuardSettings, NonFiniteError
 from sivae_dist.monitoring.scalars import read_rows
@@ -96,10 +97,10 @@ class Fault:
         if place == "gradient":
             self._weight.register_hook(self.spoilt)
 
-    def batches(self, requests: Any) -> Iterator[Tensor]:
+    def batches(self, requests: Any) -> Iterator[Batch]:
         """Before every step."""
         position = self.trainer.images
-        for x in self._batches(requests):
+        for batch in self._batches(requests):
             step = self.trainer.schedule.step_at(position)
             number, position = position // 8 + 1, step.end
             self._now = number in self.steps and self.fired < self.times
@@ -109,7 +110,7 @@ class Fault:
                     engine = getattr(self.trainer.players, f"{self.player}_engine")
                     engine.optimizer.state[self._weight][self.place][-1, 1, -1, 0] = self.value
                 self.before = snapshot(self.trainer.players.tensors())
-            yield self.spoilt(x) if self.place == "data" else x
+            yield batch._replace(images=self.spoilt(batch.images)) if self.place == "data" else batch
 
     def told(self, step: Any) -> None:
         """After every step."""
