@@ -1,3 +1,5 @@
+import gc
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -196,3 +198,114 @@ def test_closing_in_the_middle_ends_the_threads(root: Path, no_thread_left: None
     assert loader_threads() - before
     loader.close()
     assert not loader_threads() - before
+
+
+# Labels.
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 grey images in three classes; each one's brightness is 60 times its label, plus its number."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for i in range(30):
+        name = folder / "source" / ("ant", "bee", "cat")[i % 3] / f"{i:02d}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16), 60 * (i % 3) + i, np.uint8)).save(name)
+    settings = PrepareSettings(resolution=16, array_max_resolution=8, shard_size=4, test=6, channels=1)
+    prepare(folder / "source", folder / "set", settings)
+    return folder / "set"
+
+
+@pytest.mark.parametrize("resolution", [8, 16])
+def test_labels_travel_with_their_images(labelled: Path, resolution: int) -> None:
+    loader = make(labelled)
+    seen = []
+    for batch in loader.batches(Request(8 * k, 8, resolution) for k in range(6)):
+        assert batch.labels is not None and batch.labels.dtype == torch.int64 and batch.labels.shape == (8,)
+        brightness = ((batch.images.mean(dim=(1, 2, 3)) + 1) * 127.5).round().long()
+        assert (brightness % 60 < 30).all() and torch.equal(brightness // 60, batch.labels)
+        seen += batch.labels.tolist()
+    assert set(seen) == {0, 1, 2}
+    loader.close()
+
+
+def test_the_label_of_a_substitute_is_its_own(labelled: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(labelled, tmp_path / "set"))
+    damage(root)
+    loader = make(root, faults="quarantine", max_faults=1.0)
+    for batch in loader.batches(Request(8 * k, 8, 16) for k in range(6)):
+        assert batch.labels is not None
+        brightness = ((batch.images.mean(dim=(1, 2, 3)) + 1) * 127.5).round().long()
+        assert torch.equal(brightness // 60, batch.labels)
+        for replaced in batch.replaced:
+            assert replaced.sample == 4 and "sample 4" in replaced.reason
+    loader.close()
+
+
+def test_no_labels(root: Path) -> None:
+    loader = make(root)
+    assert next(loader.batches([Request(0, 4, 8)])).labels is None
+    loader.close()
+
+
+@pytest.mark.parametrize("content", ["flipped", "short", "gone"])
+def test_damaged_labels_are_found(labelled: Path, tmp_path: Path, content: str) -> None:
+    root = Path(shutil.copytree(labelled, tmp_path / "set"))
+    path = root / "labels.npy"
+    data = path.read_bytes()
+    path.write_bytes(
+        {"flipped": data[:-8] + bytes([data[-8] ^ 1]) + data[-7:], "short": data[:-8], "gone": b""}[content]
+    )
+    with pytest.raises(ValueError, match=r"labels\.npy is damaged"):
+        make(root)
+
+
+# Substitutes.
+
+
+def test_substitutes_are_other_training_samples(root: Path) -> None:
+    order = make(root).order
+    found = [order.substitute(position, attempt) for position in range(50) for attempt in range(4)]
+    assert set(found) == set(range(TRAIN))
+    assert found == [order.substitute(position, attempt) for position in range(50) for attempt in range(4)]
+    assert all(len({order.substitute(position, a) for a in range(16)}) > 5 for position in range(50))
+
+
+def test_when_nothing_can_be_read_the_batches_end(copy: Path) -> None:
+    for path in (copy / "0016").glob("*.tar"):
+        path.unlink()
+    loader = make(copy, faults="quarantine", max_faults=1.0)
+    with pytest.raises(SampleError, match="No such file"):
+        next(loader.batches([Request(0, 1, 16)]))
+    loader.close()
+
+
+# Resources.
+
+
+def test_files_and_memory_do_not_grow_with_phases(root: Path) -> None:
+    """Levels that are done with are let go of; what was decoded there is still counted."""
+    loader = make(root, prefetch=2)
+
+    def in_use() -> int:
+        gc.collect()
+        return sum(str(root) in os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if alive(fd))
+
+    def alive(fd: str) -> bool:
+        return os.path.lexists(f"/proc/self/fd/{fd}")
+
+    def mapped() -> int:
+        return sum(str(root) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    held = []
+    for _ in range(3):
+        for resolution in (4, 8, 16):
+            for _batch in loader.batches(Request(position, 6, resolution) for position in range(0, 60, 6)):
+                pass
+            held.append((resolution, in_use(), mapped()))
+    assert {files for resolution, files, _ in held if resolution == 16} == {8}  # one a shard
+    assert {(files, maps) for resolution, files, maps in held if resolution < 16} == {(8, 8)}
+    assert {maps for resolution, _, maps in held if resolution == 16} == {0}
+    assert loader.decoded == 3 * 60
+    loader.close()
+    assert in_use() == 0 and mapped() == 0
