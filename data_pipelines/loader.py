@@ -73,7 +73,8 @@ class Batch(NamedTuple):
 
 class _Loaded(NamedTuple):
     pixels: Tensor
-    flips: Tensor
+    """uint8 as read, with `flips`; or what to_images made of them, without."""
+    flips: Tensor | None
     labels: Tensor | None
     replaced: tuple[Replaced, ...]
 
@@ -133,6 +134,8 @@ class Loader:
         replaced = tuple(self._replace(request.position, k, samples, array, faults[k], reader) for k in sorted(faults))
         pixels, flipped = torch.from_numpy(array), torch.from_numpy(np.ascontiguousarray(flips))
         labels = None if self.labels is None else torch.from_numpy(self.labels[samples])
+        if self.device.type == "cpu":
+            return _Loaded(to_images(pixels, flipped), None, labels, replaced)
         if self.device.type == "cuda":
             pixels, flipped = pixels.pin_memory(), flipped.pin_memory()
             labels = None if labels is None else labels.pin_memory()
@@ -181,9 +184,11 @@ class Loader:
             fill()
             wanted = {resolution, *(resolution for resolution, _ in ahead)}
             self._leave([left for left in self._readers if left not in wanted])
-            pixels, flips = (tensor.to(self.device, non_blocking=True) for tensor in loaded[:2])
             labels = None if loaded.labels is None else loaded.labels.to(self.device, non_blocking=True)
-            yield Batch(to_images(pixels, flips), labels, loaded.replaced)
+            pixels = loaded.pixels.to(self.device, non_blocking=True)
+            flips = loaded.flips
+            images = pixels if flips is None else to_images(pixels, flips.to(self.device, non_blocking=True))
+            yield Batch(images, labels, loaded.replaced)
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
@@ -192,8 +197,20 @@ class Loader:
 
 def to_images(pixels: Tensor, flips: Tensor | None = None) -> Tensor:
     """uint8 [B, C, H, W] -> fp32 in [-1, 1], those with `flips` [B] mirrored; contiguous, whatever `pixels` is."""
-    x = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
-    return x if flips is None else torch.where(flips[:, None, None, None], x.flip(3), x)
+    if pixels.device.type != "cpu":
+        return on_device(pixels, flips)
+    images = torch.empty(pixels.shape)  # image by image, which stay in the cache: a quarter of the time
+    mirrored = [False] * len(pixels) if flips is None else flips.tolist()
+    for image, one, mirror in zip(images, pixels, mirrored, strict=True):
+        torch.div(one.flip(2) if mirror else one, 127.5, out=image).sub_(1)
+    return images
+
+
+def on_device(pixels: Tensor, flips: Tensor | None) -> Tensor:
+    """What `to_images` does, in few operations."""
+    if flips is not None:
+        pixels = torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def read_labels(store: Store, manifest: Manifest) -> NDArray[np.int64] | None:

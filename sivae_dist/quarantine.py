@@ -37,8 +37,8 @@ class Quarantine:
             self._vote = dist.all_reduce(self._count, group=self._group, async_op=True)
 
     def check(self) -> list[str]:
-        """Lines to tell, the same on all processes: one for each damaged sample, or shard that cannot be opened, not told
-        of before. SampleError, on all processes in the same step, when an epoch has had too many."""
+        """Lines to tell, the same on all processes: one for each damaged sample, or shard that cannot be opened, that
+        was not told of before. SampleError, on all processes in the same step, when an epoch has had too many."""
         if not self._active:
             return []
         if self._vote is not None:
