@@ -225,27 +225,32 @@ class Manifest(_Strict):
         root = Path(root)
         path = root / MANIFEST_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(_missing(root)) from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{path} is damaged (not UTF-8 text): prepare the data set again") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: bytes, name: str) -> Self:
+        """A manifest from its JSON. Raises ValueError as `load`, calling it `name`."""
         try:
-            content = json.loads(text)
+            content = json.loads(text.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{name} is damaged (not UTF-8 text): prepare the data set again") from None
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
+            raise ValueError(f"{name} is damaged ({error}): prepare the data set again") from None
         if not isinstance(content, dict) or content.get("format") != "sivae-data":
-            raise ValueError(f"{path} does not describe a data set made by `sivae data prepare`")
+            raise ValueError(f"{name} does not describe a data set made by `sivae data prepare`")
         if content.get("version") != 1:
             raise ValueError(
-                f"{path} has version {content.get('version')!r} but this program reads version 1: "
+                f"{name} has version {content.get('version')!r} but this program reads version 1: "
                 "prepare the data set again or use the program that made it"
             )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             reason = first_error(error)
-            raise ValueError(f"{path} is not valid ({reason}): prepare the data set again") from None
+            raise ValueError(f"{name} is not valid ({reason}): prepare the data set again") from None
 
 
 def _missing(root: Path) -> str:

@@ -3,12 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from data_pipelines.manifest import FileRecord, Manifest
 
+if TYPE_CHECKING:
+    from data_pipelines.remote import RemoteSettings
+
 
 class Store(ABC):
-    """The files of a prepared data set. Any number of threads may use one at once."""
+    """The files of a prepared data set. Any number of threads may use one at once. It closes itself after a `with`."""
+
+    remote = False
+    """Whether files come from elsewhere, so that it pays to tell which are expected."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -35,6 +42,12 @@ class Store(ABC):
     def close(self) -> None:  # noqa: B027
         """Ends what goes on in the background."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class Directory(Store):
     """A prepared data set on a file system."""
@@ -50,6 +63,14 @@ class Directory(Store):
         return self._root / record.name
 
 
-def open_store(path: str) -> Store:
-    """The store at a path or URL."""
-    return Directory(path)
+def open_store(path: str, settings: "RemoteSettings | None" = None) -> Store:
+    """The store at a directory, at a URL (`s3://`, `gs://`, `https://` and what else fsspec knows), or behind a
+    command (`pipe:ssh HOST cat SET/{name}`); `settings` are about those that are elsewhere.
+
+    Raises ValueError or OSError with one line when a URL cannot be opened at all or the cache cannot be used.
+    """
+    if "://" not in path and not path.startswith("pipe:"):
+        return Directory(path)
+    from data_pipelines.remote import RemoteSettings, RemoteStore
+
+    return RemoteStore(path, settings or RemoteSettings())
