@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_pipelines.loader import DataSettings, Loader, Request, on_device, to_images
+from data_pipelines.loader import DataSettings, Loader, Request, at_once, to_images
 from data_pipelines.manifest import Manifest
 from data_pipelines.order import Order
 from data_pipelines.prepare import PrepareSettings, prepare
@@ -132,10 +132,12 @@ def test_to_images() -> None:
 @pytest.mark.parametrize("flips", [None, torch.tensor([True, False, False, True])])
 def test_to_images_is_the_same_on_every_device(flips: Tensor | None) -> None:
     """As far as that can be tried without one: what another device does, done on the CPU."""
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)).permute(0, 3, 1, 2)
+    side = 128  # a size at which the CPU goes another way
+    drawn = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
+    pixels = torch.from_numpy(drawn).permute(0, 3, 1, 2)
     images = to_images(pixels, flips)
     assert images.is_contiguous()
-    elsewhere = on_device(pixels, flips)
+    elsewhere = at_once(pixels, flips)
     assert elsewhere.is_contiguous() and torch.equal(images, elsewhere)
 
 
