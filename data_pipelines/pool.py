@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for_process
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import cv2
 
@@ -16,8 +16,10 @@ Context = TypeVar("Context")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-Tick = Callable[[], None]
-"""To be called by a task after each of its parts."""
+
+class Tick(Protocol):
+    def __call__(self, parts: int = 1) -> None:
+        """To be called by a task after each of its parts, or after several."""
 
 
 class WorkerKilledError(ValueError):
@@ -38,15 +40,15 @@ def run_tasks(
     """`function(context, task, tick)` of every task, in their order; an error of any task is raised at once.
 
     `function` is one of a module's own; it, `context`, tasks and results are pickled, `context` once a worker. One
-    worker is this process. `report` gets the number of ticks so far, now and then. Raises WorkerKilledError.
+    worker is this process. `report` gets the number of parts so far, now and then. Raises WorkerKilledError.
     """
     if workers > 1 and len(tasks) > 1:
         return _run_pool(function, context, tasks, min(workers, len(tasks)), report)
     done = 0
 
-    def tick() -> None:
+    def tick(parts: int = 1) -> None:
         nonlocal done
-        done += 1
+        done += parts
         report(done)
 
     return [function(context, task, tick) for task in tasks]
@@ -101,9 +103,9 @@ def _start_worker(function: Callable[..., Any], context: Any, done: Any, stop: A
 def _run_task(task: Any) -> Any:
     function, context, done, stop = _worker
 
-    def tick() -> None:
+    def tick(parts: int = 1) -> None:
         with done.get_lock():
-            done.value += 1
+            done.value += parts
         if stop.value:
             raise _StoppedError
 

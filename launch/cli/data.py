@@ -11,6 +11,9 @@ import typer
 
 from launch.cli.errors import one_line_errors
 
+MOST_FAULTS = 100
+"""That `verify` prints."""
+
 app = typer.Typer(help="Prepare data sets and look into them.", no_args_is_help=True)
 
 
@@ -75,7 +78,7 @@ def prepare(
                 "skip_unreadable": skip_unreadable,
             }
         )
-        with _progress() as progress:
+        with _progress("preparing") as progress:
             manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress)
         skipped = f", {len(manifest.skipped)} files skipped" if manifest.skipped else ""
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
@@ -95,7 +98,7 @@ def _read_test(test: str) -> int | str | tuple[str, ...]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, else a line every few seconds."""
     from rich.console import Console
 
@@ -106,8 +109,8 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(TextColumn("preparing"), *columns, console=console) as bar:
-        task = bar.add_task("prepare", total=None, rate="")
+    with Progress(TextColumn(what), *columns, console=console) as bar:
+        task = bar.add_task(what, total=None, rate="")
         rate = _Rate()
 
         def show(done: int, total: int) -> None:
@@ -147,6 +150,36 @@ class _Lines:
         self._next = now + self.SECONDS
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
         print(f"{done}/{total} images, {rate:.0f} images/s{left}", flush=True)
+
+
+@app.command()
+def verify(
+    dest: Annotated[Path, typer.Argument(help="A prepared data set.")],
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every stored image as well, and compare it with its own checksum.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
+) -> None:
+    """Find everything that is wrong in a prepared data set.
+
+    Compares every file with its checksum in the manifest, and every tar with its index, the labels and the other
+    levels. Changes nothing. One line a fault, with the file, the byte and the key, and code 1 when there are any.
+    """
+    with one_line_errors():
+        from data_pipelines.manifest import Manifest
+        from data_pipelines.verify import verify as run
+
+        with _progress("verifying") as progress:
+            faults = run(dest, decode, workers or len(os.sched_getaffinity(0)), progress)
+        for fault in faults[:MOST_FAULTS]:
+            typer.echo(str(fault))
+        if len(faults) > MOST_FAULTS:
+            typer.echo(f"and {len(faults) - MOST_FAULTS} more")
+        if faults:
+            raise ValueError(f"{dest} has {len(faults)} fault{'s' * (len(faults) > 1)}")
+        manifest = Manifest.load(dest)
+        images = "; all images could be decoded" if decode else ""
+        typer.echo(f"{dest}: {manifest.samples} samples at {len(manifest.levels)} levels, no fault found{images}")
 
 
 @app.command()

@@ -110,3 +110,42 @@ def test_interrupt(tmp_path: Path, workers: int) -> None:
     assert process.returncode == 130
     assert err == "interrupted: run the same command again to continue\n"
     assert not list((tmp_path / "set.partial").rglob("*.tmp"))
+
+
+@pytest.fixture
+def prepared(source: Path, tmp_path: Path) -> Path:
+    options = ["--resolution", 16, "--array-max-resolution", 8, "--shard-size", 2, "--workers", 1]
+    assert run("prepare", source, tmp_path / "set", *options)[0] == 0
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_verify(prepared: Path, workers: int) -> None:
+    code, out, err = run("verify", prepared, "--decode", "--workers", workers)
+    assert (code, err) == (0, "")
+    assert "18/18 images" in out
+    last = out.splitlines()[-1]
+    assert last == f"{prepared}: 6 samples at 3 levels, no fault found; all images could be decoded"
+    assert "decoded" not in run("verify", prepared, "--workers", workers)[1]
+    tar = prepared / "0016/shard-00001.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    code, out, err = run("verify", prepared, "--workers", workers)
+    assert code == 1 and err == f"error: {prepared} has 1 fault\n"
+    assert [line for line in out.splitlines() if "images/s" not in line] == [
+        "0016/shard-00001.tar at byte 700 key 00000002 (sample 2): "
+        "the tar is cut short inside this member; 2 samples are missing, this one and those after it"
+    ]
+
+
+def test_verify_prints_no_more_than_a_hundred_faults(prepared: Path) -> None:
+    for i in range(150):
+        (prepared / f"0016/{i:03d}.tar").touch()
+    code, out, err = run("verify", prepared, "--workers", 1)
+    lines = [line for line in out.splitlines() if "images/s" not in line]
+    assert code == 1 and "150 faults" in err
+    assert len(lines) == 101 and lines[0].startswith("0016/000.tar: ") and lines[-1] == "and 50 more"
+
+
+def test_verify_without_a_manifest(tmp_path: Path) -> None:
+    code, out, err = run("verify", tmp_path)
+    assert code == 1 and out == "" and "no prepared data set" in err and err.count("\n") == 1
