@@ -200,7 +200,7 @@ _LARGE = 1 << 15
 
 def to_images(pixels: Tensor, flips: Tensor | None = None) -> Tensor:
     """uint8 [B, C, H, W] -> fp32 in [-1, 1], those with `flips` [B] mirrored; contiguous, whatever `pixels` is."""
-    if pixels.device.type != "cpu" or pixels[0].numel() < _LARGE:
+    if pixels.device.type != "cpu" or pixels.numel() < _LARGE * len(pixels):
         return at_once(pixels, flips)
     images = torch.empty(pixels.shape)  # image by image, which stay in the processor's cache: a third of the time
     mirrored = [False] * len(pixels) if flips is None else flips.tolist()
