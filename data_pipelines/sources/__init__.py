@@ -7,6 +7,7 @@ picklable: every worker process of a preparation gets a copy.
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -29,13 +30,15 @@ class Names(Sequence[str]):
     """Many strings in little memory, and quick to copy to another process."""
 
     def __init__(self, names: Iterable[str | bytes]) -> None:
-        """`names`: text, or text as UTF-8; SourceError for one that is not printable text."""
-        encoded: list[bytes] = []
+        """`names`: text, or text as UTF-8, taken one at a time; SourceError for one that is not printable text."""
+        text, ends = bytearray(), array("q")
         for name in names:
-            encoded.append(name if isinstance(name, bytes) else name.encode(errors="surrogateescape"))
-            _refuse_odd(encoded[-1])
-        self._text = b"".join(encoded)
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+            encoded = name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
+            _refuse_odd(encoded)
+            text += encoded
+            ends.append(len(text))
+        self._text = bytes(text)
+        self._ends = np.array(ends, np.int64)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -150,7 +153,7 @@ def listing_of(
 ) -> Listing:
     """A listing from plain lists; a label of None is none."""
     return Listing(
-        Names(names),
+        names if isinstance(names, Names) else Names(names),
         np.asarray(sizes, np.int64),
         classes,
         None if labels is None else np.array([-1 if label is None else label for label in labels], np.int32),

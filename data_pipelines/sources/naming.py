@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from data_pipelines.sources import Labels, Listing, SourceError, listing_of
 
 LABELS_NAME = "dataset.json"
 
-_MOST_CLASSES = 100_000
+MOST_CLASSES = 100_000
+"""Labels are below it: a wild number would make a table of as many classes."""
 
 _TRAIN = frozenset({"train", "training"})
 _TEST = frozenset({"test", "testing", "val", "valid", "validation"})
@@ -22,6 +23,7 @@ def list_files(
     labels: Labels,
     labels_file: bytes | None,
     is_image: Callable[[int], bool],
+    beside: Sequence[int | None] | None = None,
 ) -> Listing:
     """A listing of files, with what their names tell.
 
@@ -30,17 +32,32 @@ def list_files(
     sub-folders (below the split's) are the classes when there are at least two and every image is in one, except
     where they only cut one running number into pieces, as 00000/00000.png ... 69000/69999.png do.
 
-    `is_image`: whether file i, which is in no folder though others are, is an image. Raises SourceError.
+    `is_image`: whether file i, which is in no folder though others are, is an image. `beside`: labels that the
+    archive itself holds beside its files, below MOST_CLASSES, which come before all others. Raises SourceError.
     """
     test = _split(names)
     inner = names if test is None else [name.split("/", 1)[1] for name in names]
     classes: tuple[str, ...] = ()
     numbers: list[int | None] | None = None
-    if labels == "auto" and labels_file is not None:
+    if labels == "auto" and beside is not None:
+        classes, numbers = _numbered(beside), list(beside)
+    elif labels == "auto" and labels_file is not None:
         classes, numbers = _from_json(f"{LABELS_NAME} of {where}", labels_file, names)
     elif labels != "none":
         classes, numbers = _from_folders(where, inner, labels == "folders", is_image)
     return listing_of(names, sizes, classes, numbers, test)
+
+
+def member_name(where: str, name: str) -> str | None:
+    """What a listing calls a member of an archive, None for one that it leaves out because it is hidden.
+
+    Raises SourceError as refuse_outside.
+    """
+    while name.startswith("./"):  # as `tar -C folder .` writes them
+        name = name[2:]
+    refuse_outside(where, name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return None if hidden else name
 
 
 def refuse_outside(where: str, name: str) -> None:
@@ -78,7 +95,7 @@ def _is_running_number(classes: Sequence[str], names: Sequence[str]) -> bool:
     if not all(re.fullmatch(r"\d{5,}", name, re.ASCII) for name in classes):
         return False
     last = -1
-    for name in names:
+    for name in sorted(names):  # an archive may hold them in any order
         match = re.search(r"(\d+)(\.[^./]*)?$", name, re.ASCII)
         if match is None or int(match[1]) <= last:
             return False
@@ -98,7 +115,7 @@ def _from_json(path: str, text: bytes, names: Sequence[str]) -> tuple[tuple[str,
     exact: dict[str, int] = {}
     try:
         for name, k in content["labels"]:
-            if type(name) is not str or type(k) is not int or not 0 <= k < _MOST_CLASSES:
+            if type(name) is not str or type(k) is not int or not 0 <= k < MOST_CLASSES:
                 raise SourceError(f"{path} gives {name!r} the label {k!r}: labels are whole numbers from 0")
             exact[name.removeprefix("./")] = k
     except (TypeError, ValueError) as error:
@@ -114,5 +131,9 @@ def _from_json(path: str, text: bytes, names: Sequence[str]) -> tuple[tuple[str,
     labels = [exact.get(name, folded.get(name.casefold())) for name in names]
     if not exact or all(label is None for label in labels):
         raise SourceError(f"{path} labels none of the images: its names must be relative to its own folder")
-    count = max(exact.values()) + 1
-    return tuple(str(k) for k in range(count)), labels
+    return _numbered(exact.values()), labels
+
+
+def _numbered(labels: Iterable[int | None]) -> tuple[str, ...]:
+    """Names for classes of which only the numbers are known."""
+    return tuple(str(k) for k in range(1 + max(label for label in labels if label is not None)))
