@@ -18,28 +18,41 @@ import hashlib
 import json
 import os
 import re
+import stat
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 MANIFEST_NAME = "manifest.json"
+
+MAX_MANIFEST_BYTES = 1 << 28
+"""No manifest is larger: this is enough for two million files."""
+
+MAX_RESOLUTION = 4096
+"""What a manifest claims is believed up to here: a reader makes room for an image before it has seen one."""
 
 INDEX_DTYPE = [("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
 """One row an image of a tar shard: first byte, number of bytes, and CRC-32 of those bytes."""
 
 Split = Literal["train", "test"]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=1 << 60)]
 
 
 def first_error(error: ValidationError) -> str:
-    """The first complaint of a pydantic error as one line, `field: message`."""
+    """The first complaint of a pydantic error as one line of bounded length, `field: message`."""
     found = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in found["loc"])
-    message = str(found["msg"]).removeprefix("Value error, ").replace("\n", " ")
-    return f"{place}: {message}" if place else message
+    message = _short(str(found["msg"]).removeprefix("Value error, "))
+    return f"{_short(place)}: {message}" if place else message
+
+
+def _short(text: str) -> str:
+    """Text that may come from a damaged file, as part of a line."""
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def is_power_of_two(number: int) -> bool:
@@ -120,7 +133,7 @@ def write_file(root: Path, name: str, data: bytes) -> FileRecord:
 class Shard(_Strict):
     """How many samples a shard holds and which split they belong to."""
 
-    samples: Annotated[int, Field(gt=0)]
+    samples: Annotated[Count, Field(gt=0)]
     split: Split
 
 
@@ -150,10 +163,10 @@ class Manifest(_Strict):
 
     format: Literal["sivae-data"] = "sivae-data"
     version: Literal[1] = 1
-    resolution: int
+    resolution: Annotated[int, Field(le=MAX_RESOLUTION)]
     """Side of the largest level in pixels, a power of two."""
     channels: Literal[1, 3]
-    samples: Annotated[int, Field(gt=0)]
+    samples: Annotated[Count, Field(gt=0)]
     train: Count
     """Samples [0, train) are for training."""
     test: Count
@@ -168,7 +181,7 @@ class Manifest(_Strict):
     labels: FileRecord | None = None
     source: str
     """Where the images came from."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, JsonValue] = {}
     """How they were prepared."""
     skipped: tuple[str, ...] = ()
     """Names of the source's files that could not be read and were left out."""
@@ -193,7 +206,17 @@ class Manifest(_Strict):
                 raise ValueError(f"level {resolution} needs {len(self.shards)} files, one a shard")
         if bool(self.classes) != (self.labels is not None):
             raise ValueError("classes and labels must be given together")
+        seen = {MANIFEST_NAME}
+        for record in self.records():
+            if record.name in seen:
+                raise ValueError(f"{record.name} stands for two files")
+            seen.add(record.name)
         return self
+
+    def records(self) -> list[FileRecord]:
+        """All files of the data set besides the manifest."""
+        shards = [record for level in self.levels.values() for record in level.files + level.indexes]
+        return [self.names, *([self.labels] if self.labels else []), *shards]
 
     @cached_property
     def shard_starts(self) -> tuple[int, ...]:
@@ -225,7 +248,10 @@ class Manifest(_Strict):
         root = Path(root)
         path = root / MANIFEST_NAME
         try:
-            text = path.read_bytes()
+            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # no pipes
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise ValueError(f"{path} is not a regular file")
+                text = file.read(MAX_MANIFEST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(_missing(root)) from None
         return cls.parse(text, str(path))
@@ -233,17 +259,21 @@ class Manifest(_Strict):
     @classmethod
     def parse(cls, text: bytes, name: str) -> Self:
         """A manifest from its JSON. Raises ValueError as `load`, calling it `name`."""
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"{name} is larger than any manifest: prepare the data set again")
         try:
-            content = json.loads(text.decode("utf-8"))
+            content = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
         except UnicodeDecodeError:
             raise ValueError(f"{name} is damaged (not UTF-8 text): prepare the data set again") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name} is damaged ({error}): prepare the data set again") from None
+        except RecursionError:
+            raise ValueError(f"{name} is damaged (nested too deeply): prepare the data set again") from None
+        except ValueError as error:  # of the parser, of Python for huge numbers, or of the functions given to it
+            raise ValueError(f"{name} is damaged ({_short(str(error))}): prepare the data set again") from None
         if not isinstance(content, dict) or content.get("format") != "sivae-data":
             raise ValueError(f"{name} does not describe a data set made by `sivae data prepare`")
         if content.get("version") != 1:
             raise ValueError(
-                f"{name} has version {content.get('version')!r} but this program reads version 1: "
+                f"{name} has version {_short(repr(content.get('version')))} but this program reads version 1: "
                 "prepare the data set again or use the program that made it"
             )
         try:
@@ -251,6 +281,18 @@ class Manifest(_Strict):
         except ValidationError as error:
             reason = first_error(error)
             raise ValueError(f"{name} is not valid ({reason}): prepare the data set again") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name that is given twice, every program would take another value."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a name is given twice in one object")
+    return content
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _missing(root: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.arrays import parse_array
-from data_pipelines.manifest import MANIFEST_NAME, FileRecord, Manifest
+from data_pipelines.manifest import MANIFEST_NAME, Manifest
 from data_pipelines.verify.faults import Fault, condense
 from data_pipelines.verify.files import (
     DamageError,
@@ -23,15 +23,9 @@ from data_pipelines.verify.files import (
 )
 
 
-def records(manifest: Manifest) -> list[FileRecord]:
-    """All files of a data set but its manifest."""
-    shards = [record for level in manifest.levels.values() for record in level.files + level.indexes]
-    return [manifest.names, *([manifest.labels] if manifest.labels else []), *shards]
-
-
 def check_folders(root: Path, manifest: Manifest) -> tuple[frozenset[str], list[Fault]]:
-    """The manifest's folders that can be looked into, and one fault for each of the others."""
-    files = Counter(record.name.rpartition("/")[0] for record in records(manifest))
+    """The folders of the manifest's files that can be looked into, and one fault for each of the others."""
+    files = Counter(_folder(record.name) for record in manifest.records())
     faults = []
     for folder, count in files.items():
         path = root / folder
@@ -39,34 +33,36 @@ def check_folders(root: Path, manifest: Manifest) -> tuple[frozenset[str], list[
             if leads_outside(path, root):
                 raise DamageError("is a symbolic link that leads outside the data set, which is not followed")
             if not path.is_dir():
-                raise DamageError("is missing" if not path.exists() else "is not a folder")
-        except (DamageError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+                raise DamageError("is not a folder" if path.exists() else "is missing")
+        except DamageError as error:
             faults.append(Fault(folder, f"{error}; its {count} files were not read"))
+        except (OSError, RuntimeError):  # RuntimeError: links in a circle
+            faults.append(Fault(folder, f"cannot be opened; its {count} files were not read"))
     return frozenset(files) - {fault.file for fault in faults}, faults
 
 
 def check_strays(root: Path, manifest: Manifest, folders: frozenset[str]) -> list[Fault]:
     """Data that the manifest does not know, which a program that looks for shards by their names would take as well,
     and unfinished files. A text or licence beside the data is nobody's concern."""
-    known = {record.name for record in records(manifest)} | {MANIFEST_NAME}
-    inner = {"/".join(folder.split("/")[:depth]) for folder in folders for depth in range(1, folder.count("/") + 2)}
+    known = {record.name for record in manifest.records()} | {MANIFEST_NAME}
+    parents = {_folder(name) for name in known}
     faults = []
-    for folder in sorted({"", *inner}):
-        with os.scandir(root / folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                name = f"{folder}/{entry.name}".removeprefix("/")
-                if name in known or name in inner:
-                    continue
-                if re.fullmatch(r"\..*\.tmp", entry.name):
-                    faults.append(Fault(name, "is an unfinished file of an interrupted preparation: remove it"))
-                elif entry.name.endswith((".tar", ".npy")):
-                    faults.append(Fault(name, "is not in the manifest"))
-                elif re.fullmatch(r"\d{4,}", entry.name) and not any(
-                    f.startswith(f"{name}/") or f == name for f in folders
-                ):
-                    if not any(record.name.startswith(f"{name}/") for record in records(manifest)):
-                        faults.append(Fault(name, "is a level that the manifest does not have"))
+    for folder in sorted(folders | {""}):
+        for entry in sorted(os.listdir(root / folder)):
+            name = f"{folder}/{entry}".removeprefix("/")
+            if name in known:
+                continue
+            if re.fullmatch(r"\..*\.tmp", entry, re.DOTALL):
+                faults.append(Fault(name, "is an unfinished file of an interrupted preparation: remove it"))
+            elif entry.endswith((".tar", ".npy")):
+                faults.append(Fault(name, "is not in the manifest"))
+            elif re.fullmatch(r"\d{4}", entry) and not any(f"{parent}/".startswith(f"{name}/") for parent in parents):
+                faults.append(Fault(name, "is a level that the manifest does not have"))
     return faults
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def check_names(root: Path, manifest: Manifest) -> list[Fault]:

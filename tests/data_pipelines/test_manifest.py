@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,10 @@ def test_unsafe_names_are_refused(tmp_path: Path, name: str) -> None:
         ({"resolution": 16}, "largest level"),
         ({"classes": ("a",)}, "together"),
         ({"colour": 1}, "colour"),
+        ({"names": record("0004/a.npy")}, r"0004/a\.npy stands for two files"),
+        ({"names": record("manifest.json")}, r"manifest\.json stands for two files"),
+        ({"resolution": 1 << 20}, "less than or equal to 4096"),
+        ({"samples": 1 << 70}, "samples\n.*less than"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, object], message: str) -> None:
@@ -93,13 +98,42 @@ def test_missing_manifest(tmp_path: Path) -> None:
         ("[]", "does not describe"),
         ('{"format": "sivae-data", "version": 2}', "version 2"),
         ('{"format": "sivae-data", "version": 1}', "not valid"),
+        ("[" * 100_000, "nested too deeply"),
+        ("1" * 5000, "damaged"),
+        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": 1, "a": 2}', "given twice"),
+        ('{"format": "sivae-data", "version": "' + "x" * 1_000_000 + '"}', "version 'xxx"),
+        ('{"format": "sivae-data", "version": 1, "' + "x\\n" * 1_000_000 + '": 1}', "not valid"),
     ],
 )
 def test_bad_manifest(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         Manifest.load(tmp_path)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_deep_settings_are_refused(tmp_path: Path) -> None:
+    """They could be loaded, and would fail later, when the digest is taken."""
+    content = json.loads(make().to_json()) | {"settings": {"a": json.loads("[" * 500 + "]" * 500)}}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"manifest\.json is not valid \(settings"):
+        Manifest.load(tmp_path)
+
+
+def test_what_is_no_file_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make().write(tmp_path)
+    monkeypatch.setattr("data_pipelines.manifest.MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(ValueError, match=r"manifest\.json is larger than any manifest"):
+        Manifest.load(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(ValueError, match=r"manifest\.json is not a regular file"):
+        Manifest.load(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"manifest\.json"):
+        Manifest.load(tmp_path)
 
 
 def test_import_is_light() -> None:
