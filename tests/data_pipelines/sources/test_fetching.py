@@ -1,0 +1,171 @@
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.prepare import PrepareError, prepare
+from data_pipelines.sources import SourceError, fetching
+from data_pipelines.sources.opening import open_source
+from data_pipelines.sources.spool import Spool
+from tests import web as faults
+from tests.data_pipelines.sources.making import encoded, noise, pngs, small, tar_bytes, write_tar
+from tests.disks import mounted_or_skipped
+from tests.web import Web
+
+WANT = {f"{k}{i}.png": encoded(noise(k, 64, 64)) for k in range(3) for i in range(3)}
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between tries, which take no time here."""
+    waited: list[float] = []
+    monkeypatch.setattr(fetching.time, "sleep", waited.append)
+    return waited
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    (tmp_path / "web").mkdir()
+    with Web(tmp_path / "web") as server:
+        yield server
+
+
+@pytest.fixture
+def shards(web: Web) -> Web:
+    for k in range(3):
+        (web.root / f"{k}.tar").write_bytes(tar_bytes({name: data for name, data in WANT.items() if name[0] == str(k)}))
+    return web
+
+
+def fetched(where: str, spool: Path) -> dict[str, object]:
+    source = open_source(where, spool=spool)
+    return {name: source.read(i) for i, name in enumerate(source.listing.names)}
+
+
+def test_shards_from_a_server(shards: Web, tmp_path: Path) -> None:
+    where = f"{shards.url}/{{0..2}}.tar"
+    assert fetched(where, tmp_path / "spool") == WANT
+    assert fetched(where, tmp_path / "spool") == WANT
+    assert dict(shards.requests) == {f"{k}.tar": 1 for k in range(3)}  # what is there is not fetched again
+    assert sorted(len(path.name) for path in tmp_path.glob("spool/*")) == [32, 32, 32]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_pipes_files_and_compressed_streams(tmp_path: Path, compress: bool) -> None:
+    data = tar_bytes(pngs(3))
+    path = tmp_path / "a b.bin"
+    path.write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]) if compress else data)
+    assert fetched(f"pipe:cat '{path}'", tmp_path / "spool") == pngs(3)
+    assert fetched(path.as_uri(), tmp_path / "spool") == pngs(3)
+    assert len(list(tmp_path.glob("spool/*"))) == 1 + compress  # a plain local tar is read where it is
+
+
+def test_what_webdataset_cannot_open_fsspec_does(tmp_path: Path, waits: list[float]) -> None:
+    import fsspec
+
+    with fsspec.open("memory://bucket/a.tar", "wb") as file:
+        file.write(tar_bytes(pngs(2)))
+    assert fetched("memory://bucket/a.tar", tmp_path / "spool") == pngs(2)
+    with pytest.raises(SourceError, match=r"^nowhere://x/a\.tar cannot be opened \(Protocol not known: nowhere"):
+        open_source("nowhere://x/a.tar", spool=tmp_path / "spool")
+    assert waits == []
+
+
+def test_tries_again(shards: Web, tmp_path: Path, waits: list[float]) -> None:
+    shards.fault("0.tar", faults.cut, 1)
+    shards.fault("1.tar", faults.short, 2)
+    assert fetched(f"{shards.url}/{{0..2}}.tar", tmp_path / "spool") == WANT
+    assert dict(shards.requests) == {"0.tar": 2, "1.tar": 3, "2.tar": 1}
+    assert waits == [1.0, 1.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "tries"),
+    [
+        (faults.cut, r"cannot be fetched \(curl ended with status 18\)", 4),
+        (faults.short, r"is a damaged tar at offset \d+ \(", 4),
+        (faults.long, "more behind it", 4),
+        (faults.status(404), r"cannot be fetched \(curl ended with status 22\)", 1),
+    ],
+)
+def test_gives_up(shards: Web, tmp_path: Path, waits: list[float], fault: Any, message: str, tries: int) -> None:
+    shards.fault("1.tar", fault)
+    with pytest.raises(PrepareError, match=rf"{shards.url}/1\.tar .*{message}") as error:
+        prepare(f"{shards.url}/{{0..2}}.tar", tmp_path / "out", small())
+    assert "\n" not in str(error.value)
+    assert shards.requests["1.tar"] == tries
+    assert len(list((tmp_path / "out.partial/work/source").iterdir())) == 1
+    shards.fault("1.tar", faults.whole)
+    assert prepare(f"{shards.url}/{{0..2}}.tar", tmp_path / "out", small()).samples == 9
+    assert shards.requests["0.tar"] == 1
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_no_server(web: Web, tmp_path: Path, waits: list[float]) -> None:
+    with pytest.raises(PrepareError, match=r"http://127\.0\.0\.1:1/a\.tar cannot be fetched \(curl .* status 7\)"):
+        prepare("http://127.0.0.1:1/a.tar", tmp_path / "out", small())
+    assert waits == [1.0, 5.0, 25.0]
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("cat {tar} ; exit 3", r"\(the command ended with status 3\)"),
+        ("exit 141", r"\(the command ended with status 141\)"),  # webdataset takes it for a success
+        ("head -c 1000 {tar}", "is a damaged tar"),
+        ("cat /nowhere | cat", "is a damaged tar at offset 0"),
+        ("gzip -c {tar} | head -c 200", "came damaged"),
+        ("gzip -c {tar} | tr a b", "came damaged"),
+        ("kill -9 $$", r"\(the command ended with status -9\)"),
+    ],
+)
+def test_pipes_that_fail(tmp_path: Path, waits: list[float], command: str, message: str) -> None:
+    tar = write_tar(tmp_path / "a.tar", pngs(3))
+    where = f"pipe:{command.format(tar=tar)} 2>/dev/null"
+    with pytest.raises(SourceError, match=message) as error:
+        open_source(where, spool=tmp_path / "spool")
+    assert where in str(error.value) and "\n" not in str(error.value)
+    assert len(waits) == 3
+    assert not (tmp_path / "spool").exists()
+
+
+def test_patterns_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "0.tar", pngs(1))
+    monkeypatch.delenv("WDS_NOWHERE", raising=False)
+    for pattern, message in (
+        ("{0..2}.tar", r"source .*/1\.tar does not exist"),
+        ("*.tgz", r"source .*/\*\.tgz does not exist"),
+        ("${NOWHERE}/{0..1}.tar", "missing environment variable"),
+    ):
+        with pytest.raises(SourceError, match=message) as error:
+            open_source(f"{tmp_path}/{pattern}")
+        assert "\n" not in str(error.value)
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.tgz"
+    path.write_bytes(gzip.compress(tar_bytes({"a.png": bytes(1 << 20)})))
+    with mounted_or_skipped(tmp_path / "disk", 256) as disk:
+        with pytest.raises(SourceError, match=r"^no space left in .*disk/spool for a copy of .*a\.tgz .*run the same"):
+            open_source(str(path), spool=disk / "spool")
+        assert not (disk / "spool").exists()
+
+
+def test_a_copy_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+
+    def half(path: Path) -> None:
+        path.write_bytes(b"half")
+        assert path.name.endswith(".tmp") and path.parent == tmp_path / "spool"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spool.copy("../../it", half)
+    assert not (tmp_path / "spool").exists()
+    copy = spool.copy("../../it", lambda path: path.write_bytes(b"whole") and None)
+    assert copy.parent == tmp_path / "spool" and copy.read_bytes() == b"whole"
+    assert spool.copy("../../it", half) == copy
+    assert spool.copy("another", lambda path: path.write_bytes(b"x") and None) != copy
