@@ -1,8 +1,8 @@
 """LMDB databases of image files, as LSUN comes in."""
 
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import lmdb
@@ -69,7 +69,7 @@ class LmdbSource(Source):
         """All names, the bytes of their values, and after how many names each database ends."""
         sizes, ends = array("q"), list[int]()
 
-        def walk() -> Iterator[bytes]:
+        def walk() -> Generator[bytes, None, None]:
             for prefix, path in self._databases.items():
                 with _reading(path) as transaction:
                     # As buffers, so that of a value nothing but its length is read.
@@ -78,7 +78,8 @@ class LmdbSource(Source):
                         yield prefix.encode() + (key.hex().encode() if self._hexadecimal else bytes(key))
                 ends.append(len(sizes))
 
-        return Names(walk()), sizes, ends
+        with closing(walk()) as keys:  # a database is not opened again before it is closed
+            return Names(keys), sizes, ends
 
     def read(self, i: int) -> bytes:
         name = self.listing.names[i]
