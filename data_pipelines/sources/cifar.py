@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr  # of a few dozen characters
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def _load_batch(where: str, files: Files, name: str, layout: _Layout) -> tuple[N
         raise SourceError(f"{name} in {where} does not hold a label for each of its {len(rows)} images: get it again")
     for label in labels:
         if type(label) is not int or not 0 <= label < layout.classes:
-            raise SourceError(f"{name} in {where} holds the label {label!r}: they are 0 to {layout.classes - 1}")
+            raise SourceError(f"{name} in {where} holds the label {repr(label)}: they are 0 to {layout.classes - 1}")
     return rows, labels
 
 
@@ -173,7 +174,7 @@ def _load(where: str, files: Files, name: str) -> dict[Any, Any]:
     try:
         content = _Unpickler(data).load()
     except Exception as error:  # unpickling raises nearly anything on damaged input
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error)[:200].split()) or type(error).__name__
         raise SourceError(f"{name} in {where} is damaged or holds what does not belong in it ({reason})") from None
     if not isinstance(content, dict):
         raise SourceError(f"{name} in {where} holds what does not belong in it (a {type(content).__name__})")

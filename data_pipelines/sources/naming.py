@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
+from reprlib import repr  # of a few dozen characters
 
 from data_pipelines.sources import Labels, Listing, SourceError, listing_of
 
@@ -116,7 +117,7 @@ def _from_json(path: str, text: bytes, names: Sequence[str]) -> tuple[tuple[str,
     try:
         for name, k in content["labels"]:
             if type(name) is not str or type(k) is not int or not 0 <= k < MOST_CLASSES:
-                raise SourceError(f"{path} gives {name!r} the label {k!r}: labels are whole numbers from 0")
+                raise SourceError(f"{path} gives {repr(name)} the label {repr(k)}: labels are whole numbers from 0")
             exact[name.removeprefix("./")] = k
     except (TypeError, ValueError) as error:
         if isinstance(error, SourceError):
