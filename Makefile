@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env test lint format demo faults bench sivae wheel clean
+.PHONY: help env test lint format demo faults bench bench-checkpoint bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
@@ -36,7 +36,7 @@ help:
 	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
 	echo "make faults  kill, signal, fill disks and damage files, and print the table (ARGS='--help' tells more; 40 minutes)"
-	echo "make bench   measure what a checkpoint costs (ARGS='--help')"
+	echo "make bench   measure everything; bench-loader, -prepare, -scale, -verify, -checkpoint: one thing (ARGS='--help')"
 	echo "make sivae   run the command: make sivae ARGS='train --help'"
 	echo "make wheel   build dist/sivae-*.whl      make clean    remove what the tools left in the clone"
 	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 6.5 GB; delete that folder to be rid of it."
@@ -99,8 +99,29 @@ faults: env
 	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 	exec "$(BIN)/python" -m tests.faults $(ARGS)
 
-bench: env
-	exec "$(BIN)/python" -m benchmarks.checkpoint $(ARGS)
+bench: bench-loader bench-prepare bench-scale bench-verify bench-checkpoint
+
+bench-checkpoint bench-prepare bench-scale bench-verify: bench-%: env
+	exec "$(BIN)/python" -m benchmarks.$* $(ARGS)
+
+# Other loaders live in an environment on top of the pinned one, which they must not change; without them, or without
+# a network, what is missing is named in the table.
+PEERS := $(ENV)-peers-$(shell sha256sum benchmarks/peers.txt | cut -c1-8)
+
+bench-peers: env
+	if [ ! -e "$(PEERS)/.ready" ]; then
+		echo "building $(PEERS) (a minute, about 700 MB)" >&2
+		unset PYTHONPATH
+		"$(PYTHON)" -m venv --clear "$(PEERS)"
+		"$(BIN)/python" -c 'import site; print(site.getsitepackages()[0])' \
+			> "$$("$(PEERS)/bin/python" -c 'import site; print(site.getsitepackages()[0])')/pinned.pth"
+		"$(PEERS)/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps -r benchmarks/peers.txt \
+			|| { echo "warning: the other loaders could not be installed" >&2; exit 0; }
+		touch "$(PEERS)/.ready"
+	fi
+
+bench-loader: bench-peers
+	exec "$(PEERS)/bin/python" -m benchmarks.loader $(ARGS)
 
 sivae: env
 	exec "$(BIN)/python" -m launch.cli $(or $(ARGS),--help)
