@@ -69,7 +69,7 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
 
 
 def small(**changes: Any) -> PrepareSettings:
-    return PrepareSettings.model_validate({"resolution": 16, "array_max_resolution": 8, "shard_size": 5} | changes)
+    return PrepareSettings.model_validate({"resolution": 16, "shard_size": 5} | changes)
 
 
 def tree(root: Path) -> dict[str, bytes]:
