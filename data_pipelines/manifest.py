@@ -66,7 +66,7 @@ class _Strict(BaseModel):
 class FileRecord(_Strict):
     """A file of the data set: its name relative to the root (with `/`), its size and its checksum."""
 
-    name: str
+    name: Annotated[str, Field(max_length=200)]
     bytes: Count
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -32,10 +32,10 @@ def verify(
     much is lost with it. `progress` gets the number of images looked at and of all, each level's counted.
     Raises FileNotFoundError and ValueError when there is no valid manifest, OSError when it cannot be read.
     """
-    root = Path(root)
+    given, root = root, Path(root).resolve()
     if leads_outside(root / MANIFEST_NAME, root):
         return [Fault(MANIFEST_NAME, "is a symbolic link that leads outside the data set, which is not followed")]
-    manifest = Manifest.load(root)
+    manifest = Manifest.load(given)
     report = progress or (lambda done, total: None)
     total = manifest.samples * len(manifest.levels)
     report(0, total)

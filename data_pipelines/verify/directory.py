@@ -36,7 +36,7 @@ def check_folders(root: Path, manifest: Manifest) -> tuple[frozenset[str], list[
                 raise DamageError("is not a folder" if path.exists() else "is missing")
         except DamageError as error:
             faults.append(Fault(folder, f"{error}; its {count} files were not read"))
-        except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        except OSError:
             faults.append(Fault(folder, f"cannot be opened; its {count} files were not read"))
     return frozenset(files) - {fault.file for fault in faults}, faults
 

@@ -21,8 +21,8 @@ class DamageError(Exception):
 
 
 def leads_outside(path: Path, root: Path) -> bool:
-    """Whether a symbolic link on the way leads out of the data set's directory."""
-    return not path.resolve().is_relative_to(root.resolve())
+    """Whether a symbolic link on the way leads out of the data set's directory `root`, itself given without links."""
+    return not f"{os.path.realpath(path)}/".startswith(f"{root}/".replace("//", "/"))
 
 
 @contextmanager
@@ -41,9 +41,8 @@ def opened(root: Path, name: str) -> Iterator[int]:
         yield descriptor
     except FileNotFoundError:
         raise DamageError("is missing") from None
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DamageError(f"cannot be read ({reason})") from None
+    except OSError as error:
+        raise DamageError(f"cannot be read ({error.strerror or error})") from None
     finally:
         if descriptor >= 0:
             os.close(descriptor)
