@@ -264,10 +264,10 @@ def test_no_labels(root: Path) -> None:
 def test_damaged_labels_are_found(labelled: Path, tmp_path: Path, content: str) -> None:
     root = Path(shutil.copytree(labelled, tmp_path / "set"))
     path = root / "labels.npy"
-    data = path.read_bytes()
-    path.write_bytes(
-        {"flipped": data[:-8] + bytes([data[-8] ^ 1]) + data[-7:], "short": data[:-8], "gone": b""}[content]
-    )
+    data = bytearray(path.read_bytes())
+    place = data.rindex(bytes(8))  # a label 0, which becomes a 1
+    data[place] = 1
+    path.write_bytes({"flipped": data, "short": path.read_bytes()[:-8], "gone": b""}[content])
     with pytest.raises(ValueError, match=r"labels\.npy is damaged"):
         make(root)
 
