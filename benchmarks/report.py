@@ -26,12 +26,14 @@ def report(out: Path | None, title: str, packages: Sequence[str]) -> Iterator[Ca
     say(f"- {machine()}; load average at the start {os.getloadavg()[0]:.1f}")
     say(f"- commit {_commit()}, {time.strftime('%Y-%m-%d')}, Python {sys.version.split()[0]}")
     say("- " + ", ".join(f"{name} {_version(name)}" for name in packages))
-    say(f"- `python -m {_module()} {shlex.join(sys.argv[1:])}`")
-    yield say
-    say(f"\nLoad average at the end {os.getloadavg()[0]:.1f}.")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say(f"- `python -m {_module()} {shlex.join(sys.argv[1:])}".rstrip() + "`")
+    try:
+        yield say
+        say(f"\nLoad average at the end {os.getloadavg()[0]:.1f}.")
+    finally:  # what was measured before an interruption is kept, without that last line
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _commit() -> str:
