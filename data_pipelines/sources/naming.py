@@ -52,11 +52,13 @@ def list_files(
 def member_name(where: str, name: str) -> str | None:
     """What a listing calls a member of an archive, None for one that it leaves out because it is hidden.
 
-    Raises SourceError as refuse_outside.
+    Raises SourceError as refuse_outside, and for none at all.
     """
     while name.startswith("./"):  # as `tar -C folder .` writes them
         name = name[2:]
     refuse_outside(where, name)
+    if not name:
+        raise SourceError(f"source {where} has a member without a name: make the archive again")
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
     return None if hidden else name
 

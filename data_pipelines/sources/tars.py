@@ -144,8 +144,8 @@ class _Found:
         keys: set[str] = set()
         current, sample = "", dict[str, Member]()
         for member in members(path, tar):
-            name = member_name(tar, member.name)
-            if name is None or member.kind == "other" or re.match(_META, name):
+            name = None if member.kind == "other" else member_name(tar, member.name)
+            if name is None or re.match(_META, name):
                 continue
             if name == LABELS_NAME and member.kind == "file":
                 self.labels_files.append(read_part(path, member.offset, member.size))

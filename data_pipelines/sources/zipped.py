@@ -81,8 +81,8 @@ def _list(path: Path) -> dict[str, zipfile.ZipInfo]:
             raise SourceError(f"source {path} is a damaged zip ({reason}): get it again") from None
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        name = member_name(str(path), info.filename)
-        if name is None or info.is_dir():
+        name = None if info.filename.endswith("/") else member_name(str(path), info.filename)
+        if name is None:
             continue
         if name in entries:
             raise SourceError(f"source {path} holds {name!r} twice: remove one of them")

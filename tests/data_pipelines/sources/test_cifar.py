@@ -208,7 +208,7 @@ def test_stands_for_numpy_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x80\x02]r\xff\xff\xff\x7f.",  # kept as the two-thousand-millionth of a table
+        b"\x80\x02]r\x00\x00\x00\x04.",  # kept as the 67,108,864th of a table
         b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x00abc.",  # a long string
         b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7fabc.",  # a long array of bytes
         b"\x80\x02X\x00\x00\x01\x00" + b"a" * 65536 + b"q\x01X\x06\x00\x00\x00latin1q\x020"

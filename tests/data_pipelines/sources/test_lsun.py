@@ -141,6 +141,16 @@ def test_changed_under_way(tmp_path: Path) -> None:
 # Scale.
 
 
+def test_listing_does_not_read_values(tmp_path: Path) -> None:
+    path = write_lmdb(tmp_path / "l", {b"%d" % i: bytes(4 << 20) for i in range(3)}, 1 << 24)
+    tracemalloc.start()
+    try:
+        assert open_source(str(path)).listing.sizes.tolist() == [4 << 20] * 3
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_listing_takes_little_memory(tmp_path: Path) -> None:
     """LSUN's bedrooms are three million: bytes an entry are counted, without those of the values."""
     count = 200_000

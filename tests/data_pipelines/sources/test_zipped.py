@@ -78,6 +78,15 @@ def test_repeated_name(tmp_path: Path) -> None:
         open_source(str(tmp_path / "a.zip"))
 
 
+def test_a_file_without_a_name(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", {"./": b"", "./0.png": b"x"})
+    assert contents(tmp_path / "a.zip") == {"0.png": b"x"}
+    path = write_zip(tmp_path / "b.zip", {"X.png": b"x"})
+    path.write_bytes(path.read_bytes().replace(b"X.png", b"\0.png"))  # a name ends at its first zero
+    with pytest.raises(SourceError, match=r"b\.zip has a member without a name"):
+        open_source(str(tmp_path / "b.zip"))
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(pngs(1)["00.png"])
     entry = zipfile.ZipInfo("01.png")
