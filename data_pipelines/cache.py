@@ -1,6 +1,6 @@
 """Files from elsewhere on a local disk: bounded in bytes, shared by all processes of a machine.
 
-    FOLDER/lock             held (flock) while room is made and while a file gets its name
+    FOLDER/lock             held (flock) whenever files come, go, or are counted
     FOLDER/SHA256           a whole file, named by its content: data sets, and versions of one, never mix
     FOLDER/SHA256.partial   a file on its way, locked (flock) by whoever fetches it
 
@@ -120,20 +120,16 @@ class Cache:
     def _partial(self, record: FileRecord) -> Iterator[Partial | None]:
         """The right to fetch a file, or None when someone else has it. What is not given its name is removed."""
         path = self.folder / f"{record.sha256}.partial"
-        with _explained(self.folder):
+        with _explained(self.folder), self._locked():  # or it would seem left over before it is locked
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            mine = _try_lock(descriptor)
         try:
-            # Whoever had the lock before may have renamed or removed the file that was opened.
-            if not _try_lock(descriptor) or not _is_at(path, descriptor):
-                yield None
-                return
-            try:
-                yield Partial(self.folder, path, descriptor)
-            finally:
-                if _is_at(path, descriptor):
-                    path.unlink()
+            yield Partial(self.folder, path, descriptor) if mine else None
         finally:
-            os.close(descriptor)
+            with self._locked():
+                if mine and _is_at(path, descriptor):
+                    path.unlink()
+                os.close(descriptor)
 
     def _fetch(self, record: FileRecord, fill: Callable[[Partial], None], partial: Partial) -> int:
         if (descriptor := self._whole(record)) is not None:  # it came between the two looks
@@ -145,7 +141,7 @@ class Cache:
         with _explained(self.folder):
             os.fsync(partial.descriptor)  # some file systems tell only now that they are full
         descriptor = os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC)
-        with self._locked():  # who counts must find it under one of its names
+        with self._locked():
             partial.path.rename(self.folder / record.sha256)
         self._trusted.add(record.sha256)
         return descriptor
@@ -170,13 +166,10 @@ class Cache:
         whole: list[tuple[os.stat_result, Path]] = []
         promised = 0
         for path in self.folder.iterdir():
-            try:
-                if _WHOLE.fullmatch(path.name):
-                    whole.append((path.stat(), path))
-                elif _PARTIAL.fullmatch(path.name):
-                    promised += _promised(path)
-            except FileNotFoundError:  # a failed fetch has removed it just now
-                continue
+            if _WHOLE.fullmatch(path.name):
+                whole.append((path.stat(), path))
+            elif _PARTIAL.fullmatch(path.name):
+                promised += _promised(path)
         return whole, promised
 
     @contextmanager
@@ -199,8 +192,7 @@ def _promised(path: Path) -> int:
     try:
         if not _try_lock(descriptor):
             return os.fstat(descriptor).st_size
-        if _is_at(path, descriptor):
-            path.unlink()
+        path.unlink()
         return 0
     finally:
         os.close(descriptor)

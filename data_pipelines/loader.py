@@ -22,13 +22,15 @@ from data_pipelines.arrays import parse_array
 from data_pipelines.manifest import Manifest
 from data_pipelines.order import Order
 from data_pipelines.reader import Reader, SampleError
+from data_pipelines.remote import RemoteSettings
 from data_pipelines.settings import Settings
 from data_pipelines.store import Store
 
 
 class DataSettings(Settings):
     path: str
-    """A data set made by `sivae data prepare`: its directory."""
+    """A data set made by `sivae data prepare`: its directory, a URL (`s3://`, `gs://`, `https://`), or a command that
+    prints the file `{name}` (`pipe:ssh HOST cat SET/{name}`)."""
     flip: bool = True
     """Mirror every image with probability 1/2."""
     threads: int = Field(2, ge=1)
@@ -40,6 +42,7 @@ class DataSettings(Settings):
     max_faults: float = Field(0.001, ge=0, le=1)
     """Under quarantine the run ends when more than this share of the training samples had to be replaced in an
     epoch; one is always allowed."""
+    remote: RemoteSettings = RemoteSettings()
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Loader:
         self.wait_seconds = 0.0
         """Time that the consumer has spent waiting here."""
         self._readers: dict[int, Reader] = {}
+        self._expected: tuple[int, list[int]] | None = None  # resolution and shards that the store was told of
         self._decoded = 0  # by readers that are closed
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loader")
 
@@ -172,7 +176,10 @@ class Loader:
 
         def fill() -> None:
             while len(ahead) < self.settings.prefetch and (request := next(upcoming, None)) is not None:
-                future = self._threads.submit(self._load, request, self.reader(request.resolution))
+                reader = self.reader(request.resolution)
+                if self.store.remote:
+                    self._expect(request)
+                future = self._threads.submit(self._load, request, reader)
                 ahead.append((request.resolution, future))
 
         fill()
@@ -189,6 +196,15 @@ class Loader:
             flips = loaded.flips
             images = pixels if flips is None else to_images(pixels, flips.to(self.device, non_blocking=True))
             yield Batch(images, labels, loaded.replaced)
+
+    def _expect(self, request: Request) -> None:
+        """Tells the store whenever a request is the first of another window of shards, or of another level."""
+        expected = (request.resolution, self.order.shards_from(request.position))
+        if expected != self._expected:
+            self._expected = expected
+            level = self.manifest.levels[request.resolution]
+            kinds = (level.indexes, level.files) if level.indexes else (level.files,)
+            self.store.expect([records[shard] for shard in expected[1] for records in kinds])
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)

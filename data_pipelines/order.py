@@ -59,6 +59,25 @@ class Order:
             position, count = position + taken, count - taken
         return np.concatenate(samples), np.concatenate(flips)
 
+    def shards_from(self, position: int, windows: int = 2) -> list[int]:
+        """Shards of the window in which a position lies, then those of the windows after it, `windows` in all."""
+        epoch, first = divmod(position, self.samples)
+        shards = self._shards(epoch)
+        inside = int(np.searchsorted(np.cumsum(self.sizes[shards]), first, side="right"))
+        shards = shards[inside - inside % WINDOW :]
+        found: list[int] = []
+        while windows > 0:
+            chosen = shards[: windows * WINDOW].tolist()
+            found += chosen
+            windows -= -(-len(chosen) // WINDOW)
+            epoch += 1
+            shards = self._shards(epoch)
+        return found
+
+    def _shards(self, epoch: int) -> np.ndarray:
+        """All shards in an epoch's order; its windows are 16 of them each."""
+        return stream(self.seed, "order", epoch).permutation(len(self.sizes))
+
     def substitute(self, position: int, attempt: int) -> int:
         """The sample that stands at a position in the place of one that cannot be read; attempts 0, 1, ... differ."""
         return int(stream(self.seed, "substitute", position).integers(self.samples, size=attempt + 1)[attempt])

@@ -12,13 +12,10 @@ from typing import TypeVar
 from pydantic import Field
 
 from data_pipelines.cache import Cache, Partial
-from data_pipelines.manifest import MANIFEST_NAME, FileRecord, Manifest
+from data_pipelines.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileRecord, Manifest
 from data_pipelines.settings import Settings
 from data_pipelines.store import Store
 from data_pipelines.transport import TransferError, open_transport
-
-MANIFEST_LIMIT = 256 << 20
-"""Bytes that a manifest may have at most: nothing else says how much of an answer to read."""
 
 BACKOFF_LIMIT = 60.0
 """Longest wait before another try, in seconds."""
@@ -99,8 +96,8 @@ class RemoteStore(Store):
             for chunk in chunks:
                 self._check_open()
                 text += chunk
-                if len(text) > MANIFEST_LIMIT:
-                    raise TransferError(f"it has more than {MANIFEST_LIMIT} bytes: this is no manifest", final=True)
+                if len(text) > MAX_MANIFEST_BYTES:
+                    raise TransferError(f"it has more than {MAX_MANIFEST_BYTES} bytes: this is no manifest", final=True)
         return bytes(text)
 
     def file(self, record: FileRecord) -> Path:

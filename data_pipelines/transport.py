@@ -7,9 +7,10 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 CHUNK = 1 << 20
@@ -139,16 +140,19 @@ class _Calls:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._going: set[Future[Any]] = set()
-        self._cancelled = False
+        self._cancelled = threading.Event()
 
     def start(self, call: Coroutine[Any, Any, Any]) -> "Future[Any]":
         return asyncio.run_coroutine_threadsafe(call, self._loop)
 
     def result(self, call: Coroutine[Any, Any, Any]) -> Any:
         """What a call returns or raises; CancelledError after `cancel`."""
+        if self._cancelled.is_set():
+            call.close()
+            raise CancelledError
         future = self.start(call)
         self._going.add(future)
-        if self._cancelled:  # it may have come too late to be seen there
+        if self._cancelled.is_set():  # since then, and perhaps before it could be seen there
             future.cancel()
         try:
             return future.result()
@@ -157,7 +161,7 @@ class _Calls:
 
     def cancel(self) -> None:
         """Ends the calls that are going on, and those to come."""
-        self._cancelled = True
+        self._cancelled.set()
         for future in tuple(self._going):
             future.cancel()
 

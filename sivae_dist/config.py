@@ -72,6 +72,7 @@ RUN_PATH_INDEPENDENT = frozenset(
         "data.prefetch",
         "data.faults",
         "data.max_faults",
+        "data.remote",
         "checkpoint",
         "monitoring",
         "guard",

@@ -38,7 +38,7 @@ class Trainer:
         self.device = device
         self.stop = stop or Stop()
         self.stop.join()
-        self.store = open_store(settings.data.path)
+        self.store = open_store(settings.data.path, settings.data.remote)
         self.manifest = self.store.manifest()
         check_data(settings, self.manifest)
         self.schedule = make_schedule(settings, self.manifest)
@@ -248,8 +248,8 @@ class Trainer:
     def close(self) -> None:
         """Ends threads and files. A checkpoint that is being written is finished first."""
         self.saver.close()
+        self.store.close()  # before the loader, whose threads may be waiting for a file
         self.loader.close()
-        self.store.close()
         self.monitor.close()
         if self.trace is not None:
             self.trace.close()

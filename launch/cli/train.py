@@ -1,5 +1,6 @@
 """`sivae train`: one run on this machine."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with sivae.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    data: Annotated[str | None, typer.Option(help="A prepared data set; overrides data.path.")] = None,
+    data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.")] = None,
     nproc: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one on the CPU.")] = 0,
     dry_run: Annotated[
@@ -30,7 +31,7 @@ def train(
 
         assignments = list(overrides or [])
         if data is not None:
-            assignments.append(f"data.path={data}")
+            assignments.append(f"data.path={json.dumps(data)}")  # quoted: a command may look like YAML
         settings = load_config(config, assignments)
         processes = nproc or default_processes(settings.device)
         check(settings, processes)
@@ -52,7 +53,8 @@ def check(settings: "RunSettings", processes: int) -> None:
     from data_pipelines.store import open_store
     from sivae_dist.trainer import check_data, make_schedule
 
-    manifest = open_store(settings.data.path).manifest()
+    with open_store(settings.data.path, settings.data.remote) as store:
+        manifest = store.manifest()
     check_data(settings, manifest)
     make_schedule(settings, manifest).check_world_size(processes)
 
@@ -68,7 +70,8 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
     from sivae_dist.objectives.soft_intro import SoftIntroWeights
     from sivae_dist.trainer import make_schedule
 
-    manifest = open_store(settings.data.path).manifest()
+    with open_store(settings.data.path, settings.data.remote) as store:
+        manifest = store.manifest()
     schedule = make_schedule(settings, manifest)
     objective = settings.objective
     introspective = objective.name == "soft_intro"
