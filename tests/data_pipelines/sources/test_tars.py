@@ -121,6 +121,14 @@ def test_folders_are_labels_and_splits(tmp_path: Path) -> None:
     assert listing.test is not None and listing.test.tolist() == [False, False, True, True]
 
 
+def test_folders_that_only_cut_a_running_number_are_no_labels(tmp_path: Path) -> None:
+    """In whatever order an archive has them."""
+    names = ["01000/01001.png", "00000/00000.png", "01000/01000.png", "00000/00001.png"]
+    path = write_tar(tmp_path / "a.tar", {name: b"x" for name in names})
+    assert opened(path).listing.classes == ()
+    assert opened(path, labels="folders").listing.classes == ("00000", "01000")
+
+
 def test_dataset_json(tmp_path: Path) -> None:
     labels = json.dumps({"labels": [["00.png", 2], ["01.png", 0]]}).encode()
     path = write_tar(tmp_path / "a.tar", {"dataset.json": labels} | pngs(2))
