@@ -17,6 +17,7 @@ TOO_MANY = 1000
 """Faults in one tar after which nobody wants to know more."""
 
 DAMAGED = "is damaged (its CRC-32 differs)"
+RESIZED = "has another size in its header than in the index"
 
 _MEMBERS = 8  # of one sample that are looked at together, which are more than it may have
 
@@ -60,6 +61,7 @@ class Examination:
         self._explained = np.zeros(expected.count, bool)  # samples that were found, or whose absence was told
         self._next = 0  # row of the next sample if none is missing
         self._strangers = 0  # images that are not where the index says
+        self._strayed = False  # whether the member before had a wrong size, so that no header is expected after it
         self._torn = False  # whether the sample at hand may have lost members to a gap
         self._unsure = False  # without an index nobody knows how many samples a gap has swallowed
         self._walk()
@@ -122,7 +124,8 @@ class Examination:
             return
         already, self._explained[row] = self._explained[row], True
         if self._index is not None and image.size != self._index["size"][row]:
-            self._strangers += 1
+            self._strayed = True
+            self._fault(RESIZED, row, image.header, key)
             return
         what = None if already and torn else self._wrong_members(endings)
         place = image.header
@@ -182,6 +185,9 @@ class Examination:
             rows = np.flatnonzero((begins < gap.stop) & (ends > gap.start) & ~self._explained)
             row, lost = (int(rows[0]), len(rows)) if len(rows) else (self._expected.count, 0)
             self._explained[rows] = True
+            strayed, self._strayed = self._strayed, False
+            if strayed and not lost:
+                return
         more = f", and {lost} samples are lost with it" if lost > 1 else ""
         known = row < self._expected.count
         self._fault(gap.what + more, row, gap.start, sample[0].key if sample and known else None)
@@ -209,7 +215,7 @@ class Examination:
         """What the index says and the walk did not find."""
         missing = int((~self._explained).sum())
         found = self._expected.count - missing + self._strangers
-        others = [fault for fault in self.faults if fault.what != DAMAGED]
+        others = [fault for fault in self.faults if fault.what not in (DAMAGED, RESIZED)]
         changed = len(self.faults) - len(others)
         if not (missing or self._strangers or 1 < changed == self._expected.count):
             return

@@ -38,15 +38,18 @@ def printable(text: str) -> str:
 
 
 def condense(faults: Iterable[Fault]) -> list[Fault]:
-    """The faults of one file in the order of its samples: one for a run of neighbours with the same fault, and not more
-    than AT_MOST."""
+    """The faults of a tar or array and its index in the order of its samples: one a sample, one for a run of neighbours
+    with the same fault, and not more than AT_MOST."""
     condensed: list[Fault] = []
     length = 0  # of the run that the last one stands for
     for fault in sorted(faults, key=lambda fault: -1 if fault.sample is None else fault.sample):
         last = condensed[-1] if condensed else None
-        if last and last.sample is not None and _alike(fault, last) and fault.sample == last.sample + length:
-            length += 1
-            continue
+        if last and last.file == fault.file and last.sample is not None and fault.sample is not None:
+            if fault.sample < last.sample + length:
+                continue
+            if fault.sample == last.sample + length and fault.what == last.what:
+                length += 1
+                continue
         if last:
             condensed[-1] = _tell_length(last, length)
         condensed.append(fault)
@@ -57,10 +60,6 @@ def condense(faults: Iterable[Fault]) -> list[Fault]:
         more = len(condensed) - AT_MOST
         condensed[AT_MOST:] = [Fault(condensed[0].file, f"{more} more faults in this file, not listed")]
     return condensed
-
-
-def _alike(one: Fault, other: Fault) -> bool:
-    return (one.file, one.what) == (other.file, other.what)
 
 
 def _tell_length(fault: Fault, length: int) -> Fault:

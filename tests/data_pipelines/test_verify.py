@@ -215,10 +215,16 @@ def test_cut_inside_a_member(root: Path, agreeing: bool, back: int, what: str) -
     assert_fault(one(root), TAR, what, cut, key, 11)
 
 
-def test_cut_in_the_end_marker_and_in_the_last_sample(root: Path) -> None:
+@pytest.mark.parametrize("agreeing", [False, True])
+def test_cut_in_the_end_marker_and_in_the_last_sample(root: Path, agreeing: bool) -> None:
     offset, size = member(root, 7)
-    for cut, what, sample in ((offset + size, "end marker", None), (offset + size - 1, "inside this member", 15)):
+    end = offset + -(-size // 512) * 512
+    for cut, what, sample in (
+        (end + 512, "end marker", None), (end, "end marker", None), (offset + size - 1, "inside this member", 15),
+    ):  # fmt: skip
         os.truncate(root / TAR, cut)
+        if agreeing:
+            bless(root)
         fault = one(root)
         assert_fault(fault, TAR, what, cut, key_of(root, 15) if sample else None, sample)
         assert "samples are missing" not in fault.what
@@ -236,6 +242,47 @@ def test_flipped_bit_in_a_header(root: Path, agreeing: bool, back: int, place: i
     if agreeing:
         bless(root)
     assert_fault(one(root), TAR, "tar header", header, key, 11)
+
+
+@pytest.mark.parametrize("agreeing", [False, True])
+@pytest.mark.parametrize(
+    ("place", "value", "what"),
+    [
+        (257, b"nomag", "not a tar header"),
+        (124, b"00000000001", "another size in its header"),
+        (124, b"00000001777", "another size in its header"),
+        (7, b":", "has no .png member"),
+        (8, b".txt", "has no .png member"),
+        (156, b"5", "of something else than a file"),
+        (345, b"folder", "has no .png member"),
+    ],
+)
+def test_a_header_that_says_something_else(root: Path, agreeing: bool, place: int, value: bytes, what: str) -> None:
+    """With a right checksum."""
+    start = member(root)[0] - 512
+    change(root / TAR, start + place, value)
+    header = (root / TAR).read_bytes()[start : start + 512]
+    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    change(root / TAR, start + 148, f"{total:06o}\0 ".encode())
+    if agreeing:
+        bless(root)
+    fault = one(root)
+    assert (fault.file, fault.sample) == (TAR, 11) and what in fault.what
+
+
+def test_the_key_of_a_damaged_header_at_the_only_level(tmp_path: Path) -> None:
+    """It is taken from the sample's other member, else from the damaged header itself if it looks like one."""
+    root = make(tmp_path, array_max_resolution=8)
+    key = samples_of(root / TAR)[3][0]
+    for back in (512, 3 * 512):
+        header = member(root)[0] - back
+        change(root / TAR, header + 3)  # in the name
+        assert_fault(one(root), TAR, "tar header", header, key, 11)
+        change(root / TAR, header + 3)
+    unlabelled = make(tmp_path / "unlabelled", array_max_resolution=8, labels="none")
+    header, key = member(unlabelled)[0] - 512, samples_of(unlabelled / TAR)[3][0]
+    change(unlabelled / TAR, header + 130)
+    assert_fault(one(unlabelled), TAR, "tar header", header, key, 11)
 
 
 def test_headers_in_a_row_are_one_gap(root: Path) -> None:
@@ -370,6 +417,14 @@ def test_a_stale_index(root: Path) -> None:
     assert_fault(one(root), INDEX, "5 of 8 images are not where it says", None, key_of(root, 11), 11)
 
 
+def test_an_index_that_is_off_by_one(root: Path) -> None:
+    index = rows(root)
+    index["offset"] += 1
+    np.save(root / INDEX, index)
+    bless(root)
+    assert_fault(one(root), INDEX, "8 of 8 images are not where it says", None, key_of(root, 8), 8)
+
+
 @pytest.mark.parametrize("change_of", ["size", "offset", "all"])
 def test_indexes_of_nonsense(root: Path, change_of: str) -> None:
     index = rows(root)
@@ -456,8 +511,10 @@ def test_a_key_unlike_that_of_another_level(root: Path, key: str) -> None:
     assert (fault.file, fault.key, fault.sample) == (TAR, key, 11)
 
 
-def test_a_repeated_key(root: Path) -> None:
-    key = samples_of(root / TAR)[2][0]
+@pytest.mark.parametrize("other", [TAR, "0016/shard-00000.tar"])
+def test_a_repeated_key(root: Path, other: str) -> None:
+    """Of its own shard, and of an earlier one, which is not told twice."""
+    key = samples_of(root / other)[2][0]
     for level in ("0016", "0008"):
         rebuild(root, set_key(3, key), f"{level}/shard-00001.tar")
     fault = one(root)
