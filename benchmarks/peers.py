@@ -1,6 +1,7 @@
 """Other loaders on the data of benchmarks/loader.py: each yields, for ever, how many images its batches held.
 
-All give uint8 batches, from one process without workers, and none shuffles more than named, which is in their favour.
+All give uint8 batches, from one process without workers unless it is said, and none shuffles more than named, which is
+in their favour.
 """
 
 import io
@@ -38,13 +39,26 @@ def by_pillow(data: bytes) -> NDArray[np.uint8]:
 def webdataset(
     folder: Path, resolution: int, member: str, decode: Callable[[bytes], NDArray[np.uint8]]
 ) -> Iterator[int]:
+    for (batch,) in _samples(folder, resolution, member, decode):
+        yield len(batch)
+
+
+def webdataset_worker(
+    folder: Path, resolution: int, member: str, decode: Callable[[bytes], NDArray[np.uint8]]
+) -> Iterator[int]:
+    """As people use it: in a worker process of PyTorch's DataLoader, from which batches are copied."""
+    import webdataset as wds
+
+    for (batch,) in wds.WebLoader(_samples(folder, resolution, member, decode), batch_size=None, num_workers=1):
+        yield len(batch)
+
+
+def _samples(folder: Path, resolution: int, member: str, decode: Callable[[bytes], NDArray[np.uint8]]) -> Any:
     import webdataset as wds
 
     urls = tars(folder, resolution)
-    while True:
-        samples: Any = wds.WebDataset(urls, shardshuffle=len(urls))
-        for (batch,) in samples.to_tuple(member).map_tuple(decode).batched(BATCH):
-            yield len(batch)
+    samples: Any = wds.WebDataset(urls, shardshuffle=len(urls), nodesplitter=None).repeat()
+    return samples.to_tuple(member).map_tuple(decode).batched(BATCH)
 
 
 def dali_cpu(folder: Path, resolution: int, member: str) -> Iterator[int]:
