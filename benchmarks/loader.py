@@ -219,7 +219,8 @@ def wait_share(data: Path, scratch: Path) -> str:
         return f"Training failed: {done.stderr[-2000:]}"
     lines = [json.loads(line) for line in (scratch / "speed.jsonl").read_text().splitlines()]
     shares = [line["data/wait_share"] for line in lines if "data/wait_share" in line]
-    return f"Share of its time that a small training from 4 to 64 px on the CPU waits for data: {100 * statistics.mean(shares):.2f} %"
+    share = 100 * statistics.mean(shares)
+    return f"Share of its time that a small training from 4 to 64 px on the CPU waits for data: {share:.2f} %"
 
 
 def main() -> None:
