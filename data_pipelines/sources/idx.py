@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import re
 import zlib
 from pathlib import Path
@@ -28,10 +29,10 @@ Splits = dict[str, dict[str, Path]]
 def find(folder: Path) -> Splits | None:
     """The IDX files in a folder, None when there are none with images."""
     found: Splits = {"train": {}, "t10k": {}, "test": {}}
-    for path in sorted(folder.iterdir(), reverse=True):  # of a file and its .gz the plain one is kept
-        match = _NAME.fullmatch(path.name)
-        if match and int(match["axes"]) == _AXES[match["what"]] and path.is_file():
-            found[match["split"]][match["what"]] = path
+    for name in sorted(os.listdir(folder), reverse=True):  # of a file and its .gz the plain one is kept
+        match = _NAME.fullmatch(name)
+        if match and int(match["axes"]) == _AXES[match["what"]] and (folder / name).is_file():
+            found[match["split"]][match["what"]] = folder / name
     splits = {split: files for split, files in found.items() if files}
     return splits if any("images" in files for files in splits.values()) else None
 

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePosixPath
 from reprlib import repr  # of a few dozen characters
 
 from data_pipelines.sources import Labels, Listing, SourceError, listing_of
@@ -12,6 +11,9 @@ LABELS_NAME = "dataset.json"
 
 MOST_CLASSES = 100_000
 """Labels are below it: a wild number would make a table of as many classes."""
+
+_HIDDEN = r"(^|/)(\.[^/]|__MACOSX(/|$))"
+_OUTSIDE = r"^/|(^|/)\.\.(/|$)"
 
 _TRAIN = frozenset({"train", "training"})
 _TEST = frozenset({"test", "testing", "val", "valid", "validation"})
@@ -59,13 +61,12 @@ def member_name(where: str, name: str) -> str | None:
     refuse_outside(where, name)
     if not name:
         raise SourceError(f"source {where} has a member without a name: make the archive again")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
-    return None if hidden else name
+    return None if re.search(_HIDDEN, name) else name
 
 
 def refuse_outside(where: str, name: str) -> None:
     """SourceError for a name inside an archive that would lead out of it."""
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+    if re.search(_OUTSIDE, name):
         raise SourceError(f"source {where} has a member whose name leads out of it, {name!r}: do not use this archive")
 
 

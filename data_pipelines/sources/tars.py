@@ -1,6 +1,7 @@
 """Tars of images, and WebDataset's shards."""
 
 import glob
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -59,10 +60,11 @@ def expand(where: str) -> list[str]:
 
 def find(folder: Path) -> list[str] | None:
     """The tars of a folder that holds shards rather than images: besides them only files about them."""
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    shards = [str(entry) for entry in entries if entry.name.endswith(TAR_ENDINGS)]
-    others = any(entry.is_dir() or entry.suffix[1:].lower() in IMAGE_ENDINGS for entry in entries)
-    return shards if shards and not others else None
+    names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    shards = sorted(str(folder / name) for name in names if name.endswith(TAR_ENDINGS))
+    if not shards or any(_may_be_image(name.lower()) or (folder / name).is_dir() for name in names):
+        return None
+    return shards
 
 
 def local_tar(tar: str, spool: Spool) -> Path:
@@ -164,7 +166,7 @@ class _Found:
                 current, sample = key, {}
             if ending.lower() in sample:
                 raise SourceError(f"{tar} holds {name!r} twice, again at offset {member.offset}: remove one of them")
-            sample[ending.lower()] = replace(member, name=name)
+            sample[ending.lower()] = member if name == member.name else replace(member, name=name)
         if sample:
             yield current, sample
 
