@@ -108,9 +108,6 @@ class Examination:
         key, endings = members[0].key, sorted(m.ending for m in members)
         image = next((m for m in members if m.ending == self._expected.ending), None)
         torn, self._torn = self._torn, False
-        if torn and self.faults[-1].key is None and self.faults[-1].sample is not None and image is not None:
-            if self._rows.get(image.offset) == self.faults[-1].sample - self._expected.start:
-                self.faults[-1] = replace(self.faults[-1], key=key)
         if image is None and torn:
             return
         row = self._next if self._index is None or image is None else self._rows.get(image.offset)

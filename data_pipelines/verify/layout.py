@@ -32,7 +32,7 @@ class Layout:
         offsets, self._sizes = index["offset"].astype(np.int64), index["size"].astype(np.int64)
         ends = offsets + (self._sizes + BLOCK - 1) // BLOCK * BLOCK
         begins = np.concatenate([[0], ends[:-1]])
-        self._sound = bool((offsets == begins + self._frame * BLOCK).all() and (self._sizes > 0).all())
+        self._sound = bool((offsets == begins + self._frame * BLOCK).all())
         self._first = begins // BLOCK
         self._end = int(ends[-1])
         self._sound &= size - self._end >= 2 * BLOCK

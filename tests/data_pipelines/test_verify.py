@@ -511,6 +511,16 @@ def test_a_key_unlike_that_of_another_level(root: Path, key: str) -> None:
     assert (fault.file, fault.key, fault.sample) == (TAR, key, 11)
 
 
+def test_a_key_of_other_characters(root: Path) -> None:
+    """Which are as far from 0 as the key's number is."""
+    key = f"0000000{chr(ord('0') + int(key_of(root, 11)))}"
+    for level in ("0016", "0008"):
+        rebuild(root, set_key(3, key), f"{level}/shard-00001.tar")
+    for fault, level in zip(verify(root), ("0016", "0008"), strict=True):
+        assert (fault.file, fault.key, fault.sample) == (f"{level}/shard-00001.tar", key, 11)
+        assert "has a key that is no number" in fault.what
+
+
 @pytest.mark.parametrize("other", [TAR, "0016/shard-00000.tar"])
 def test_a_repeated_key(root: Path, other: str) -> None:
     """Of its own shard, and of an earlier one, which is not told twice."""
