@@ -80,7 +80,10 @@ class UrlTransport(Transport):
         except ValueError as error:
             raise ValueError(f"{self.location}: {_one_line(error)}") from None
         self._root = root.rstrip("/")
-        self._calls = _Calls(self._fs.loop) if web or scheme in ("s3", "s3a") else None
+        s3 = scheme in ("s3", "s3a")
+        if s3:
+            self._fs.retries = 1
+        self._calls = _Calls(self._fs.loop) if web or s3 else None
         self._session = self._calls.result(self._fs.set_session()) if web and self._calls else None
 
     def name(self, file: str) -> str:
@@ -94,7 +97,7 @@ class UrlTransport(Transport):
             raise self._explained(error) from error
 
     def _blocks(self, path: str) -> Generator[bytes, None, None]:
-        """Each block is a request of its own, which ends by itself after the timeout at the latest."""
+        """Each block is a request of its own, which fails after the timeout; in gcsfs after some more tries."""
         with self._fs.open(path, "rb", block_size=BLOCK, cache_type="none") as file:
             while data := file.read(BLOCK):
                 yield data
@@ -168,7 +171,8 @@ class _Calls:
 
 def _options(scheme: str, timeout: float) -> dict[str, Any]:
     if scheme in ("s3", "s3a"):
-        limits = {"connect_timeout": timeout, "read_timeout": timeout}
+        # botocore would try each request several times, and so does s3fs (see below): that is for the store to do.
+        limits = {"connect_timeout": timeout, "read_timeout": timeout, "retries": {"total_max_attempts": 1}}
         return {"config_kwargs": limits, "use_listings_cache": False}
     if scheme in ("http", "https", "gs", "gcs"):
         from aiohttp import ClientTimeout
