@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -820,3 +821,19 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, fau
 
 def test_manifest_is_loaded_from_the_given_directory(root: Path) -> None:
     assert Manifest.load(root).samples == 24
+
+
+@pytest.mark.parametrize("ending", [lambda i: f"{i:08d}.png", lambda i: f"00000000.{i}"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_tar_made_to_take_long(root: Path, ending: Callable[[int], str], damaged: bool) -> None:
+    """Many members of one sample or of many, without an index, and perhaps every other header damaged."""
+    blocks = []
+    for i in range(60_000):
+        header = tarfile.TarInfo(ending(i)).tobuf(tarfile.USTAR_FORMAT)
+        blocks.append(b"\xff" * 512 if damaged and i % 2 else header)
+    (root / TAR).write_bytes(b"".join(blocks))
+    (root / INDEX).write_bytes(b"")
+    start = time.process_time()
+    faults = verify(root)
+    assert time.process_time() - start < 10
+    assert 2 <= len(faults) <= AT_MOST + 2
