@@ -84,7 +84,7 @@ def main() -> None:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     ).stdout.strip()
     print(f"{machine()}, commit {commit}, {'with' if arguments.decode else 'without'} decoding")
-    for resolution, detail, quality in ((256, 64, 47), (64, 16, 50)):
+    for resolution, detail, quality in ((256, 64, 42), (64, 16, 50)):
         with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
             root = Path(folder)
             level = make(root, arguments.samples, resolution, detail, quality).levels[resolution]
