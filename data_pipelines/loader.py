@@ -239,8 +239,9 @@ def read_labels(store: Store, manifest: Manifest) -> NDArray[np.int64] | None:
     """
     if manifest.labels is None:
         return None
+    path = store.file(manifest.labels)
     try:
-        content = store.file(manifest.labels).read_bytes()
+        content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest.labels.sha256:
             raise ValueError("its checksum differs")
         labels: NDArray[np.int64] = parse_array(content, np.int64, (manifest.samples,))

@@ -33,8 +33,8 @@ class _ArrayShard:
     def __init__(self, store: Store, file: FileRecord, shape: tuple[int, ...], check: bool) -> None:
         """`check`: compare all of it with its checksum, for nothing else would notice a changed pixel."""
         name = store.name(file)
+        path = store.file(file)  # that it cannot be fetched is no damage: its own error ends the run
         try:
-            path = store.file(file)
             self.rows: NDArray[np.uint8] = map_array(path, np.uint8, shape)
             if check:
                 with path.open("rb") as content:
@@ -50,15 +50,19 @@ class _TarShard:
     def __init__(self, store: Store, file: FileRecord, index: FileRecord, count: int) -> None:
         self._fd = -1
         self.name = store.name(file)
+        index_path = store.file(index)
         try:
-            content = store.file(index).read_bytes()
+            if index_path.stat().st_size != index.bytes:  # before as many bytes are read
+                raise ValueError(f"it has {index_path.stat().st_size} bytes instead of {index.bytes}")
+            content = index_path.read_bytes()
             if hashlib.sha256(content).hexdigest() != index.sha256:
                 raise ValueError("its checksum differs")
             self.index = parse_array(content, INDEX_DTYPE, (count,))
         except (OSError, ValueError) as error:
             raise SampleError(f"{store.name(index)} is damaged ({_one_line(error)}): {_AGAIN}") from None
+        path = store.file(file)
         try:
-            self._fd = os.open(store.file(file), os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise SampleError(f"{self.name} cannot be read ({_one_line(error)}): {_AGAIN}") from None
         self.size = os.fstat(self._fd).st_size

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipelines.loader import DataSettings, Loader, Request, at_once, to_images
-from data_pipelines.manifest import Manifest
+from data_pipelines.manifest import FileRecord, Manifest
 from data_pipelines.order import Order
 from data_pipelines.prepare import PrepareSettings, prepare
 from data_pipelines.reader import Reader, SampleError
@@ -289,6 +289,23 @@ def test_when_nothing_can_be_read_the_batches_end(copy: Path) -> None:
     loader = make(copy, faults="quarantine", max_faults=1.0)
     with pytest.raises(SampleError, match="No such file"):
         next(loader.batches([Request(0, 1, 16)]))
+    loader.close()
+
+
+class OutOfReach(Directory):
+    """A place from which no shard can be had."""
+
+    def file(self, record: FileRecord) -> Path:
+        raise OSError(f"{self.name(record)} could not be fetched")
+
+
+@pytest.mark.parametrize("resolution", [8, 16])
+def test_what_cannot_be_fetched_is_no_damage(root: Path, resolution: int) -> None:
+    """It ends the run in its own words, under quarantine too: the data may be sound."""
+    settings = DataSettings(path=str(root), faults="quarantine", max_faults=1.0)
+    loader = Loader(settings, OutOfReach(root), Manifest.load(root), SEED, CPU)
+    with pytest.raises(OSError, match=r"shard-\d+\.(index\.)?npy could not be fetched$"):
+        next(loader.batches([Request(0, 4, resolution)]))
     loader.close()
 
 

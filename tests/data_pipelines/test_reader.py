@@ -104,9 +104,14 @@ def test_missing_cut_and_strange_files(root: Path) -> None:
     tar, index = (root / record[0].name for record in (manifest.levels[32].files, manifest.levels[32].indexes))
     array = root / manifest.levels[8].files[0].name
     whole = index.read_bytes()
-    for content in (whole[:-20], (index.with_name("shard-00001.index.npy")).read_bytes(), b""):
+    other = index.with_name("shard-00001.index.npy").read_bytes()
+    for content, reason in (
+        (whole[:-20], rf"it has {len(whole) - 20} bytes instead of {len(whole)}"),
+        (b"", f"it has 0 bytes instead of {len(whole)}"),
+        (other, "its checksum differs"),
+    ):
         index.write_bytes(content)
-        with pytest.raises(SampleError, match=r"shard-00000\.index\.npy is damaged \(its checksum differs\)"):
+        with pytest.raises(SampleError, match=rf"shard-00000\.index\.npy is damaged \({reason}\)"):
             Reader(Directory(root), manifest, 32).pixels([0])
     index.write_bytes(whole)
     tar.write_bytes(tar.read_bytes()[:-512])

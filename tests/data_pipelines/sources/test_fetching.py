@@ -96,7 +96,7 @@ def test_gives_up(shards: Web, tmp_path: Path, waits: list[float], fault: Any, m
         prepare(f"{shards.url}/{{0..2}}.tar", tmp_path / "out", small())
     assert "\n" not in str(error.value)
     assert shards.requests["1.tar"] == tries
-    assert len(list((tmp_path / "out.partial/work/source").iterdir())) == 1
+    assert len(list((tmp_path / "out.partial" / "work" / "source").iterdir())) == 1
     shards.fault("1.tar", faults.whole)
     assert prepare(f"{shards.url}/{{0..2}}.tar", tmp_path / "out", small()).samples == 9
     assert shards.requests["0.tar"] == 1
