@@ -1,14 +1,14 @@
 """Images per CPU-second of `sivae data prepare`, from PNG of 1024 px as FFHQ's to a pyramid of 256 px.
 
-    python -m benchmarks.prepare [--dir DIR] [--distinct 48] [--images 384] [--rounds 3] [--out FILE]
+    python -m benchmarks.prepare [--dir DIR] [--distinct 48] [--images 768] [--rounds 3] [--out FILE]
 
 Reports JPEG and PNG shards, what one image costs in each part of the work, and how much sooner two workers are done
-than one, which means something only while two cores are free: see the load average. The distinct pictures are linked
-under further names to as many as asked for.
+than one, beside two processes that only decode and share nothing: that is how far two cores of this machine go, and
+less while something else runs on them. The distinct pictures are linked under further names to as many as asked for.
 """
 
 import argparse
-import os
+import multiprocessing as mp
 import shutil
 import statistics
 import subprocess
@@ -30,6 +30,7 @@ from data_pipelines.sources.image import to_pixels, to_square
 
 PACKAGES = ("imagecodecs", "opencv-python-headless", "simplejpeg", "webdataset", "numpy")
 FORMATS: tuple[Literal["jpeg", "png"], ...] = ("jpeg", "png")
+LIMIT = "not stored: decoded and reduced, by processes that share nothing"
 
 
 def link_pictures(folder: Path, distinct: int, images: int) -> Path:
@@ -64,11 +65,22 @@ print(images / (sum(os.times()[:4]) - cpu), (images - first[0]) / (time.perf_cou
 def prepare(source: Path, dest: Path, kind: str, images: int, workers: int) -> tuple[float, float]:
     """Images per CPU-second, start of workers included, and images a second from the first images on."""
     shutil.rmtree(dest, ignore_errors=True)
-    arguments = [str(source), str(dest), kind, str(max(images // 8, 1)), str(workers)]
+    arguments = [str(source), str(dest), kind, str(max(images // 32, 1)), str(workers)]
     done = subprocess.run([sys.executable, "-c", PREPARING, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     shutil.rmtree(dest)
     per_cpu_second, per_second = done.stdout.split()
     return float(per_cpu_second), float(per_second)
+
+
+def decode_alone(job: tuple[Path, int, int]) -> float:
+    """Seconds that a process takes to decode and reduce so many of the pictures, from the given one on."""
+    source, first, count = job
+    paths = sorted(source.iterdir())[first : first + count]
+    to_square(paths[0].read_bytes(), 3, 256)
+    start = time.perf_counter()
+    for path in paths:
+        to_square(path.read_bytes(), 3, 256)
+    return time.perf_counter() - start
 
 
 def parts(source: Path, scratch: Path) -> dict[str, float]:
@@ -116,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, help="where the pictures are made or found; a temporary folder by default")
     parser.add_argument("--distinct", type=int, default=48)
-    parser.add_argument("--images", type=int, default=384)
+    parser.add_argument("--images", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="a file for the results")
     arguments = parser.parse_args()
@@ -129,18 +141,23 @@ def main() -> None:
         size = statistics.mean(path.stat().st_size for path in source.iterdir())
         say(f"- {arguments.images} PNG of 1024 px, {size / 1e6:.2f} MB each; medians of {arguments.rounds} rounds")
         say("- a second: from the first image on, so without the start of the workers\n")
-        say("| stored as | images per CPU-second | images a second, 1 worker | 2 workers | ratio | load average |")
-        say("|---|---|---|---|---|---|")
-        for kind in FORMATS:
-            cpu, one, two = [], [], []
+        say("| stored as | images per CPU-second | images a second, 1 worker | 2 workers | ratio |")
+        say("|---|---|---|---|---|")
+        rates: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in (*FORMATS, LIMIT)}
+        half = arguments.images // 2
+        with mp.get_context("spawn").Pool(2) as pool:
             for _ in range(arguments.rounds):
-                used, alone = prepare(source, Path(temporary) / "out", kind, arguments.images, 1)
-                cpu.append(used)
-                one.append(alone)
-                two.append(prepare(source, Path(temporary) / "out", kind, arguments.images, 2)[1])
-            ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
-            medians = " | ".join(f"{statistics.median(rates):.1f}" for rates in (cpu, one, two))
-            say(f"| {kind} | {medians} | {ratio:.2f} | {os.getloadavg()[0]:.1f} |")
+                for kind in FORMATS:
+                    used, one = prepare(source, Path(temporary) / "out", kind, arguments.images, 1)
+                    _, two = prepare(source, Path(temporary) / "out", kind, arguments.images, 2)
+                    rates[kind].append((used, one, two))
+                (alone,) = pool.map(decode_alone, [(source, 0, half)])
+                both = pool.map(decode_alone, [(source, 0, half), (source, half, half)], chunksize=1)
+                rates[LIMIT].append((half / alone, half / alone, 2 * half / max(both)))
+        for name, rounds in rates.items():
+            ratio = statistics.median(two / one for _, one, two in rounds)
+            medians = " | ".join(f"{statistics.median(column):.1f}" for column in zip(*rounds, strict=True))
+            say(f"| {name} | {medians} | {ratio:.2f} |")
         say("\n| part | ms of CPU time an image |\n|---|---|")
         for name, milliseconds in parts(source, Path(temporary)).items():
             say(f"| {name} | {milliseconds:.2f} |")

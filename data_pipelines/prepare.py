@@ -36,6 +36,7 @@ from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter
 from data_pipelines.sources import ImageError, Labels, Source, SourceError, choose_test
 from data_pipelines.sources.image import to_square
 from data_pipelines.sources.opening import open_source
+from data_pipelines.transport import shown
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done, those of earlier runs included, and the number of all."""
@@ -198,8 +199,11 @@ def prepare(
     settings: PrepareSettings | None = None,
     workers: int = 1,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Make the data set DEST from the images at `source`, a path or URL, and return its manifest.
+
+    `say` gets a line before each file that is copied first, since it is packed or lies elsewhere.
 
     Raises PrepareError with one line for everything that a user can mend. After that, or after an
     interruption, the same call continues where it ended.
@@ -213,14 +217,14 @@ def prepare(
     with _explain_full_disk(root, lambda: 1 << 20):
         with _hold(root):
             try:
-                opened = open_source(where, settings.labels, settings.member, spool=root / "work/source")
+                opened = open_source(where, settings.labels, settings.member, root / "work/source", say)
                 plans = _plan(opened, settings)
             except SourceError as error:
                 raise PrepareError(str(error)) from None
             # A run that stopped at a damaged file may go on without such files: its finished shards are the same.
             same = settings.model_dump(mode="json", exclude={"skip_unreadable"})
             _continue(root, json.dumps({"listing": opened.listing.digest(), "settings": same}, indent=1))
-            job = _Job(opened, settings, where, root)
+            job = _Job(opened, settings, shown(where), root)
             _make_shards(job, plans, workers, progress or (lambda done, total: None))
             manifest = _finish(job, plans)
         shutil.rmtree(root / "work")

@@ -17,7 +17,7 @@ from data_pipelines.decode import DecodeError, decode
 from data_pipelines.manifest import INDEX_DTYPE, FileRecord, Manifest
 from data_pipelines.store import Store
 
-OPEN_SHARDS = 64
+OPEN_SHARDS = 32
 """Shards that a reader keeps open at most, besides those in use at the moment."""
 
 _AGAIN = "prepare the data set again"

@@ -7,27 +7,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import Field
 
 from data_pipelines.cache import Cache, Partial
 from data_pipelines.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileRecord, Manifest
-from data_pipelines.settings import Settings
 from data_pipelines.store import Store
-from data_pipelines.transport import TransferError, open_transport
-
-BACKOFF_LIMIT = 60.0
-"""Longest wait before another try, in seconds."""
-
-Result = TypeVar("Result")
+from data_pipelines.transport import RemoteError, Result, TransferError, TransferSettings, insist, open_transport
 
 
-class RemoteError(OSError):
-    """A file could not be fetched; one line names it, the tries and the last cause."""
-
-
-class RemoteSettings(Settings):
+class RemoteSettings(TransferSettings):
     """How a data set that lies elsewhere is fetched and kept."""
 
     cache: str | None = None
@@ -36,12 +25,6 @@ class RemoteSettings(Settings):
     cache_gb: float = Field(100.0, gt=0)
     """Gigabytes (10^9 bytes) that the folder may hold, of all runs that share it. Beyond that the least recently used
     files go; those that a process still has open take their room until it lets go of them."""
-    retries: int = Field(5, ge=0)
-    """Tries after the first that failed, for what may pass: no connection, silence, server errors, damage."""
-    backoff: float = Field(1.0, ge=0)
-    """Seconds before the first of them; twice as many before each further one, up to a minute."""
-    timeout: float = Field(60.0, gt=0)
-    """Seconds without a byte after which a try has failed. However slow, one that goes on is not ended."""
     threads: int = Field(2, ge=1)
     """Files that each process fetches ahead at once."""
 
@@ -51,21 +34,19 @@ class RemoteSettings(Settings):
             return Path(os.path.expandvars(self.cache)).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sivae-data"
 
-    @property
-    def delays(self) -> list[float]:
-        """Seconds before each further try."""
-        return [min(self.backoff * 2**k, BACKOFF_LIMIT) for k in range(self.retries)]
-
 
 class RemoteStore(Store):
     """A prepared data set at a URL that fsspec can open, or behind a command (`pipe:ssh HOST cat SET/{name}`).
 
-    Raises ValueError when nothing can open the URL and CacheError when the cache's folder cannot be used.
+    Raises ValueError when nothing can open the URL or a command has no `{name}`, and CacheError when the cache's folder
+    cannot be used.
     """
 
     remote = True
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
+        if url.startswith("pipe:") and "{name}" not in url:
+            raise ValueError(f"{url} does not say where the name of a file goes: write {{name}} there")
         self._settings = settings
         self._transport = open_transport(url, settings.timeout)
         super().__init__(self._transport.location)
@@ -159,17 +140,15 @@ class RemoteStore(Store):
 
     def _insist(self, name: str, attempt: Callable[[], Result], delays: list[float]) -> Result:
         """What `attempt` returns, tried again after each of the delays. Raises RemoteError."""
-        for tries, delay in enumerate((*delays, None), start=1):
-            try:
-                return attempt()
-            except TransferError as error:
-                self._check_open()  # then it failed because of that
-                if error.final or delay is None:
-                    count = "1 try" if tries == 1 else f"{tries} tries"
-                    raise RemoteError(f"{name} could not be fetched ({count}): {error}") from error
-            self._closing.wait(delay)
-            self._check_open()
-        raise AssertionError("the last try returns or raises")
+        try:
+            return insist(name, attempt, delays, self._pause)
+        except RemoteError:
+            self._check_open()  # then it failed because of that
+            raise
+
+    def _pause(self, delay: float) -> None:
+        self._closing.wait(delay)
+        self._check_open()
 
     def _check_open(self) -> None:
         if self._closing.is_set():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from data_pipelines.manifest import FileRecord, Manifest
+from data_pipelines.transport import is_elsewhere
 
 if TYPE_CHECKING:
     from data_pipelines.remote import RemoteSettings
@@ -69,7 +70,7 @@ def open_store(path: str, settings: "RemoteSettings | None" = None) -> Store:
 
     Raises ValueError or OSError with one line when a URL cannot be opened at all or the cache cannot be used.
     """
-    if "://" not in path and not path.startswith("pipe:"):
+    if not is_elsewhere(path):
         return Directory(path)
     from data_pipelines.remote import RemoteSettings, RemoteStore
 

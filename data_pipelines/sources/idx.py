@@ -1,17 +1,15 @@
 """IDX files of images and labels: MNIST, Fashion-MNIST and their like."""
 
-import gzip
 import math
 import os
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.sources import Labels, SourceError, listing_of
-from data_pipelines.sources.fetching import is_gzip, unpack
+from data_pipelines.sources.gzipped import is_gzip, read_head, unpack
 from data_pipelines.sources.parts import Parts, PartsSource, read_part
 from data_pipelines.sources.spool import Spool
 
@@ -89,11 +87,7 @@ def _open(path: Path, axes: int, spool: Spool) -> tuple[Path, tuple[int, ...], i
     """A plain file with uint8 numbers, their shape, and where they start. Raises SourceError unless all are there."""
     packed = is_gzip(path)
     start = 4 + 4 * axes
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            header = file.read(start)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise SourceError(f"{path} is damaged ({error}): get it again") from None
+    header = read_head(path, start)
     if len(header) < start or header[:4] != bytes([0, 0, _UBYTE, axes]):
         raise SourceError(f"{path} is no IDX file with {axes} axes of bytes: get it again")
     shape = tuple(int.from_bytes(header[4 * k : 4 * k + 4], "big") for k in range(1, axes + 1))

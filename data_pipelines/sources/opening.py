@@ -1,16 +1,17 @@
 """Which kind of source stands at a path or URL: told by what is there, as far as that tells it."""
 
-import gzip
+import tarfile
 import zipfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipelines.sources import Labels, Source, SourceError, cifar, idx, lsun, tars
-from data_pipelines.sources.fetching import is_gzip, is_url
 from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.gzipped import read_head
 from data_pipelines.sources.spool import Spool
 from data_pipelines.sources.tar_members import is_tar, members
 from data_pipelines.sources.zipped import ZipSource
+from data_pipelines.transport import is_elsewhere, shown
 
 _PATTERNS = ("{", "*", "?", "[", "::")
 """What webdataset or a shell makes several paths of."""
@@ -18,20 +19,29 @@ _PATTERNS = ("{", "*", "?", "[", "::")
 _KINDS = "neither a folder, zip, tar, LMDB, nor CIFAR's or MNIST's files"
 
 
-def open_source(where: str, labels: Labels = "auto", member: str | None = None, spool: Path | None = None) -> Source:
+def open_source(
+    where: str,
+    labels: Labels = "auto",
+    member: str | None = None,
+    spool: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Source:
     """The source at a path or URL. Raises SourceError with one line when there is none that can be used.
 
     labels: `auto` looks for labels as each source describes, `folders` takes the first-level sub-folders as
     classes, `none` ignores labels. member: which member of a WebDataset sample is the image. spool: a folder for
-    copies of what cannot be read in any order where it stands; made when it is needed.
+    copies of what cannot be read in any order where it stands; made when it is needed. say: gets a line before each
+    of these copies.
     """
     try:
-        return _Opening(where, labels, member, Spool(spool)).source()
+        return _Opening(where, labels, member, Spool(spool, say)).source()
     except SourceError as error:
-        message = str(error)
-        raise SourceError(message if where in message else f"source {where}: {message}") from None
+        message, name = str(error), shown(where)
+        raise SourceError(message if name in message else f"source {name}: {message}") from None
     except OSError as error:
-        raise SourceError(f"source {where} cannot be read ({error.strerror or error}): mend that first") from None
+        raise SourceError(
+            f"source {shown(where)} cannot be read ({error.strerror or error}): mend that first"
+        ) from None
 
 
 class _Opening:
@@ -40,7 +50,7 @@ class _Opening:
         self._path = Path(where)
 
     def source(self) -> Source:
-        if is_url(self._where):
+        if is_elsewhere(self._where):
             return self._tars(tars.expand(self._where))
         if self._path.is_dir():
             return self._of_folder()
@@ -67,10 +77,10 @@ class _Opening:
     def _of_file(self) -> Source:
         if databases := lsun.find(self._path):
             return self._lmdb(databases)
-        if zipfile.is_zipfile(self._path) or _head(self._path).startswith(b"PK\x03\x04"):
+        if zipfile.is_zipfile(self._path) or read_head(self._path, tarfile.BLOCKSIZE).startswith(b"PK\x03\x04"):
             self._refuse_member("a zip")
             return ZipSource(self._path, self._labels)
-        if is_tar(_head(self._path)) or self._path.name.endswith(tars.TAR_ENDINGS):
+        if is_tar(read_head(self._path, tarfile.BLOCKSIZE)) or self._path.name.endswith(tars.TAR_ENDINGS):
             tar = tars.local_tar(self._where, self._spool)
             first = next(members(tar, self._where), None)
             if first is not None and cifar.is_member(first.name):
@@ -98,12 +108,3 @@ class _Opening:
     def _refuse_folders(self, kind: str) -> None:
         if self._labels == "folders":
             raise SourceError(f"source {self._where} is {kind} and has no sub-folders: leave out --labels folders")
-
-
-def _head(path: Path) -> bytes:
-    """The first 512 bytes of a file, or of what it is when it is gzip."""
-    with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
-        try:
-            return file.read(512)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise SourceError(f"{path} is damaged ({error}): get it again") from None

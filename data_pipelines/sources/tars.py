@@ -13,11 +13,13 @@ from urllib.request import url2pathname
 import numpy as np
 
 from data_pipelines.sources import Labels, Names, SourceError
-from data_pipelines.sources.fetching import fetch, is_gzip, is_url, unpack
+from data_pipelines.sources.fetching import fetch
+from data_pipelines.sources.gzipped import is_gzip, unpack
 from data_pipelines.sources.naming import LABELS_NAME, MOST_CLASSES, list_files, member_name
 from data_pipelines.sources.parts import Parts, PartsSource, read_part
 from data_pipelines.sources.spool import Spool
 from data_pipelines.sources.tar_members import Member, members
+from data_pipelines.transport import is_elsewhere, shown
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
@@ -48,7 +50,7 @@ def expand(where: str) -> list[str]:
     for pattern in patterns:
         if pattern.startswith("file://"):
             pattern = url2pathname(urlsplit(pattern).path)
-        if is_url(pattern) or Path(pattern).exists():
+        if is_elsewhere(pattern) or Path(pattern).exists():
             found.append(pattern)
         else:
             matches = sorted(glob.glob(pattern, recursive=True))
@@ -69,10 +71,10 @@ def find(folder: Path) -> list[str] | None:
 
 def local_tar(tar: str, spool: Spool) -> Path:
     """A plain tar on disk: itself, or a copy of what has to be fetched or unpacked. Raises SourceError."""
-    if is_url(tar):
+    if is_elsewhere(tar):
         # A body that was cut, or comes from a pipe whose first command failed, looks whole but for its end marker.
         def check(copy: Path) -> None:
-            for _ in members(copy, tar):
+            for _ in members(copy, "it"):
                 pass
 
         return spool.copy(tar, lambda copy: fetch(tar, copy, check))
@@ -92,6 +94,7 @@ class TarSource(PartsSource):
         """Raises SourceError for tars that are damaged or cannot be had, samples with several images or out of order,
         names that lead out of a tar, and labels that are no numbers."""
         self.parts = Parts([local_tar(tar, spool) for tar in tars])
+        where, tars = shown(where), [shown(tar) for tar in tars]
         ending = None if member is None else member.removeprefix(".").lower()
         found = _Found(self.parts, tars, ending, labels == "auto")
         names = Names(found.names())
@@ -203,5 +206,5 @@ def _repeat(names: Names) -> bool:
 
 def _stems(tars: Sequence[str]) -> list[str]:
     """What to put before the names of each tar's samples: its file name without endings, or its number."""
-    stems = [posixpath.basename(urlsplit(tar).path if is_url(tar) else tar).split(".tar")[0] for tar in tars]
+    stems = [posixpath.basename(urlsplit(tar).path if is_elsewhere(tar) else tar).split(".tar")[0] for tar in tars]
     return stems if len(set(stems)) == len(stems) else [f"{number:06d}" for number in range(len(tars))]

@@ -79,7 +79,7 @@ def prepare(
             }
         )
         with _progress("preparing") as progress:
-            manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress)
+            manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, typer.echo)
         skipped = f", {len(manifest.skipped)} files skipped" if manifest.skipped else ""
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
 

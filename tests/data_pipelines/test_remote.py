@@ -20,8 +20,9 @@ from data_pipelines.cache import CacheError
 from data_pipelines.loader import DataSettings, Loader, Request
 from data_pipelines.manifest import FileRecord, Manifest
 from data_pipelines.order import Order
-from data_pipelines.remote import RemoteError, RemoteSettings, RemoteStore
+from data_pipelines.remote import RemoteSettings, RemoteStore
 from data_pipelines.store import Directory, open_store
+from data_pipelines.transport import RemoteError
 from sivae_dist.processes import rank
 from sivae_dist.run import RunDirectory
 from tests import web as faults

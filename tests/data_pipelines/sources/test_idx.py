@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data_pipelines.prepare import prepare
-from data_pipelines.sources import SourceError, fetching
+from data_pipelines.sources import SourceError, gzipped
 from data_pipelines.sources import idx as idx_module
 from data_pipelines.sources.opening import open_source
 from tests.data_pipelines.sources.making import small
@@ -124,7 +124,7 @@ def test_what_is_packed_is_written_no_further_than_it_claims(
 
     def noting(path: Path, dest: Path, size: int | None = None) -> None:
         try:
-            fetching.unpack(path, dest, size)
+            gzipped.unpack(path, dest, size)
         finally:
             written.append(dest.stat().st_size)
 

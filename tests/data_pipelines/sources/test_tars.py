@@ -101,7 +101,7 @@ def test_compressed_shards_of_a_folder(tmp_path: Path) -> None:
     assert contents(tmp_path / "s", spool=tmp_path / "spool") == {"a.png": b"1", "b.png": b"2", "c.png": b"3"}
     (tmp_path / "s" / "0.tgz").write_bytes(gzip.compress(tar_bytes({"a.png": b"4"})))  # another file by then
     assert contents(tmp_path / "s", spool=tmp_path / "spool")["a.png"] == b"4"
-    with pytest.raises(SourceError, match=r"0\.tgz .* has to be copied first"):
+    with pytest.raises(SourceError, match=r"0\.tgz has to be copied first"):
         open_source(str(tmp_path / "s"))
 
 
