@@ -1,6 +1,7 @@
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ WANT = {f"{k}{i}.png": encoded(noise(k, 64, 64)) for k in range(3) for i in rang
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between tries, which take no time here."""
     waited: list[float] = []
-    monkeypatch.setattr(fetching.time, "sleep", waited.append)
+    monkeypatch.setattr(fetching, "time", SimpleNamespace(sleep=waited.append))
     return waited
 
 
