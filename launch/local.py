@@ -1,4 +1,4 @@
-"""Starts the processes of a run on this machine, through torch's own process contexts."""
+"""Starts the processes of a command on this machine, through torch's own process contexts."""
 
 import logging
 import os
@@ -11,8 +11,9 @@ from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from sivae_dist.ends import INTERRUPTED, STOPPED, Logs
 from sivae_dist.run import RunDirectory
-from sivae_dist.stopping import INTERRUPTED, SIGNALS, STOPPED
+from sivae_dist.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -33,7 +34,7 @@ def default_processes(device: str) -> int:
 
 
 def launch(path: Path, processes: int) -> int:
-    """Runs the worker of a prepared run directory on `processes` processes; returns an exit code (launch/worker.py).
+    """Trains a prepared run directory on `processes` processes; returns an exit code (launch/worker.py).
 
     ValueError when the run is being trained already.
     """
@@ -41,21 +42,26 @@ def launch(path: Path, processes: int) -> int:
     with run.owned() as note:
         if note:
             print(note, flush=True)
-        run.forget_failure()
-        cores = len(os.sched_getaffinity(0))
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
-        if processes == 1:
-            from launch.worker import main
-            from sivae_dist.stopping import Stop
-
-            stop = Stop()
-            with stop.listening():
-                return main(path, stop)
-        return _launch(run, processes)
+        return start([str(path)], run.logs, processes)
 
 
-def _launch(run: RunDirectory, processes: int) -> int:
+def start(arguments: list[str], logs: Logs, processes: int) -> int:
+    """Runs a worker with these arguments on `processes` processes; returns an exit code (launch/worker.py)."""
+    logs.forget_failure()
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
+    if processes == 1:
+        from launch.worker import main
+        from sivae_dist.stopping import Stop
+
+        stop = Stop()
+        with stop.listening():
+            return main(arguments, stop)
+    return _start(arguments, logs, processes)
+
+
+def _start(arguments: list[str], logs: Logs, processes: int) -> int:
     ids: list[int] = []
     with _forwarding(ids) as told:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
@@ -70,20 +76,20 @@ def _launch(run: RunDirectory, processes: int) -> int:
             "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCHELASTIC_RESTART_COUNT": "0",
-            "TORCHELASTIC_RUN_ID": run.path.name,
+            "TORCHELASTIC_RUN_ID": "sivae",
             "SIVAE_LAUNCHER": str(os.getpid()),
         }
         # The first process owns the terminal; what the others print goes to files.
-        run.logs.mkdir(parents=True, exist_ok=True)
-        logs = DefaultLogsSpecs(log_dir=str(run.logs), redirects={rank: Std.ALL for rank in range(1, processes)})
+        logs.path.mkdir(parents=True, exist_ok=True)
+        specs = DefaultLogsSpecs(log_dir=str(logs.path), redirects={rank: Std.ALL for rank in range(1, processes)})
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say ourselves what failed
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # and hand signals on ourselves
         context = start_processes(
             name="sivae",
             entrypoint=sys.executable,
-            args={rank: ("-m", WORKER, str(run.path)) for rank in range(processes)},
+            args={rank: ("-m", WORKER, *arguments) for rank in range(processes)},
             envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)},
-            logs_specs=logs,
+            logs_specs=specs,
         )
         ids += context.pids().values()
         if told:  # before there was anybody to hand it on to
@@ -101,7 +107,7 @@ def _launch(run: RunDirectory, processes: int) -> int:
         asked |= {-signal.SIGTERM, -signal.SIGKILL} if killed_late else {-signal.SIGTERM}
     if codes <= asked:
         return STOPPED if codes else 0
-    print(f"error: {_cause(run, result.failures, killed_late)}", file=sys.stderr)
+    print(f"error: {_cause(logs, result.failures, killed_late)}", file=sys.stderr)
     return 1
 
 
@@ -135,20 +141,20 @@ def _send(ids: list[int], number: int) -> None:
             pass  # it has ended
 
 
-def _cause(run: RunDirectory, failures: "dict[int, ProcessFailure]", killed_late: bool) -> str:
+def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool) -> str:
     """Why the processes ended, in one line. `killed_late`: those that outlived the first had to be killed."""
     for rank, failure in list(failures.items())[: 1 if killed_late else None]:
         if failure.exitcode in (1, STOPPED, -signal.SIGTERM):
             continue  # it has a reason to give, or followed another
         if failure.exitcode > 0:
-            return f"process {rank} ended with code {failure.exitcode}; see {run.logs}"
+            return f"process {rank} ended with code {failure.exitcode}; see {logs.path}"
         name = signal.Signals(-failure.exitcode).name
         return f"process {rank} was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    stacks = [path for path in sorted(run.logs.glob("stacks-*.txt")) if path.stat().st_size]
-    if stacks:
-        return f"a process made no progress; where its threads were: {', '.join(map(str, stacks))}"
-    if run.failure.exists():
-        first, *rest = run.failure.read_text().splitlines()
-        return f"{first.split(',')[0]}: {rest[-1] if rest else 'failed'} (its traceback: {run.failure})"
+    if reason := logs.reason():
+        return reason if logs.hangs() else f"{reason} (its traceback: {logs.failure})"
     rank, failure = next(iter(failures.items()))
-    return f"process {rank} ended with code {failure.exitcode}; see {run.logs}"
+    return f"process {rank} ended with code {failure.exitcode}; see {logs.path}"
+
+
+if __name__ == "__main__":
+    sys.exit(launch(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,4 +1,7 @@
-"""One process of a run, `python -m launch.worker RUN`, started by any launcher that sets RANK and WORLD_SIZE.
+"""One process of a command, started by any launcher that sets RANK and WORLD_SIZE.
+
+    python -m launch.worker RUN            trains it
+    python -m launch.worker RUN REQUEST    evaluates it (sivae_dist/evaluation/command.py)
 
 Exit codes: 0 the run is at its end; 75 it was asked to stop, saved, and can be continued; 1 it failed, and
 RUN/logs/failure.txt or RUN/logs/stacks-N.txt says why; 130 stopped at once by a second Ctrl-C.
@@ -10,18 +13,21 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from sivae_dist import watchdog
 from sivae_dist.config import RunSettings
+from sivae_dist.ends import STOPPED, Logs
 from sivae_dist.guard import NonFiniteError
 from sivae_dist.processes import PeerError, join, leave, pick_device, rank
 from sivae_dist.run import RunDirectory
-from sivae_dist.stopping import STOPPED, Stop
+from sivae_dist.stopping import Stop
 from sivae_dist.trainer import Trainer
 
 _PR_SET_PDEATHSIG = 1
@@ -44,15 +50,19 @@ def tell_of_threads(arguments: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(arguments)
 
 
-def main(path: Path, stop: Stop) -> int:
-    """Trains the run at `path` until its end, or until asked to stop; returns an exit code."""
+def main(arguments: list[str], stop: Stop) -> int:
+    """Does what `arguments` say until its end, or until asked to stop; returns an exit code."""
+    run = RunDirectory(Path(arguments[0]))
+    if len(arguments) == 1:
+        return _work(run.logs, lambda: _train(run, stop))
+    return _work(run.evaluation_logs, lambda: _evaluate(run, arguments[1], stop))
+
+
+def _work(logs: Logs, action: Callable[[], bool]) -> int:
+    """What `action` does; when it fails, all that others need to know about it."""
     threading.excepthook = tell_of_threads
-    run = RunDirectory(path)
     try:
-        settings = run.settings()
-        process = os.environ.get("RANK")  # one alone has a terminal to tell where it hangs
-        watchdog.start(settings.watchdog, run.stacks(int(process)) if process else None)
-        finished = _train(run, settings, stop)
+        finished = action()
     except PeerError as error:
         print(f"process {rank()} ends: {error}", file=sys.stderr)
         return 1
@@ -61,11 +71,12 @@ def main(path: Path, stop: Stop) -> int:
         line = f"{name}{' '.join(str(error).split())}"
         try:
             get_error_handler().record_exception(error)  # where torch's own tools look
-            first = run.note_failure(rank(), traceback.format_exc())
+            final = isinstance(error, ValueError | NonFiniteError)
+            first = logs.note_failure(rank(), traceback.format_exc(), final)
         except OSError:  # no byte is free to note it in; torch takes an empty file for a fault of its own
             if torchs := os.environ.get("TORCHELASTIC_ERROR_FILE"):
                 Path(torchs).unlink(missing_ok=True)
-            run.failure.unlink(missing_ok=True)
+            logs.failure.unlink(missing_ok=True)
             print(f"error: {line}", file=sys.stderr)
             return 1
         if not first:
@@ -79,10 +90,18 @@ def main(path: Path, stop: Stop) -> int:
     return 0 if finished else STOPPED
 
 
-def _train(run: RunDirectory, settings: RunSettings, stop: Stop) -> bool:
+def _begin(settings: RunSettings, logs: Logs) -> torch.device:
+    process = os.environ.get("RANK")  # one alone has a terminal to tell where it hangs
+    watchdog.start(settings.watchdog, logs.stacks(int(process)) if process else None)
     device = pick_device(settings.device)
     # Who hangs is found by the watchdog, which tells where; the others' waiting should not end before.
     join(device, timedelta(seconds=2 * settings.watchdog.slow_seconds))
+    return device
+
+
+def _train(run: RunDirectory, stop: Stop) -> bool:
+    settings = run.settings()
+    device = _begin(settings, run.logs)
     trainer = Trainer(settings, run, device, stop)
     try:
         return trainer.train()
@@ -90,12 +109,21 @@ def _train(run: RunDirectory, settings: RunSettings, stop: Stop) -> bool:
         trainer.close()
 
 
+def _evaluate(run: RunDirectory, text: str, stop: Stop) -> bool:
+    from sivae_dist.evaluation.command import evaluate  # takes seconds
+    from sivae_dist.evaluation.request import Request
+
+    request = Request.model_validate_json(text)
+    settings = request.settings(run)
+    return evaluate(run, request.checkpoint, settings, _begin(settings, run.evaluation_logs), stop)
+
+
 def process() -> NoReturn:
     """All that a process of its own does."""
     end_with_launcher()
     stop = Stop()
     with stop.listening():
-        code = main(Path(sys.argv[1]), stop)
+        code = main(sys.argv[1:], stop)
         sys.stdout.flush()
         sys.stderr.flush()
         # All files are closed. Taking the interpreter down could only change the code: threads of a process group whose

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from data_pipelines.loader import DataSettings
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.engines import EngineSettings
+from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.guard import GuardSettings
 from sivae_dist.initialization import InitSettings
 from sivae_dist.models.style.settings import StyleSettings
@@ -39,6 +41,7 @@ class RunSettings(Settings):
     engine: EngineSettings = EngineSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     guard: GuardSettings = GuardSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
 
@@ -48,6 +51,9 @@ class RunSettings(Settings):
             self.objective.weights(resolution, self.model.dimensions)  # ValueError for a missing value
         if self.objective.reconstruction == "bce" and self.model.output != "tanh":
             raise ValueError("objective.reconstruction=bce needs images inside [-1, 1]: set model.output=tanh")
+        best = self.checkpoint.best_metric
+        if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
+            raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")
         return self
 
     def plain(self) -> dict[str, Any]:
@@ -75,6 +81,7 @@ RUN_PATH_INDEPENDENT = frozenset(
         "data.remote",
         "checkpoint",
         "monitoring",
+        "evaluation",
         "guard",
         "watchdog",
         "engine.compile",
@@ -113,7 +120,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def override(values: dict[str, Any], assignments: list[str]) -> None:
+def override(values: dict[str, Any], assignments: Sequence[str]) -> None:
     """Applies `group.key=value` in place; the value is read as YAML. ValueError for anything else."""
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
@@ -148,7 +155,7 @@ def validate(values: dict[str, Any], origin: str) -> RunSettings:
         raise ValueError("\n".join(lines.values())) from None
 
 
-_BRANCHES = frozenset({"soft_intro", "vae", "int", "float", "constrained-int"})
+_BRANCHES = frozenset({"soft_intro", "intro", "vae", "int", "float", "constrained-int"})
 """What pydantic adds to a location to name a union's branch; it does not stand in the file."""
 
 

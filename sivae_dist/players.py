@@ -8,7 +8,7 @@ from torch import Tensor
 from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
 from sivae_dist.config import RunSettings
 from sivae_dist.engines import DdpEngine
-from sivae_dist.models import build
+from sivae_dist.models import StyleDecoder, StyleEncoder, build
 from sivae_dist.optimizer import Ema
 from sivae_dist.schedule import Segment
 
@@ -28,6 +28,17 @@ class Players:
         self.encoder_ema, self.decoder_ema = Ema(settings.ema, encoder), Ema(settings.ema, decoder)
         self.encoder_engine = DdpEngine(settings.engine, settings.optimizer, encoder, decoder)
         self.decoder_engine = DdpEngine(settings.engine, settings.optimizer, decoder, encoder)
+
+    @property
+    def networks(self) -> tuple[StyleEncoder, StyleDecoder]:
+        return self.encoder, self.decoder
+
+    @property
+    def averages(self) -> tuple[StyleEncoder, StyleDecoder]:
+        """Both networks with their moving averages as weights."""
+        encoder, decoder = self.encoder_ema.module, self.decoder_ema.module
+        assert isinstance(encoder, StyleEncoder) and isinstance(decoder, StyleDecoder)
+        return encoder, decoder
 
     def prepare(self, segment: Segment) -> None:
         """Makes both ready for the steps of a segment: their objectives, and the parameters that these use."""

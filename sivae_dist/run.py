@@ -5,24 +5,26 @@ RUN/checkpoints/       see sivae_dist/checkpoint
 RUN/tensorboard/       events
 RUN/metrics.jsonl      what follows from settings and seed
 RUN/speed.jsonl        what follows from the machine
+RUN/evaluation.jsonl   FID and other values, each with what it follows from
 RUN/figures/           pictures
 RUN/trace.jsonl        what stood at every position (monitoring.trace)
-RUN/logs/              what each process printed
+RUN/logs/              what each process printed (launch/record.py has what jobs add)
 RUN/logs/failure.txt   how the last attempt failed: the traceback of the process that failed first
 RUN/logs/stacks-N.txt  where the threads of process N were when it was found hanging
+RUN/logs/evaluate/     the same of `sivae evaluate`
 """
 
 import os
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sivae_dist.config import RunSettings, changes_the_past, differences, read_yaml, validate
+from sivae_dist.config import RunSettings, changes_the_past, differences, override, read_yaml, validate
+from sivae_dist.ends import Logs
 
 
 @dataclass(frozen=True)
@@ -54,34 +56,22 @@ class RunDirectory:
         return self.path / "figures"
 
     @property
-    def logs(self) -> Path:
-        return self.path / "logs"
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.jsonl"
 
     @property
     def trace(self) -> Path:
         return self.path / "trace.jsonl"
 
     @property
-    def failure(self) -> Path:
-        return self.logs / "failure.txt"
+    def logs(self) -> Logs:
+        """Of training."""
+        return Logs(self.path / "logs")
 
-    def stacks(self, rank: int) -> Path:
-        return self.logs / f"stacks-{rank}.txt"
-
-    def forget_failure(self) -> None:
-        """Before another attempt."""
-        for path in (self.failure, *self.logs.glob("stacks-*.txt")):
-            path.unlink(missing_ok=True)
-
-    def note_failure(self, rank: int, text: str) -> bool:
-        """Records why a process failed, unless another has failed before it; returns whether this was the first."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(self.failure, "x") as file:
-                file.write(f"process {rank} on {socket.gethostname()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}")
-        except FileExistsError:
-            return False
-        return True
+    @property
+    def evaluation_logs(self) -> Logs:
+        """Of `sivae evaluate`, which may run while the run is trained."""
+        return Logs(self.path / "logs" / "evaluate")
 
     @contextmanager
     def owned(self) -> Iterator[str | None]:
@@ -104,11 +94,13 @@ class RunDirectory:
             owner.unlink(missing_ok=True)
             lock.release()
 
-    def settings(self) -> RunSettings:
-        """The settings of the run. ValueError when this is no run."""
+    def settings(self, overrides: Sequence[str] = ()) -> RunSettings:
+        """The settings of the run, with `key=value` overrides applied. ValueError when this is no run."""
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run: it has no config.yaml")
-        return validate(read_yaml(self.config), str(self.config))
+        values = read_yaml(self.config)
+        override(values, overrides)
+        return validate(values, str(self.config))
 
     def open(self, settings: RunSettings) -> list[str]:
         """Begins or continues a run with these settings and records them; returns the keys that changed meanwhile.

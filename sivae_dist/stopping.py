@@ -9,13 +9,8 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from sivae_dist.ends import INTERRUPTED
 from sivae_dist.processes import host_group
-
-STOPPED = 75
-"""Exit code of a run that was saved and ended on request before its end (sysexits.h: EX_TEMPFAIL, try again later)."""
-
-INTERRUPTED = 130
-"""Exit code after a second Ctrl-C."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -1,6 +1,8 @@
 """The training loop: Algorithm 2 of the appendix over a growing pair of networks."""
 
 from collections.abc import Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from data_pipelines.store import open_store
 from sivae_dist import watchdog
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
 from sivae_dist.config import RunSettings
+from sivae_dist.evaluation.rows import tag
 from sivae_dist.guard import Guard, NonFiniteError
 from sivae_dist.initialization import initial_tensors
 from sivae_dist.models import Stage
@@ -20,12 +23,16 @@ from sivae_dist.monitoring.preview import preview
 from sivae_dist.monitoring.trace import Trace
 from sivae_dist.objectives import Draws
 from sivae_dist.players import Players
+from sivae_dist.pretrained import Pretrained
 from sivae_dist.processes import mean_over_processes, rank, world_size
 from sivae_dist.quarantine import Quarantine
 from sivae_dist.randomness import draw
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Segment, Step, crosses
 from sivae_dist.stopping import Stop
+
+if TYPE_CHECKING:
+    from sivae_dist.evaluation.evaluator import Evaluator
 
 
 class Trainer:
@@ -51,6 +58,7 @@ class Trainer:
         self.images = 0
         self._segment: Segment | None = None
         self._phase: int | None = None
+        self._owed: Stage | None = None  # an evaluation that a request to stop came before
         self._returns = (0, 0)  # where the last non-finite step was, and how often the run went back from there
         origin, metrics, notes = self._begin(run)
         self.monitor = Monitor(run, self.schedule, self.images, metrics, speaks=rank() == 0)
@@ -60,6 +68,7 @@ class Trainer:
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
         self.loader = Loader(settings.data, self.store, self.manifest, settings.seed, device)
+        self.evaluator = self._make_evaluator()
         self.trace = Trace(run.trace, self.images, self.loader.order) if settings.monitoring.trace else None
 
     def train(self) -> bool:
@@ -69,7 +78,8 @@ class Trainer:
         """
         if self.images < self.schedule.total:
             self.saver.rehearse(self.players.tensors(), self.players.full_size())
-        stopped = False
+        stopped = self._owed is not None and self._evaluate(self._owed) is None
+        self._owed = None
         while self.images < self.schedule.total and not stopped:
             try:
                 stopped = self._take_steps()
@@ -79,11 +89,11 @@ class Trainer:
         self.saver.wait()
         self._tell_saves()
         self.saver.check()
-        return self.images >= self.schedule.total
+        return self.images >= self.schedule.total and not stopped
 
     def _take_steps(self) -> bool:
         """Steps to the end, or until any process is asked to stop, which is True."""
-        every = self.settings.monitoring
+        every, measuring, saving = self.settings.monitoring, self.settings.evaluation, self.settings.checkpoint
         batches = self.loader.batches(self._requests())
         for step, batch in zip(self.schedule.steps(self.images), batches, strict=True):
             self.stop.vote()
@@ -93,8 +103,11 @@ class Trainer:
             last = step.end >= self.schedule.total
             stopped = self.stop.decided()
             told = last or crosses(step, every.scalars_every)
-            saved = last or stopped or crosses(step, self.settings.checkpoint.every)
-            if self.device.type == "cpu" or told or saved:  # elsewhere it would wait for the device every step
+            measured = crosses(step, measuring.every) or (last and measuring.every > 0)
+            saved = last or stopped or crosses(step, saving.every) or (measured and saving.keep_best > 0)
+            if (
+                self.device.type == "cpu" or told or saved or measured
+            ):  # elsewhere it would wait for the device every step
                 if message := self.guard.check(step):
                     self.monitor.say(message)
             for message in self.quarantine.check():
@@ -105,8 +118,12 @@ class Trainer:
                 self._log(step, terms)
             if crosses(step, every.images_every) or (last and every.images_every):
                 self._log_images(step)
-            if saved:
-                self._save(step)
+            values: dict[str, float] | None = {}
+            if measured:
+                values = None if stopped else self._evaluate(self._stage(step))
+                stopped = values is None
+            if saved or stopped:
+                self._save(step, values)
                 watchdog.expect()
             self._tell_saves()
             self.monitor.step(step)
@@ -189,7 +206,44 @@ class Trainer:
         if self.monitor.speaks:
             self.monitor.images(step, preview(self.settings, self.players, self.loader, self._stage(step)))
 
-    def _save(self, step: Step) -> None:
+    def _make_evaluator(self) -> "Evaluator | None":
+        if not self.settings.evaluation.every:
+            return None
+        from sivae_dist.evaluation.evaluator import Evaluator  # takes seconds
+        from sivae_dist.evaluation.progress import Progress
+
+        evaluator = Evaluator(
+            self.settings.evaluation,
+            self.settings.data,
+            self.store,
+            self.manifest,
+            self.device,
+            self.monitor.say,
+            Progress(self.stop, self.monitor.say).tick,
+        )
+        if problem := evaluator.prepare():
+            self.monitor.say(f"warning: {problem}; without it training goes on and the rest is measured")
+        return evaluator
+
+    def _evaluate(self, stage: Stage) -> dict[str, float] | None:
+        """Measures the networks as they stand; the values by tag, or None when any process was asked to stop."""
+        from sivae_dist.evaluation.progress import StoppedError
+
+        assert self.evaluator is not None
+        watchdog.expect(slow=True)
+        start = perf_counter()
+        live = self.settings.evaluation.live
+        networks = self.players.networks if live else self.players.averages
+        try:
+            rows = self.evaluator.evaluate(Pretrained(self.settings.model, *networks, stage, self.images, live))
+        except StoppedError:
+            return None
+        self.monitor.evaluated(self.images, rows, perf_counter() - start)
+        watchdog.expect()
+        return {tag(row): row["value"] for row in rows}
+
+    def _save(self, step: Step, values: dict[str, float] | None) -> None:
+        """`values` of an evaluation at this step; None when one was due and had to be put off."""
         meta = {
             "phase": step.phase.index,
             "resolution": step.phase.resolution,
@@ -197,7 +251,8 @@ class Trainer:
             "blend": step.blend,
             "seed": self.settings.seed,
             "data": self.manifest.digest,
-            "metrics": self.monitor.metrics,
+            "metrics": self.monitor.metrics | (values or {}),
+            "evaluation_due": values is None,
             "skipped_steps": int(self.guard.skipped),
             "quarantine": self.quarantine.state(),
         }
@@ -226,6 +281,10 @@ class Trainer:
         self.images = found.images
         self._phase = found.meta["phase"]
         self._segment = None
+        self._owed = None
+        if found.meta.get("evaluation_due") and self.settings.evaluation.every:
+            blend = torch.tensor(found.meta["blend"], device=self.device) if found.meta["blending"] else None
+            self._owed = Stage(found.meta["resolution"], blend)
         self.guard.reset(found.meta.get("skipped_steps", 0))
         self.quarantine.restore(found.meta.get("quarantine", {}))
 

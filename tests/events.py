@@ -13,9 +13,7 @@ def assert_no_step_twice(run: Path, all_events: bool = True) -> dict[str, list[s
 
     `all_events` False: some may be missing, as after a full disk.
     """
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it would tell of each start's purge
-    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
-    accumulator.Reload()
+    accumulator = _events(run / "tensorboard")
     rows = [row["images"] for row in read_rows(run / "metrics.jsonl")]
     tags: dict[str, list[str]] = accumulator.Tags()
     assert tags["images"], "TensorBoard has no pictures"
@@ -29,3 +27,18 @@ def assert_no_step_twice(run: Path, all_events: bool = True) -> dict[str, list[s
     for tag, seen in steps.items():
         assert len(seen) == len(set(seen)), f"TensorBoard has steps of {tag} twice: {seen}"
     return tags
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """The curves: value by step, by tag."""
+    accumulator = _events(folder)
+    return {
+        tag: {event.step: event.value for event in accumulator.Scalars(tag)} for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def _events(folder: Path) -> EventAccumulator:
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it would tell of each start's purge
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    accumulator.Reload()
+    return accumulator

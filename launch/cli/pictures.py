@@ -1,92 +1,240 @@
-"""`sivae sample`, `sivae reconstruct` and `sivae curves`: pictures from a run."""
+"""`sivae sample`, `reconstruct`, `interpolate`, `growth` and `animate`: pictures of a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from launch.cli.errors import one_line_errors
+from launch.cli.options import (
+    CheckpointOption,
+    Columns,
+    Device,
+    Live,
+    Model,
+    NoLabels,
+    Numbers,
+    Out,
+    Run,
+    Seed,
+    load,
+    parse_numbers,
+    parse_truncation,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    import torch
 
-    from sivae_dist.models import StyleSettings
-
-Run = Annotated[Path, typer.Argument(help="A run's directory.")]
-Out = Annotated[Path, typer.Option(help="The PNG file to write.")]
-Live = Annotated[bool, typer.Option("--live", help="The weights in training instead of their moving average.")]
-Columns = Annotated[int, typer.Option(min=1, help="Images in a row.")]
+    from sivae_dist.pretrained import Pretrained
 
 
 def sample(
-    run: Run,
+    run: Model,
     out: Out,
-    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Image i follows from the seed and i alone.")] = 0,
-    live: Live = False,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of samples: 0, 1, 2, ...; by default 64, or 8 where each is a row."),
+    ] = None,
+    seeds: Numbers = None,
+    seed: Seed = 0,
+    truncation: Annotated[
+        str,
+        typer.Option(
+            metavar="PSI[,PSI...]",
+            help="Pull w towards its mean: 1 leaves it, 0 is the mean. Several make a column each.",
+        ),
+    ] = "1",
+    style_mixing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0-7,12",
+            help="Mix: samples with these numbers, a column each, give the later layers their style; those of --seeds "
+            "or --count, a row each, the first layers.",
+        ),
+    ] = None,
+    cutoff: Annotated[
+        int | None, typer.Option(min=1, help="How many layers are the first ones in style mixing; by default half.")
+    ] = None,
     columns: Columns = 8,
+    checkpoint: CheckpointOption = "latest",
+    live: Live = False,
+    device: Device = "auto",
+    no_labels: NoLabels = False,
 ) -> None:
-    """Draw images from the prior of a run's newest checkpoint."""
+    """Draw samples from the prior, at one or several truncations, or mixed in style."""
     with one_line_errors():
-        from sivae_dist.figures import grid, save_png
-        from sivae_dist.pretrained import load_run
+        from sivae_dist import figures
 
-        model = load_run(run, live=live)
-        save_png(out, grid(model.sample(count, seed), columns))
-        typer.echo(f"{out}: {count} samples at {model.images:,} images")
+        psis = parse_truncation(truncation)
+        rows = style_mixing is not None or len(psis) > 1
+        numbers = list(range(count or (8 if rows else 64))) if seeds is None else parse_numbers(seeds)
+        if style_mixing is None and cutoff is not None:
+            raise ValueError("--cutoff is for --style-mixing")
+        if style_mixing is not None and len(psis) > 1:
+            raise ValueError("--style-mixing takes one --truncation")
+        model = load(run, checkpoint, live, device)
+        if style_mixing is None:
+            sheet = figures.samples(model, numbers, seed, truncation=psis, columns=columns)
+            what = f"{len(numbers)} samples"
+        else:
+            fine = parse_numbers(style_mixing)
+            sheet = figures.style_mixing(model, numbers, fine, seed, cutoff=cutoff, truncation=psis[0])
+            what = f"{len(numbers)} x {len(fine)} mixed samples"
+        figures.save_png(out, sheet.draw(labels=not no_labels))
+        _tell(out, what, model)
 
 
 def reconstruct(
-    run: Run,
-    images: Annotated[list[Path], typer.Argument(help="Image files, prepared as the training images were.")],
+    run: Model,
     out: Out,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IMAGES|FOLDER]...",
+            help="Image files, prepared as the training images were; without any, the test split of the data set.",
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, help="Images to take of a folder or the test split, the first ones.")
+    ] = 24,
+    data: Annotated[
+        str | None, typer.Option(help="Where the prepared data set lies; by default where the run found it.")
+    ] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Pairs in a row.")] = 4,
+    checkpoint: CheckpointOption = "latest",
     live: Live = False,
-    columns: Columns = 8,
+    device: Device = "auto",
+    no_labels: NoLabels = False,
 ) -> None:
-    """Encode and decode images: real ones in one row, their reconstructions below."""
-    with one_line_errors():
-        import numpy as np
-        import torch
-
-        from data_pipelines.loader import to_images
-        from sivae_dist.figures import grid, in_rows, save_png
-        from sivae_dist.pretrained import load_run
-
-        model = load_run(run, live=live)
-        pixels = [_prepared(path, model.settings.model, model.stage.resolution) for path in images]
-        real = to_images(torch.from_numpy(np.stack(pixels)))
-        columns = min(columns, len(images))
-        save_png(out, grid(in_rows(real, model.reconstruct(real), columns=columns), columns))
-        typer.echo(f"{out}: {len(images)} reconstructions at {model.images:,} images")
-
-
-def curves(run: Run, out: Out) -> None:
-    """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
+    """Encode and decode images: pairs of a real one, left, and its reconstruction, right."""
     with one_line_errors():
         from sivae_dist import figures
-        from sivae_dist.monitoring.scalars import read_rows
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.figures import real
 
-        directory = RunDirectory(run)
-        directory.settings()  # says so when this is no run
-        rows = read_rows(directory.metrics) if directory.metrics.exists() else []
-        if not rows:
-            raise ValueError(f"{run} has no metrics yet")
-        figures.curves(rows, out, f"{run.name}, {rows[-1]['images']:,} images")
-        typer.echo(f"{out}: {len(rows)} points")
+        model = load(run, checkpoint, live, device)
+        if images:
+            if data is not None:
+                raise ValueError("name images or --data, not both")
+            files = [file for path in images for file in (real.files_in(path, count) if path.is_dir() else [path])]
+            x, origin = real.from_files(model, files), ""
+        else:
+            x, origin = _test_split(model, run, data, count), "test data"
+        sheet = figures.reconstructions(model, x, columns=columns, origin=origin)
+        figures.save_png(out, sheet.draw(labels=not no_labels))
+        _tell(out, f"{len(x)} reconstructions", model)
 
 
-def _prepared(path: Path, settings: "StyleSettings", resolution: int) -> "NDArray[np.uint8]":
-    """An image file [C, R, R] as `sivae data prepare` would have stored it at one level."""
-    from data_pipelines.decode import halve, round_pixels
-    from data_pipelines.sources import ImageError
-    from data_pipelines.sources.image import to_square
+def interpolate(
+    run: Model,
+    a: Annotated[str, typer.Argument(metavar="A", help="Top left: an image file, or the number of a sample.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Top right.")],
+    c: Annotated[str, typer.Argument(metavar="C", help="Bottom left.")],
+    d: Annotated[str, typer.Argument(metavar="D", help="Bottom right.")],
+    out: Out,
+    space: Annotated[
+        Literal["z", "w"], typer.Option(help="z as in the paper's appendix, or w as in the authors' figure.")
+    ] = "z",
+    steps: Annotated[int, typer.Option(min=1, help="From corner to corner; a row has one image more.")] = 7,
+    seed: Seed = 0,
+    checkpoint: CheckpointOption = "latest",
+    live: Live = False,
+    device: Device = "auto",
+    no_labels: NoLabels = False,
+) -> None:
+    """Interpolate between four images or samples, the corners of a square.
 
-    try:
-        pixels = to_square(path.read_bytes(), settings.channels, settings.resolution)
-    except ImageError as error:
-        raise ValueError(f"{path} {error}") from None
-    while pixels.shape[0] > resolution:
-        pixels = halve(pixels)
-    return round_pixels(pixels).transpose(2, 0, 1)
+    A whole number is a sample's; write ./12 for a file of that name.
+    """
+    with one_line_errors():
+        import torch
+
+        from sivae_dist import figures
+        from sivae_dist.figures import real
+
+        model = load(run, checkpoint, live, device)
+        codes: list[torch.Tensor] = []
+        names: list[str] = []
+        shown: list[torch.Tensor | None] = []
+        for corner in (a, b, c, d):
+            if corner.isascii() and corner.isdigit():
+                codes.append(model.latents(int(corner), 1, seed))
+                names.append(f"sample {int(corner)}")
+                shown.append(None)
+            else:
+                x = real.from_files(model, [Path(corner)])
+                codes.append(model.encode(x)[0])
+                names.append(Path(corner).stem)
+                shown.append(x[0])
+        sheet = figures.interpolation(model, torch.cat(codes), names, shown, steps=steps, space=space)
+        figures.save_png(out, sheet.draw(labels=not no_labels))
+        _tell(out, f"{steps + 1} x {steps + 1} images", model)
+
+
+def growth(
+    run: Run,
+    out: Out,
+    count: Annotated[int, typer.Option(min=1, help="Number of samples, a row each: 0, 1, 2, ...")] = 4,
+    seeds: Numbers = None,
+    seed: Seed = 0,
+    checkpoint: CheckpointOption = "latest",
+    live: Live = False,
+    device: Device = "auto",
+    no_labels: NoLabels = False,
+) -> None:
+    """Draw the same samples at every resolution that a run went through.
+
+    Each from the newest checkpoint of that resolution which is still there (checkpoint.keep_every), otherwise from the
+    last network cut off at that resolution, which is marked.
+    """
+    with one_line_errors():
+        from sivae_dist import figures
+        from sivae_dist.pretrained import load_growth
+        from sivae_dist.processes import pick_device
+
+        numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
+        models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device))
+        figures.save_png(out, figures.growth(models, numbers, seed).draw(labels=not no_labels))
+        _tell(out, f"{len(numbers)} samples at {len(models)} resolutions", models[-1])
+
+
+def animate(
+    run: Model,
+    out: Annotated[Path, typer.Option(help="The GIF or MP4 file to write; its ending decides.")],
+    count: Annotated[int, typer.Option(min=1, help="Walks side by side.")] = 8,
+    stops: Annotated[int, typer.Option(min=2, help="Samples that each walk passes through before it closes.")] = 5,
+    frames: Annotated[int, typer.Option(min=1, help="From one of these to the next.")] = 20,
+    fps: Annotated[int, typer.Option(min=1, max=50, help="Frames a second.")] = 25,
+    seed: Seed = 0,
+    truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 leaves it, 0 is the mean.")] = 1.0,
+    columns: Columns = 8,
+    checkpoint: CheckpointOption = "latest",
+    live: Live = False,
+    device: Device = "auto",
+) -> None:
+    """Walk through latent space along smooth closed ways, as a moving picture."""
+    with one_line_errors():
+        from sivae_dist import figures
+
+        model = load(run, checkpoint, live, device)
+        total = figures.animate(
+            model, out, seed,
+            walks=count, stops=stops, frames=frames, fps=fps, truncation=truncation, columns=columns,
+        )  # fmt: skip
+        _tell(out, f"{count} walks in {total} frames", model)
+
+
+def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -> "torch.Tensor":
+    from sivae_dist.figures import real
+    from sivae_dist.run import RunDirectory
+
+    if data is not None:
+        return real.from_test_split(model, data, count)
+    run = RunDirectory(path)
+    if not run.config.exists():
+        raise ValueError(f"{path} does not say where its data set lies: name images, or the data set with --data")
+    settings = run.settings().data
+    return real.from_test_split(model, settings.path, count, settings.remote)
+
+
+def _tell(out: Path, what: str, model: "Pretrained") -> None:
+    typer.echo(f"{out}: {what} at {model.images:,} images")

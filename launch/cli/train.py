@@ -26,8 +26,8 @@ def train(
     with one_line_errors("interrupted: run the same command again to continue from the last checkpoint"):
         from launch.local import default_processes, launch
         from sivae_dist.config import config_path, load_config, run_name
+        from sivae_dist.ends import STOPPED
         from sivae_dist.run import RunDirectory
-        from sivae_dist.stopping import STOPPED
 
         assignments = list(overrides or [])
         if data is not None:
@@ -48,15 +48,27 @@ def train(
         raise typer.Exit(code)
 
 
-def check(settings: "RunSettings", processes: int) -> None:
-    """ValueError for everything that can be known to fail before a process is started."""
+def check(settings: "RunSettings", processes: int) -> int:
+    """Images of the whole run. ValueError for everything that can be known to fail before a process is started."""
     from data_pipelines.store import open_store
     from sivae_dist.trainer import check_data, make_schedule
 
     with open_store(settings.data.path, settings.data.remote) as store:
         manifest = store.manifest()
     check_data(settings, manifest)
-    make_schedule(settings, manifest).check_world_size(processes)
+    schedule = make_schedule(settings, manifest)
+    schedule.check_world_size(processes)
+    return schedule.total
+
+
+_FAKES = {
+    "soft_intro": (
+        ("c", "resting KL"),
+        "c: fall of a fake's exponent per nat; resting KL: nats where KL(fake) settles (aim at 1-2 times KL(real))",
+    ),
+    "intro": (("m",), "m: KL(fake) in nats up to which fakes are pushed away (aim above KL(real))"),
+}
+"""By objective: the columns of a dry run that say how generated images fare, and what they mean."""
 
 
 def print_phases(settings: "RunSettings", processes: int) -> None:
@@ -67,6 +79,7 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
 
     from data_pipelines.store import open_store
     from sivae_dist.models import build
+    from sivae_dist.objectives.intro import IntroWeights
     from sivae_dist.objectives.soft_intro import SoftIntroWeights
     from sivae_dist.trainer import make_schedule
 
@@ -74,27 +87,30 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
         manifest = store.manifest()
     schedule = make_schedule(settings, manifest)
     objective = settings.objective
-    introspective = objective.name == "soft_intro"
+    columns, legend = _FAKES.get(objective.name, ((), ""))
     table = Table(
         "px", "images", "epochs", "steps", "blend", "batch", "x rank", "lr E/D", "beta rec/kl/neg", box=SIMPLE
     )
-    for column in ("c", "resting KL") if introspective else ():
+    for column in columns:
         table.add_column(column)
     for phase in schedule.phases:
         share = phase.batch // processes
         parts = settings.engine.parts(share)
         weights = objective.weights(phase.resolution, settings.model.dimensions)
         betas = [weights.beta_rec, weights.beta_kl]
-        exponent = []
-        if isinstance(weights, SoftIntroWeights):
+        fakes = []
+        if isinstance(weights, SoftIntroWeights | IntroWeights):
             betas.append(weights.beta_neg)
-            exponent = [f"{weights.slope:.3g}", f"{weights.resting_kl:.1f}"]
+        if isinstance(weights, SoftIntroWeights):
+            fakes = [f"{weights.slope:.3g}", f"{weights.resting_kl:.1f}"]
+        if isinstance(weights, IntroWeights):
+            fakes = [f"{weights.margin:g}"]
         table.add_row(
             str(phase.resolution), f"{phase.images:,}", f"{phase.images / manifest.train:.3g}",
             f"{-(-phase.images // phase.batch):,}", f"{phase.blend_images:,}", str(phase.batch),
             f"{share // parts}" + (f" x {parts}" if parts > 1 else ""),
             "/".join(f"{rate:g}" for rate in dict.fromkeys((phase.lr_encoder, phase.lr_decoder))),
-            "/".join(f"{beta:g}" for beta in betas), *exponent,
+            "/".join(f"{beta:g}" for beta in betas), *fakes,
         )  # fmt: skip
     encoder, decoder = (sum(p.numel() for p in network.parameters()) for network in build(settings.model, 0))
     console = Console()
@@ -107,8 +123,5 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
         highlight=False,
     )
     console.print(f"parameters: encoder {encoder:,}, decoder {decoder:,}", highlight=False)
-    if introspective:
-        console.print(
-            "c: fall of a fake's exponent per nat; resting KL: nats where KL(fake) settles (aim at 1-2 times KL(real))",
-            highlight=False,
-        )
+    if legend:
+        console.print(legend, highlight=False)

@@ -74,7 +74,7 @@ class Checkpoint:
         return sum(record["bytes"] for record in self.manifest["files"].values())
 
     def score(self, metric: str) -> float | None:
-        """A metric's value in the last row of metrics.jsonl before it, if it has one."""
+        """A metric's value at it (CheckpointSettings.best_metric), if it has one."""
         value = self.meta.get("metrics", {}).get(metric)
         return value if value is not None and math.isfinite(value) else None
 

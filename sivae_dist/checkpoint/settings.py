@@ -15,8 +15,10 @@ class CheckpointSettings(Settings):
     keep_every: Images = 0
     """A checkpoint of every so many images stays for good; 0 for none."""
     keep_best: int = Field(0, ge=0)
-    """Best checkpoints that stay, by `best_metric` in the last row of metrics.jsonl before each."""
+    """Best checkpoints that stay, by `best_metric`. More than 0 saves at every evaluation as well."""
     best_metric: str = "reconstruction/per_value"
+    """A value of metrics.jsonl (the last row before a checkpoint), or of the evaluation at a checkpoint
+    (`evaluation/fid`)."""
     best_mode: Literal["min", "max"] = "min"
     background: bool = True
     """Write while training goes on. A checkpoint is the same either way."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_pipelines.loader import Loader
 from sivae_dist.checkpoint import Saved
+from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.scalars import Rows
@@ -17,12 +18,23 @@ from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Step
 
 _WATCHED = 20
-"""Rows over which KL(fake) is compared with KL(real) before warning."""
+"""Rows in which generated images must be out of the encoder's reach before warning."""
 
 DEAD_EXPONENT = (
     "warning: KL(fake) {fake:.1f} has stayed below KL(real) {real:.1f} since the warm-up: generated images are not "
     "pushed away and the model trains as a plain VAE. Lower objective.beta_neg (see the dry run's column "
     "'resting KL', which should lie at 1 to 2 times KL(real))."
+)
+
+BELOW_REAL = (
+    "warning: KL(fake) {fake:.1f} has stayed below KL(real) {real:.1f} since the warm-up: the encoder does not tell "
+    "generated images from real ones. objective.margin should lie above KL(real): raise it, or lower "
+    "objective.beta_rec, and KL(real) with it."
+)
+
+BEYOND_MARGIN = (
+    "warning: generated images have stayed beyond objective.margin (KL(fake) {fake:.1f}, KL(real) {real:.1f}): the "
+    "encoder pushes none away and trains as a plain VAE's. Raise objective.margin above KL(fake)."
 )
 
 
@@ -43,12 +55,13 @@ class Monitor:
     def _open(self, images: int, metrics: dict[str, float]) -> None:
         self._began = self._last = (perf_counter(), images)
         self._rate: float | None = None
-        self._kl: deque[tuple[float, float]] = deque(maxlen=_WATCHED)
+        self._faults: deque[str | None] = deque(maxlen=_WATCHED)
         self.metrics = metrics
         """The last row of metrics.jsonl."""
         if self.speaks:
             self._metrics = Rows(self.run.metrics, images)
             self._speed = Rows(self.run.speed, images)
+            self._evaluation = Rows(self.run.evaluation, images)
             self._events = Events(self.run.tensorboard, images, self.say)
 
     def rewind(self, images: int, metrics: dict[str, float]) -> None:
@@ -101,22 +114,40 @@ class Monitor:
         self._detail = f"rec {terms['reconstruction/per_value']:.4f} KL {terms['kl/real']:.1f}"
         if "kl/fake" in terms:
             self._detail += f" fake {terms['kl/fake']:.1f}"
-            self._watch(terms["kl/real"], terms["kl/fake"])
+            self._watch(terms)
 
-    def _watch(self, real: float, fake: float) -> None:
-        self._kl.append((real, fake))
-        if not self._warned and len(self._kl) == _WATCHED and all(f < r for r, f in self._kl):
+    def _watch(self, terms: dict[str, float]) -> None:
+        """Warns, once, when generated images have long been out of the encoder's reach."""
+        real, fake = terms["kl/real"], terms["kl/fake"]
+        margin = "hinge/fake" in terms
+        fault = None
+        if fake < real:
+            fault = BELOW_REAL if margin else DEAD_EXPONENT
+        elif margin and terms["hinge/fake"] == terms["hinge/rec"] == 0:
+            fault = BEYOND_MARGIN
+        self._faults.append(fault)
+        if fault is not None and not self._warned and self._faults.count(fault) == _WATCHED:
             self._warned = True
-            self.say(DEAD_EXPONENT.format(real=real, fake=fake))
+            self.say(fault.format(real=real, fake=fake))
 
     def images(self, step: Step, grids: dict[str, Tensor]) -> None:
         if self.speaks:
-            for tag, picture in grids.items():
-                self._events.image(step.end, tag, picture)
+            for name, picture in grids.items():
+                self._events.image(step.end, name, picture)
 
-    def text(self, tag: str, text: str, images: int) -> None:
+    def evaluated(self, images: int, rows: list[Row], seconds: float) -> None:
+        """Values of an evaluation after `images` images."""
         if self.speaks:
-            self._events.text(tag, text, images)
+            for row in rows:
+                self._evaluation.write(images, {key: value for key, value in row.items() if key != "images"})
+                self.say(describe(row))
+            speed = {"evaluation/seconds": seconds}
+            self._speed.write(images, speed)
+            self._events.scalars(images, {tag(row): row["value"] for row in rows} | speed)
+
+    def text(self, name: str, text: str, images: int) -> None:
+        if self.speaks:
+            self._events.text(name, text, images)
 
     def saved(self, images: int, saved: Saved) -> None:
         """A checkpoint is on disk, or could not be put there."""
@@ -135,6 +166,7 @@ class Monitor:
         """Before a checkpoint: what it will claim to have been told must be on disk. Safe from any thread."""
         if self.speaks:
             self._metrics.sync()
+            self._evaluation.sync()
             self._events.flush()
 
     def close(self) -> None:
@@ -145,4 +177,5 @@ class Monitor:
         if self.speaks:
             self._metrics.close()
             self._speed.close()
+            self._evaluation.close()
             self._events.close()

@@ -35,3 +35,13 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
 def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     """A sample of N(mu, exp(logvar)) from `eps` ~ N(0, I); all [B, D]."""
     return mu + eps * torch.exp(0.5 * logvar)
+
+
+def terms_of_real(x: Tensor, error: Tensor, kl: Tensor, elbo: Tensor) -> dict[str, Tensor]:
+    """What every objective tells of the real images x [B, C, R, R]; the others are [B]."""
+    return {
+        "reconstruction/real": error.mean(),
+        "reconstruction/per_value": error.mean() / x[0].numel(),
+        "kl/real": kl.mean(),
+        "elbo/real": elbo.mean(),
+    }

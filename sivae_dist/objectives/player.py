@@ -6,12 +6,15 @@ freezes the partner for the player's turn. All passes happen inside one forward,
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sivae_dist.models.stage import Mixing, Stage
+
+Weights = TypeVar("Weights")
+"""What an objective's settings come to at one resolution."""
 
 Terms = dict[str, Tensor]
 """Detached 0-dimensional means over the batch, by the name under which they are logged everywhere."""
@@ -39,11 +42,23 @@ class Draws(NamedTuple):
         return torch.cat([self.noise[:, index] for index in decodings])
 
 
-class _Objective(nn.Module):
+def detached(terms: Terms) -> Terms:
+    return {name: term.detach() for name, term in terms.items()}
+
+
+class _Objective(nn.Module, Generic[Weights]):
     partner: nn.Module
 
-    def __init__(self, player: nn.Module, partner: nn.Module, resolution: int, amp: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        player: nn.Module,
+        partner: nn.Module,
+        resolution: int,
+        amp: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        self.weights = weights
         self.player = player
         # Past nn.Module's own bookkeeping: the partner must not become a submodule.
         object.__setattr__(self, "partner", partner)
@@ -58,9 +73,9 @@ class _Objective(nn.Module):
         return Stage(self.resolution, blend)
 
 
-class EncoderObjective(_Objective):
+class EncoderObjective(_Objective[Weights]):
     """forward(x [B, C, R, R], blend, draws) -> (loss, terms, z [B, latent] detached), for Algorithm 2's first half."""
 
 
-class DecoderObjective(_Objective):
+class DecoderObjective(_Objective[Weights]):
     """forward(x [B, C, R, R], z [B, latent], blend, draws) -> (loss, terms), for Algorithm 2's second half."""

@@ -11,12 +11,17 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from sivae_dist.objectives.elbo import Reconstruction, kl_divergence, reconstruction_error, reparameterize
-from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Terms
-from sivae_dist.objectives.vae import VaeDecoderObjective, VaeEncoderObjective, VaeWeights
-from sivae_dist.settings import Images, PerResolution, Settings, at
+from sivae_dist.objectives.elbo import kl_divergence, reconstruction_error, reparameterize, terms_of_real
+from sivae_dist.objectives.introspective import (
+    IntrospectiveDecoderObjective,
+    IntrospectiveEncoderObjective,
+    IntrospectiveSettings,
+)
+from sivae_dist.objectives.player import Draws, Terms, detached
+from sivae_dist.objectives.vae import VaeWeights
+from sivae_dist.settings import PerResolution, at
 
 StopGradient = Literal["none", "reencoded"]
 
@@ -43,27 +48,12 @@ class SoftIntroWeights(VaeWeights):
         return math.log(self.beta_neg / (2 * self.beta_kl)) / self.slope
 
 
-class SoftIntroEncoderObjective(EncoderObjective):
-    def __init__(
-        self,
-        weights: SoftIntroWeights,
-        player: nn.Module,
-        partner: nn.Module,
-        resolution: int,
-        amp: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(player, partner, resolution, amp)
-        self.weights = weights
-
+class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights]):
     def forward(self, x: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
         w, stage, batch = self.weights, self.stage(blend), x.shape[0]
         encode, decode = self.player, self.partner
         with self.autocast(x):
-            mu, logvar = encode(x, stage)  # line 5
-            z = reparameterize(mu, logvar, draws.eps[:, 0])
-            x_r = decode(z, stage, draws.layer_noise(0))  # line 8
-            with torch.no_grad():  # X_f does not depend on the encoder
-                x_f = decode(draws.z, stage, draws.layer_noise(1), draws.mixing)
+            mu, logvar, z, x_r, x_f = self.encode_and_decode(x, stage, draws)  # lines 5, 8
             # The literal algorithm sends the gradient through X_r into the encoder once more, the authors' code not.
             again = torch.cat((x_r, x_f) if w.stop_gradient == "none" else (x_r.detach(), x_f))
             mu_2, logvar_2 = encode(again, stage)  # line 9
@@ -77,47 +67,23 @@ class SoftIntroEncoderObjective(EncoderObjective):
         exp_elbo = torch.exp(w.alpha * w.scale * elbo_2) / w.alpha  # lines 14, 15; alpha is 2 there
         exp_elbo_r, exp_elbo_f = exp_elbo[:batch].mean(), exp_elbo[batch:].mean()
         loss = -w.scale * elbo.mean() + 0.5 * (exp_elbo_r + exp_elbo_f)  # line 16, minimised
-        terms = {
-            "reconstruction/real": error.mean(),
-            "reconstruction/per_value": error.mean() / x[0].numel(),
+        terms = terms_of_real(x, error, kl, elbo) | {
             "reconstruction/rec": error_2[:batch].mean(),
             "reconstruction/fake": error_2[batch:].mean(),
-            "kl/real": kl.mean(),
             "kl/rec": kl_2[:batch].mean(),
             "kl/fake": kl_2[batch:].mean(),
-            "elbo/real": elbo.mean(),
             "exp_elbo/rec": exp_elbo_r,
             "exp_elbo/fake": exp_elbo_f,
             "loss/encoder": loss,
         }
-        return loss, {name: term.detach() for name, term in terms.items()}, z.detach()
+        return loss, detached(terms), z.detach()
 
 
-class SoftIntroDecoderObjective(DecoderObjective):
-    def __init__(
-        self,
-        weights: SoftIntroWeights,
-        player: nn.Module,
-        partner: nn.Module,
-        resolution: int,
-        amp: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(player, partner, resolution, amp)
-        self.weights = weights
-
-    def _decode(self, z: Tensor, blend: Tensor | None, draws: Draws) -> Tensor:
-        """X_r and X_f, line 20, in one pass: [2B, C, R, R]."""
-        mixing = draws.mixing
-        if mixing is not None:  # of X_f alone: the crossover of a reconstruction lies beyond its last layer
-            beyond = torch.full_like(mixing.cutoff, torch.iinfo(mixing.cutoff.dtype).max)
-            mixing = mixing._replace(z=torch.cat((z, mixing.z)), cutoff=torch.cat((beyond, mixing.cutoff)))
-        both: Tensor = self.player(torch.cat((z, draws.z)), self.stage(blend), draws.layer_noise(0, 1), mixing)
-        return both
-
+class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights]):
     def forward(self, x: Tensor, z: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms]:
         w, stage, batch = self.weights, self.stage(blend), x.shape[0]
         with self.autocast(x):
-            x_1 = self._decode(z, blend, draws)
+            x_1 = self.decode(z, stage, draws)  # line 20
             mu, logvar = self.partner(x_1, stage)  # line 21
         # Line 23 misses a minus: lines 26 and 27 and equation 7 need it.
         error = reconstruction_error(x, x_1[:batch], w.reconstruction)
@@ -132,58 +98,26 @@ class SoftIntroDecoderObjective(DecoderObjective):
         return loss, {"loss/decoder": loss.detach()}
 
 
-class SoftIntroSettings(Settings):
+class SoftIntroSettings(IntrospectiveSettings):
+    players = (SoftIntroEncoderObjective, SoftIntroDecoderObjective)
+
     name: Literal["soft_intro"] = "soft_intro"
-    beta_rec: PerResolution = 1.0
-    """Weight of the reconstruction error."""
     beta_kl: PerResolution = 1.0
     """Weight of the KL divergence of real images (encoder) and of generated ones (decoder)."""
     beta_neg: PerResolution = 256.0
     """Weight of the KL divergence of generated images inside the encoder's exponent."""
     gamma_r: float = Field(1e-8, ge=0)
     """Weight of the reconstruction of generated images in the decoder's loss; 0 saves two of 28 passes."""
-    scale: float | None = None
-    """s; None is the inverse of the final images' dimensions, in every phase."""
     alpha: float = Field(2.0, gt=0)
     """Of (1/alpha) exp(alpha s ELBO); 2 in Algorithm 2, 1 in the main text (appendix 9.6)."""
-    reconstruction: Reconstruction = "mse"
     stop_gradient: StopGradient = "none"
     """`none`: Algorithm 2 as printed. `reencoded`: X_r is encoded again as a constant, as in the authors' code."""
-    warmup: Images = 0
-    """Images at the start of the run that train a plain VAE (the authors: one epoch)."""
-    style_mixing: float = Field(0.0, ge=0, le=1)
-    """Share of generated images with two styles (the authors: 0.9; not in the paper)."""
 
     def weights(self, resolution: int, dimensions: int) -> SoftIntroWeights:
-        """What holds at `resolution`; `dimensions` is C H W of the final images."""
         return SoftIntroWeights(
-            beta_rec=at(self.beta_rec, resolution, "objective.beta_rec"),
-            beta_kl=at(self.beta_kl, resolution, "objective.beta_kl"),
+            **vars(super().weights(resolution, dimensions)),
             beta_neg=at(self.beta_neg, resolution, "objective.beta_neg"),
             gamma_r=self.gamma_r,
-            scale=self.scale if self.scale is not None else 1 / dimensions,
             alpha=self.alpha,
-            reconstruction=self.reconstruction,
             stop_gradient=self.stop_gradient,
-        )
-
-    def build(
-        self,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        resolution: int,
-        dimensions: int,
-        *,
-        warming_up: bool = False,
-        amp: torch.dtype | None = None,
-    ) -> tuple[EncoderObjective, DecoderObjective]:
-        weights = self.weights(resolution, dimensions)
-        if warming_up:
-            return (
-                VaeEncoderObjective(weights, encoder, decoder, resolution, amp),
-                VaeDecoderObjective(weights, decoder, encoder, resolution, amp),
-            )
-        return (
-            SoftIntroEncoderObjective(weights, encoder, decoder, resolution, amp),
-            SoftIntroDecoderObjective(weights, decoder, encoder, resolution, amp),
         )

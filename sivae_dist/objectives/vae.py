@@ -1,17 +1,23 @@
-"""The plain VAE, as an objective of its own and as the warm-up of Soft-IntroVAE.
+"""The plain VAE, as an objective of its own and as the warm-up of the introspective ones.
 
 The encoder minimises s (beta_rec L_rec + beta_kl KL), the decoder s beta_rec L_rec at the same z. As the decoder has
 not moved in between, the two updates together are the usual joint step.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sivae_dist.objectives.elbo import Reconstruction, kl_divergence, reconstruction_error, reparameterize
-from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Terms
+from sivae_dist.objectives.elbo import (
+    Reconstruction,
+    kl_divergence,
+    reconstruction_error,
+    reparameterize,
+    terms_of_real,
+)
+from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Terms, detached
 from sivae_dist.settings import PerResolution, Settings, at
 
 
@@ -25,18 +31,7 @@ class VaeWeights:
     reconstruction: Reconstruction
 
 
-class VaeEncoderObjective(EncoderObjective):
-    def __init__(
-        self,
-        weights: VaeWeights,
-        player: nn.Module,
-        partner: nn.Module,
-        resolution: int,
-        amp: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(player, partner, resolution, amp)
-        self.weights = weights
-
+class VaeEncoderObjective(EncoderObjective[VaeWeights]):
     def forward(self, x: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
         w, stage = self.weights, self.stage(blend)
         with self.autocast(x):
@@ -47,28 +42,10 @@ class VaeEncoderObjective(EncoderObjective):
         kl = kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
         loss = -w.scale * elbo.mean()
-        terms = {
-            "reconstruction/real": error.mean(),
-            "reconstruction/per_value": error.mean() / x[0].numel(),
-            "kl/real": kl.mean(),
-            "elbo/real": elbo.mean(),
-            "loss/encoder": loss,
-        }
-        return loss, {name: term.detach() for name, term in terms.items()}, z.detach()
+        return loss, detached(terms_of_real(x, error, kl, elbo) | {"loss/encoder": loss}), z.detach()
 
 
-class VaeDecoderObjective(DecoderObjective):
-    def __init__(
-        self,
-        weights: VaeWeights,
-        player: nn.Module,
-        partner: nn.Module,
-        resolution: int,
-        amp: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(player, partner, resolution, amp)
-        self.weights = weights
-
+class VaeDecoderObjective(DecoderObjective[VaeWeights]):
     def forward(self, x: Tensor, z: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms]:
         w = self.weights
         with self.autocast(x):
@@ -78,8 +55,13 @@ class VaeDecoderObjective(DecoderObjective):
         return loss, {"loss/decoder": loss.detach()}
 
 
-class VaeSettings(Settings):
-    name: Literal["vae"] = "vae"
+class ElboSettings(Settings):
+    """What the settings of every objective begin with: the weights in the ELBO of real images."""
+
+    players: ClassVar[tuple[type[EncoderObjective[Any]], type[DecoderObjective[Any]]]]
+    """The objectives of encoder and decoder once the warm-up is over."""
+
+    name: str
     beta_rec: PerResolution = 1.0
     """Weight of the reconstruction error."""
     beta_kl: PerResolution = 1.0
@@ -97,14 +79,6 @@ class VaeSettings(Settings):
             reconstruction=self.reconstruction,
         )
 
-    @property
-    def warmup(self) -> int:
-        return 0
-
-    @property
-    def style_mixing(self) -> float:
-        return 0.0
-
     def build(
         self,
         encoder: nn.Module,
@@ -114,9 +88,24 @@ class VaeSettings(Settings):
         *,
         warming_up: bool = False,
         amp: torch.dtype | None = None,
-    ) -> tuple[EncoderObjective, DecoderObjective]:
+    ) -> tuple[EncoderObjective[Any], DecoderObjective[Any]]:
         weights = self.weights(resolution, dimensions)
+        of_encoder, of_decoder = VaeSettings.players if warming_up else self.players
         return (
-            VaeEncoderObjective(weights, encoder, decoder, resolution, amp),
-            VaeDecoderObjective(weights, decoder, encoder, resolution, amp),
+            of_encoder(weights, encoder, decoder, resolution, amp),
+            of_decoder(weights, decoder, encoder, resolution, amp),
         )
+
+
+class VaeSettings(ElboSettings):
+    players = (VaeEncoderObjective, VaeDecoderObjective)
+
+    name: Literal["vae"] = "vae"
+
+    @property
+    def warmup(self) -> int:
+        return 0
+
+    @property
+    def style_mixing(self) -> float:
+        return 0.0

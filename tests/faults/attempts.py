@@ -76,7 +76,7 @@ class Attempt(ABC):
 
     def explanation(self) -> str:
         """How it ended, for whoever reads the test's report: the end of what it printed, and the failure it noted."""
-        failure = RunDirectory(self.run).failure
+        failure = RunDirectory(self.run).logs.failure
         noted = failure.read_text()[-2000:] if failure.exists() else ""
         return f"ended with {self.code()}:\n{self.text()[-2000:]}\n{noted}"
 
@@ -158,7 +158,7 @@ def forked(run: Path, overrides: tuple[str, ...], processes: int, log: Path) -> 
     """The processes of launch.worker without their launcher: for kills of training itself, in a tenth of the time."""
     directory = RunDirectory(run)
     directory.open(load_config("tiny", list(overrides)))
-    directory.forget_failure()
+    directory.logs.forget_failure()
     _new_second(run)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as launch.local does
     forks = [start_process(_train, run, rank, processes, store.port, log) for rank in range(processes)]

@@ -1,4 +1,4 @@
-"""`sivae train`, `config show`, `sample` and `reconstruct` as a user meets them."""
+"""`sivae train` and `config show` as a user meets them."""
 
 import shutil
 import subprocess
@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from typer.testing import CliRunner
 
 from launch.cli import app
@@ -125,28 +123,3 @@ def test_a_damaged_image_ends_all_processes_and_is_named(data: Path, tmp_path: P
     done = sivae("train", *SMALL, "--data", broken, "--run-dir", tmp_path / "run", "--nproc", 2, code=1)
     lines = done.stderr.splitlines()
     assert any(line.startswith("error: ") and "0008/shard-" in line for line in lines), done.stderr
-
-
-def test_pictures(run: Path, data: Path, tmp_path: Path) -> None:
-    out = [tmp_path / f"{name}.png" for name in ("a", "b", "c", "live")]
-    inside("sample", run, "--count", 12, "--columns", 4, "--out", out[0])
-    inside("sample", run, "--count", 12, "--columns", 4, "--out", out[1])
-    inside("sample", run, "--count", 12, "--columns", 4, "--seed", 1, "--out", out[2])
-    inside("sample", run, "--count", 12, "--columns", 4, "--live", "--out", out[3])
-    same, again, other, live = (np.asarray(Image.open(path)) for path in out)
-    assert same.shape == (3 * 9 + 1, 4 * 9 + 1, 3)
-    assert (same == again).all()
-    assert (same != other).any()
-    assert (same != live).any()
-    files = sorted(data.with_name("set-source").iterdir())[:3]
-    inside("reconstruct", run, *files, "--out", tmp_path / "r.png")
-    pairs = np.asarray(Image.open(tmp_path / "r.png"))
-    assert pairs.shape == (2 * 9 + 1, 3 * 9 + 1, 3)
-    assert (np.abs(pairs[1:9, 1:9].astype(int) - np.asarray(Image.open(files[0]))) <= 1).all()  # above, the real one
-
-
-def test_pictures_of_what_is_no_run(run: Path, tmp_path: Path) -> None:
-    assert "is not a run" in refused("sample", tmp_path, "--out", tmp_path / "x.png")
-    note = tmp_path / "note.txt"
-    note.write_text("no image")
-    assert "note.txt is not an image" in refused("reconstruct", run, note, "--out", tmp_path / "x.png")

@@ -11,7 +11,8 @@ from sivae_dist.schedule import Schedule
 from sivae_dist.settings import parse_images
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
+EXPERIMENTS = [path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "clusters"]
+NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in EXPERIMENTS)
 STYLE = ["celebahq256", "ffhq256", "lsun_bedroom128", "official/celebahq256", "official/ffhq256"]
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from sivae_dist.ends import INTERRUPTED
 from sivae_dist.processes import rank, world_size
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Step
-from sivae_dist.stopping import INTERRUPTED, SIGNALS, Stop
+from sivae_dist.stopping import SIGNALS, Stop
 from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, start_process, tiny_settings
 
 SETTINGS = ("schedule.images={4: 24, 8: 48}", "checkpoint.keep=9", "monitoring.trace=true", "model.noise=true")

@@ -1,0 +1,120 @@
+"""The local twin of a cluster: a run in the background of this machine, started again like a job that is requeued.
+
+`python -m launch.background run RUN PROCESSES JOB` stands where SLURM's batch script would.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+from launch.clusters import ClusterSettings
+from launch.record import JobRecord
+from launch.requeue import judge, tell
+from sivae_dist.ends import Logs
+
+
+def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
+    """Starts a prepared run directory, which will see so many images, in the background; returns the job's name."""
+    run, job = run.resolve(), _new_name()
+    process = _detached(run, "run", str(run), str(cluster.processes), job)
+    _record(run, job, process, images, cluster)
+    return job
+
+
+def submit_all(folder: Path, runs: list[Path], totals: list[int], cluster: ClusterSettings, parallel: int) -> list[str]:
+    """The same for many, of which at most `parallel` are trained at once, in one job."""
+    job = _new_name()
+    process = _detached(
+        folder, "sweep", str(cluster.processes), job, str(parallel), *(str(run.resolve()) for run in runs)
+    )
+    for run, images in zip(runs, totals, strict=True):
+        _record(run.resolve(), job, process, images, cluster)
+    return [job]
+
+
+def _new_name() -> str:
+    return f"local-{os.getpid()}-{time.time_ns() // 10**6}"
+
+
+def _detached(place: Path, *arguments: str) -> int:
+    log = Logs(place / "logs").combined
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "launch.background", *arguments]
+    with open(log, "a") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    return process.pid
+
+
+def _record(run: Path, job: str, process: int, images: int, cluster: ClusterSettings) -> None:
+    JobRecord(run).submitted(
+        job=job,
+        kind="local",
+        images=images,
+        host=socket.gethostname(),
+        process=process,
+        nodes=1,
+        processes=cluster.processes,
+    )
+
+
+def sweep(processes: int, job: str, parallel: int, runs: list[Path]) -> int:
+    """Trains runs, some at once; returns the largest exit code."""
+
+    def one(run: Path) -> int:
+        record = JobRecord(run)
+        if record.is_cancelled(job) or record.end_of_run() == 0:
+            return 0
+        with open(Logs(run / "logs").combined, "a") as output:
+            command = [sys.executable, "-m", "launch.background", "run", str(run), str(processes), job]
+            return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
+
+    for run in runs:
+        (run / "logs").mkdir(exist_ok=True)
+    with ThreadPoolExecutor(parallel) as pool:
+        return max(pool.map(one, runs))
+
+
+def main(run: Path, processes: int, job: str) -> int:
+    """Trains until the run is at its end, is asked to stop, or is given up; returns an exit code."""
+    record = JobRecord(run)
+    child: subprocess.Popen[bytes] | None = None
+    told: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, forward)
+    restart = 0
+    while True:
+        record.started(job, restart, node=socket.gethostname(), processes=processes)
+        tell(run, f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
+        child = subprocess.Popen([sys.executable, "-m", "launch.local", str(run), str(processes)])
+        if told:  # before there was anybody to hand it on to
+            child.send_signal(signal.SIGTERM)
+        code = child.wait()
+        if code >= 0:
+            record.ended(job, restart, code)
+        verdict = judge(run, job, restart)
+        again = verdict.again and not told
+        tell(run, f"job {job}, start {restart + 1}: {verdict.why}" + ("; started again" if again else ""))
+        if not again:
+            return code if code >= 0 else 1
+        restart += 1
+
+
+if __name__ == "__main__":
+    what, *rest = sys.argv[1:]
+    if what == "run":
+        sys.exit(main(Path(rest[0]), int(rest[1]), rest[2]))
+    sys.exit(sweep(int(rest[0]), rest[1], int(rest[2]), [Path(run) for run in rest[3:]]))

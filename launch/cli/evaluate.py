@@ -1,0 +1,46 @@
+"""`sivae evaluate`: FID and other values of a trained model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.cli.errors import one_line_errors
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The directory of a run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    checkpoint: Annotated[str, typer.Option(help="latest, best, or a number of images seen.")] = "latest",
+    metrics: Annotated[str | None, typer.Option(help="Some of fid,kid,psnr,ssim,mse; the run's by default.")] = None,
+    samples: Annotated[int | None, typer.Option(min=2, help="Samples for fid and kid.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="The networks as they are, not their moving averages.")] = False,
+    nproc: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one on the CPU.")] = 0,
+) -> None:
+    """Measure a checkpoint: FID and KID of samples, and PSNR, SSIM and mean squared error of reconstructions.
+
+    Values go to RUN/evaluation.jsonl and TensorBoard with everything that they follow from. KEY=VALUE sets
+    evaluation.*, data.* or device.
+    """
+    with one_line_errors():
+        from launch.local import default_processes, start
+        from sivae_dist.ends import STOPPED
+        from sivae_dist.evaluation.request import Request
+        from sivae_dist.run import RunDirectory
+
+        assignments = list(overrides or [])
+        if metrics is not None:
+            assignments.append(f"evaluation.metrics=[{metrics}]")
+        if samples is not None:
+            assignments.append(f"evaluation.samples={samples}")
+        if live:
+            assignments.append("evaluation.live=true")
+        request = Request(checkpoint=checkpoint, overrides=tuple(assignments))
+        directory = RunDirectory(run)
+        settings = request.settings(directory)
+        processes = nproc or default_processes(settings.device)
+        code = start([str(run), request.model_dump_json()], directory.evaluation_logs, processes)
+    if code == STOPPED:
+        typer.echo("stopped as asked; nothing was recorded", err=True)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,29 @@
+"""`sivae export`: a trained model for others."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.cli.errors import one_line_errors
+from launch.cli.options import CheckpointOption, Live, Run
+
+
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Argument(help="The directory to make; it must not exist yet.")],
+    checkpoint: CheckpointOption = "latest",
+    live: Live = False,
+    license: Annotated[
+        str, typer.Option(metavar="ID", help="Under which others may use the model: apache-2.0, cc-by-4.0, other, ...")
+    ] = "unknown",
+) -> None:
+    """Write a run's networks as safetensors with their settings and a model card.
+
+    `sivae_dist.load_pretrained` and the commands for pictures read the directory.
+    """
+    with one_line_errors():
+        from sivae_dist.export import export as write
+
+        config = write(run, out, checkpoint=checkpoint, live=live, license=license)
+        typer.echo(f"{out}: the model at {config.images:,} images")

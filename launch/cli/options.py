@@ -1,0 +1,57 @@
+"""Options and arguments that the commands about trained models share."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from sivae_dist.pretrained import Pretrained
+
+Model = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or an exported model's.")]
+Run = Annotated[Path, typer.Argument(help="A run's directory.")]
+Out = Annotated[Path, typer.Option(help="The PNG file to write.")]
+CheckpointOption = Annotated[
+    str,
+    typer.Option(
+        metavar="latest|best|N",
+        help="The newest; the best by checkpoint.best_metric of the run's settings; or that after N images.",
+    ),
+]
+Live = Annotated[bool, typer.Option("--live", help="The weights in training instead of their moving average.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU when there is one.")]
+Columns = Annotated[int, typer.Option(min=1, help="Images in a row.")]
+Seed = Annotated[int, typer.Option(min=0, help="Sample i follows from the seed and its number i alone.")]
+Numbers = Annotated[
+    str | None, typer.Option("--seeds", metavar="0-7,12", help="Which samples to show, by number; instead of --count.")
+]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Images only.")]
+
+
+def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
+    from sivae_dist import load_pretrained
+    from sivae_dist.processes import pick_device
+
+    return load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device))
+
+
+def parse_numbers(text: str) -> list[int]:
+    """`0-3,8` as 0, 1, 2, 3, 8."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
+        first = int(match[1]) if match else 1
+        last = int(match[2] or first) if match else 0
+        if last < first or last - first >= 10_000:
+            raise ValueError(f"{text!r} are no sample numbers; write them like 0-7,12")
+        numbers += range(first, last + 1)
+    return numbers
+
+
+def parse_truncation(text: str) -> list[float]:
+    """`0.5,1` as 0.5, 1.0."""
+    parts = [re.fullmatch(r"\s*(-?\d*\.?\d+)\s*", part, re.ASCII) for part in text.split(",")]
+    if not all(parts):
+        raise ValueError(f"--truncation {text!r} is no number, nor several; write it like 0.7 or 0,0.5,1")
+    return [float(part[1]) for part in parts if part]

@@ -1,0 +1,104 @@
+"""What a run's jobs leave in its directory, so that the next one, and `sivae status`, know what happened.
+
+RUN/jobs.jsonl    a line for each submission
+RUN/starts.jsonl  a line for each start of its processes, and one when they end by themselves
+RUN/.cancel       the job that `sivae cancel` wants to end; it saves, and is not started again
+
+Lines are appended at once, so that any process on any node may add one. No torch here: this is read between two starts.
+"""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+NO_PROGRESS = 3
+"""Starts in a row that end where they began, after which a run is given up."""
+
+
+class JobRecord:
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.jobs = run / "jobs.jsonl"
+        self.starts = run / "starts.jsonl"
+        self._cancel = run / ".cancel"
+
+    def submitted(self, **facts: Any) -> None:
+        _append(self.jobs, facts | {"time": time.time()})
+        self._cancel.unlink(missing_ok=True)
+
+    def total(self) -> int | None:
+        """Images of the whole run, as it was submitted."""
+        job = self.last_job()
+        return None if job is None else job.get("images")
+
+    def last_job(self) -> Row | None:
+        rows = _rows(self.jobs)
+        return rows[-1] if rows else None
+
+    def started(self, job: str, restart: int, **facts: Any) -> None:
+        _append(self.starts, {"job": job, "restart": restart, "images": self.saved(), "time": time.time(), **facts})
+
+    def ended(self, job: str, restart: int, code: int) -> None:
+        """By itself, with an exit code of launch/worker.py."""
+        _append(self.starts, {"job": job, "restart": restart, "code": code, "time": time.time()})
+
+    def end_of(self, job: str, restart: int) -> int | None:
+        """The code with which a start ended; None when it did not end by itself."""
+        ends = [row for row in _rows(self.starts) if "code" in row and (row["job"], row["restart"]) == (job, restart)]
+        return ends[-1]["code"] if ends else None
+
+    def end_of_run(self) -> int | None:
+        """The code with which the last start that ended by itself did so; 0 when the run is at its end."""
+        ends = [row["code"] for row in _rows(self.starts) if "code" in row]
+        return ends[-1] if ends else None
+
+    def starts_of(self, job: str) -> list[Row]:
+        return [row for row in _rows(self.starts) if row["job"] == job and "images" in row]
+
+    def cancel(self, job: str) -> None:
+        self._cancel.write_text(job)
+
+    def is_cancelled(self, job: str) -> bool:
+        try:
+            return self._cancel.read_text() == job
+        except FileNotFoundError:
+            return False
+
+    def saved(self) -> int:
+        """Images at the newest complete checkpoint; 0 when there is none."""
+        names = (re.fullmatch(r"images-(\d+)", path.name) for path in (self.run / "checkpoints").glob("images-*"))
+        return max((int(name[1]) for name in names if name), default=0)
+
+    def is_stuck(self, job: str) -> bool:
+        """Whether the last starts of a job all ended where they began."""
+        last = [row["images"] for row in self.starts_of(job)][-NO_PROGRESS:]
+        return len(last) == NO_PROGRESS and {*last, self.saved()} == {last[0]}
+
+
+def _append(path: Path, row: Row) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, f"{json.dumps(row)}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def _rows(path: Path) -> list[Row]:
+    """Complete lines; one that is being written, or was cut short, is not there yet."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows

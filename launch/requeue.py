@@ -1,0 +1,86 @@
+"""Between two starts of a run: whether there is another.
+
+`python -m launch.requeue RUN` is the last line of a batch script. There is one of it a job, whoever of its processes is
+left, so that a job is requeued once. What SLURM requeues by itself, after the loss of a node, it leaves alone.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.place import SlurmPlace
+from launch.record import NO_PROGRESS, JobRecord
+from sivae_dist.ends import STOPPED, Logs
+
+FINISHED = "has finished"
+
+
+class Verdict(NamedTuple):
+    """Whether a run is started again, and why, as the rest of a sentence about the job."""
+
+    again: bool
+    why: str
+
+
+def judge(run: Path, job: str, restart: int) -> Verdict:
+    """What follows from how the last start of a run ended."""
+    record, logs = JobRecord(run), Logs(run / "logs")
+    code = record.end_of(job, restart)
+    if code == 0:
+        return Verdict(False, FINISHED)
+    if record.is_cancelled(job):
+        return Verdict(False, "was cancelled" + ("" if code == STOPPED else " and has not saved"))
+    if code is None or code != STOPPED:
+        why = f"failed: {logs.reason() or 'a process or its node was lost'}"
+        if logs.is_final():
+            return Verdict(False, f"{why} (see {logs.failure}); mend that and submit again")
+        if record.is_stuck(job):
+            return Verdict(False, f"{why}; given up after {NO_PROGRESS} starts without a new checkpoint ({logs.path})")
+        return Verdict(True, why)
+    if record.is_stuck(job):
+        return Verdict(False, f"was stopped {NO_PROGRESS} times without a new checkpoint: it needs longer time limits")
+    return Verdict(True, "was asked to stop and has saved")
+
+
+def runs_of(plan: Path, index: int) -> list[Path]:
+    """The runs of a job: its only one, or those at `index` of a sweep's plan, a JSON list of lists."""
+    return [plan] if plan.is_dir() else [Path(run) for run in json.loads(plan.read_text())[index]]
+
+
+def tell(run: Path, line: str) -> None:
+    """Adds a line to the log for people."""
+    log = Logs(run / "logs").combined
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
+def main(plan: Path) -> int:
+    """Requeues this job if any of its runs is to go on; returns the batch script's exit code."""
+    place = SlurmPlace.from_environment()
+    verdicts = {run: judge(run, place.job, place.restart) for run in runs_of(plan, place.index)}
+    again = any(verdict.again for verdict in verdicts.values())
+    state = _state(place.job) if again else ""
+    for run, verdict in verdicts.items():
+        after = ""
+        if verdict.again:
+            after = "; requeued" if state == "RUNNING" else f"; not requeued here, as SLURM has it as {state}"
+        tell(run, f"job {place.job}, start {place.restart + 1}: {verdict.why}{after}")
+    if again and state == "RUNNING":
+        subprocess.run(["scontrol", "requeue", place.job], check=True, timeout=60)
+    return 0 if all(verdict.again or verdict.why == FINISHED for verdict in verdicts.values()) else 1
+
+
+def _state(job: str) -> str:
+    """What SLURM takes this job for: RUNNING, unless it is being ended from outside."""
+    shown = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, timeout=60, check=True
+    )
+    return next(word.removeprefix("JobState=") for word in shown.stdout.split() if word.startswith("JobState="))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,111 @@
+"""Many runs from one file: a grid or a list of settings, as job arrays.
+
+config: tiny                  # as `sivae train` takes it
+overrides: [data.path=data/faces]
+grid:                         # every combination
+  objective.beta_neg: [64, 256]
+  seed: [0, 1, 2]
+runs:                         # and these
+  - {objective.name: vae}
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import submitit
+from pydantic import ValidationError
+
+from launch.clusters import ClusterSettings, slurm_config
+from launch.record import JobRecord
+from launch.slurm import Executor, facts, hand_in, make_executor, snapshot
+from launch.task import Task
+from sivae_dist.config import read_yaml
+from sivae_dist.settings import Settings
+
+_MAX_ARRAY = 1001  # SLURM's own default
+
+INDEX = "sweep.json"
+
+
+class Sweep(Settings):
+    config: str
+    overrides: tuple[str, ...] = ()
+    grid: dict[str, tuple[Any, ...]] = {}
+    runs: tuple[dict[str, Any], ...] = ()
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The settings of each run beside the common ones."""
+        if self.grid:
+            for values in itertools.product(*self.grid.values()):
+                yield dict(zip(self.grid, values, strict=True))
+        yield from self.runs
+
+
+def load_sweep(path: Path) -> Sweep:
+    """ValueError in one line a problem."""
+    try:
+        sweep = Sweep.model_validate(read_yaml(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()]
+        raise ValueError("\\n".join(lines)) from None
+    if not any(True for _ in sweep.points()):
+        raise ValueError(f"{path} has neither a grid nor runs")
+    return sweep
+
+
+def assignments(point: dict[str, Any]) -> list[str]:
+    """As overrides: `key=value`, the value as YAML reads it."""
+    return [f"{key}={json.dumps(value)}" for key, value in point.items()]
+
+
+def run_folder(folder: Path, number: int, point: dict[str, Any]) -> Path:
+    """Where a run lives: its number, and what tells it apart as far as a file's name can."""
+    words = "-".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in point.items())
+    return folder / f"{number:04d}-{''.join(c if c.isalnum() or c in '._=-' else '_' for c in words)[:80]}"
+
+
+def chunks(runs: list[Path], size: int) -> list[list[Path]]:
+    return [runs[first : first + size] for first in range(0, len(runs), size)]
+
+
+def submit(
+    folder: Path, runs: list[Path], totals: list[int], name: str, cluster: ClusterSettings, per_task: int, parallel: int
+) -> list[str]:
+    """Hands in prepared run directories as arrays, `per_task` runs a task one after the other and at most `parallel`
+    tasks at once in each array; returns the arrays' ids. ValueError when SLURM refuses one."""
+    folder = folder.resolve()
+    code = snapshot(folder)
+    tasks = chunks([run.resolve() for run in runs], per_task)
+    total = dict(zip([run.resolve() for run in runs], totals, strict=True))
+    jobs = []
+    for number, part in enumerate(chunks_of_tasks(tasks, cluster)):
+        plan = folder / "plans" / f"{time.time_ns()}-{number}.json"
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        plan.write_text(json.dumps([[str(run) for run in task] for task in part]))
+        executor = make_executor(folder / "jobs", plan, name, cluster, code, parallel)
+        handed = hand_in(partial(_map, executor, plan, len(part)))
+        for job, task in zip(handed, part, strict=True):
+            # submitit makes no array of a single task
+            for run in task:
+                JobRecord(run).submitted(job=job.job_id, kind="slurm", images=total[run], **facts(cluster, code))
+        jobs.append(handed[0].job_id.split("_")[0])
+    return jobs
+
+
+def _map(executor: Executor, plan: Path, count: int) -> list[submitit.Job[None]]:
+    with executor.batch():
+        return [executor.submit(Task(plan)) for _ in range(count)]
+
+
+def chunks_of_tasks(tasks: list[list[Path]], cluster: ClusterSettings) -> Iterator[list[list[Path]]]:
+    """Tasks by array: no more than the cluster takes in one."""
+    largest = cluster.max_array_size or int(slurm_config().get("MaxArraySize", _MAX_ARRAY))
+    for first in range(0, len(tasks), largest):
+        yield tasks[first : first + largest]

@@ -1,0 +1,145 @@
+"""What each process of a SLURM job does: finds the others, trains, and leaves word of how it ended."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from submitit.helpers import Checkpointable
+
+from launch.place import SlurmPlace
+from launch.record import JobRecord
+from launch.requeue import runs_of, tell
+from sivae_dist.ends import Logs
+
+_PATIENCE = 300.0
+"""Seconds to wait for the first process's word of where it is; shared file systems take their time."""
+
+
+class Task(Checkpointable):  # so that a signal before ours are listened to requeues the job as it is
+    """Picklable; `plan` is a run, or a sweep's list of runs (requeue.runs_of)."""
+
+    def __init__(self, plan: Path) -> None:
+        self.plan = plan
+
+    def __call__(self) -> None:
+        from sivae_dist.stopping import Stop
+
+        place = SlurmPlace.from_environment()
+        os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        stop, worst = Stop(), 0
+        with stop.listening():
+            runs = runs_of(self.plan, place.index)
+            for run in runs:
+                record = JobRecord(run)
+                if record.is_cancelled(place.job) or (len(runs) > 1 and record.end_of_run() == 0):
+                    continue  # the job goes on for another run's sake
+                code = _train(run, place, stop)
+                worst = max(worst, code)
+                if code and (place.world_size > 1 or stop.requested):
+                    break  # others may hang, and have to be ended
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if worst:
+                os._exit(worst)  # srun ends the other tasks; submitit's own word would be read by nobody
+
+
+def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
+    from launch.worker import main
+    from sivae_dist.run import RunDirectory
+
+    directory, record = RunDirectory(run), JobRecord(run)
+    with ExitStack() as stack:
+        if place.rank == 0:
+            note = stack.enter_context(directory.owned())
+            stack.enter_context(_copied(directory.logs.combined))
+            directory.logs.forget_failure()
+            record.started(place.job, place.restart, node=place.node, processes=place.world_size)
+            tell(
+                run,
+                f"job {place.job}, start {place.restart + 1}: {place.world_size} processes, the first on {place.node}",
+            )
+            if note:
+                print(note, flush=True)
+        stack.enter_context(_rendezvous(directory.logs, place))
+        code = main([str(run)], stop)
+        if place.rank == 0:
+            record.ended(place.job, place.restart, code)
+    return code
+
+
+@contextmanager
+def _rendezvous(logs: Logs, place: SlurmPlace) -> Iterator[None]:
+    """Tells torch where the processes find each other: at a port that the first one's system has chosen, so that
+    neither another job nor an earlier start of this one can have it."""
+    os.environ |= {
+        "RANK": str(place.rank),
+        "LOCAL_RANK": str(place.local_rank),
+        "WORLD_SIZE": str(place.world_size),
+    }
+    if place.world_size == 1:
+        del os.environ["RANK"]  # alone, with a log to print stacks to
+        yield
+        return
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
+
+    path = logs.path / "jobs" / f"rendezvous-{place.job}-{place.restart}.json"
+    store = None
+    if place.rank == 0:
+        store = TCPStore(place.node, 0, is_master=True, wait_for_workers=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps([place.node, store.port]))
+        partial.rename(path)
+    host, port = _read(path)
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    yield
+    del store
+
+
+def _read(path: Path) -> tuple[str, int]:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.listdir(path.parent)  # or a network file system may go on saying that it is not there
+            host, port = json.loads(path.read_text())
+            return host, port
+        except (FileNotFoundError, ValueError):
+            if time.monotonic() > end:
+                raise OSError(f"the first process did not say within {_PATIENCE:.0f} s where it is: {path}") from None
+            time.sleep(0.05)
+
+
+@contextmanager
+def _copied(log: Path) -> Iterator[None]:
+    """What this process prints goes to the log for people as well."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = sys.stdout
+    with open(log, "a", buffering=1) as file:
+        sys.stdout = _Both(before, file)
+        try:
+            yield
+        finally:
+            sys.stdout = before
+
+
+class _Both:
+    def __init__(self, first: TextIO, second: TextIO) -> None:
+        self._files = first, second
+
+    def write(self, text: str) -> int:
+        for file in self._files:
+            file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for file in self._files:
+            file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files[0], name)

@@ -1,0 +1,69 @@
+"""How the processes of a command end: exit codes, and files that say why. Without torch, for whoever only looks."""
+
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+STOPPED = 75
+"""Exit code of a run that was saved and ended on request before its end (sysexits.h: EX_TEMPFAIL, try again later)."""
+
+INTERRUPTED = 130
+"""Exit code after a second Ctrl-C."""
+
+_FINAL = "another attempt would end the same way"
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What the processes of one command leave about how they ended."""
+
+    path: Path
+
+    @property
+    def failure(self) -> Path:
+        return self.path / "failure.txt"
+
+    @property
+    def combined(self) -> Path:
+        """For people: what the first process printed, and what became of each start."""
+        return self.path / "log.txt"
+
+    def stacks(self, rank: int) -> Path:
+        return self.path / f"stacks-{rank}.txt"
+
+    def forget_failure(self) -> None:
+        """Before another attempt."""
+        for path in (self.failure, *self.path.glob("stacks-*.txt")):
+            path.unlink(missing_ok=True)
+
+    def note_failure(self, rank: int, text: str, final: bool) -> bool:
+        """Records why a process failed, unless another has failed before it; returns whether this was the first.
+
+        `final`: another attempt would end the same way.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        facts = [f"process {rank} on {socket.gethostname()}", time.strftime("%Y-%m-%d %H:%M:%S"), *[_FINAL] * final]
+        try:
+            with open(self.failure, "x") as file:
+                file.write(f"{', '.join(facts)}\n{text}")
+        except FileExistsError:
+            return False
+        return True
+
+    def hangs(self) -> list[Path]:
+        """Where the threads of processes were that made no progress."""
+        return [path for path in sorted(self.path.glob("stacks-*.txt")) if path.stat().st_size]
+
+    def reason(self) -> str | None:
+        """Why the first process failed, in one line."""
+        if stacks := self.hangs():
+            return f"a process made no progress; where its threads were: {', '.join(map(str, stacks))}"
+        if not self.failure.exists():
+            return None
+        first, *rest = self.failure.read_text().splitlines() or [""]
+        return f"{first.split(',')[0]}: {rest[-1] if rest else 'failed'}"
+
+    def is_final(self) -> bool:
+        """Whether another attempt would end the same way."""
+        return self.failure.exists() and _FINAL in self.failure.read_text().partition("\n")[0]

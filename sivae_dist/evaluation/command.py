@@ -1,0 +1,48 @@
+"""What `sivae evaluate` does in each of its processes."""
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from data_pipelines.store import open_store
+from sivae_dist.config import RunSettings
+from sivae_dist.evaluation.evaluator import Evaluator
+from sivae_dist.evaluation.extractors import ExtractorError
+from sivae_dist.evaluation.progress import Progress, StoppedError
+from sivae_dist.evaluation.rows import append, describe, tag
+from sivae_dist.pretrained import load_run
+from sivae_dist.processes import rank
+from sivae_dist.run import RunDirectory
+from sivae_dist.stopping import Stop
+
+
+def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: torch.device, stop: Stop) -> bool:
+    """Measures a checkpoint and records the values; False when asked to stop. All processes call it together.
+
+    ExtractorError when something that was asked for cannot be measured, ValueError when there is no such checkpoint.
+    """
+    stop.join()
+    model = load_run(run.path, checkpoint=checkpoint, live=settings.evaluation.live, device=device)
+    with open_store(settings.data.path, settings.data.remote) as store:
+        evaluator = Evaluator(
+            settings.evaluation, settings.data, store, store.manifest(), device, _say, Progress(stop, _say).tick
+        )
+        if problem := evaluator.prepare():
+            raise ExtractorError(problem)
+        try:
+            rows = evaluator.evaluate(model)
+        except StoppedError:
+            return False
+    if rank() == 0:
+        append(run.evaluation, rows)
+        with SummaryWriter(str(run.tensorboard / "evaluation")) as writer:  # beside those of a training that goes on
+            for row in rows:
+                writer.add_scalar(tag(row), row["value"], row["images"])
+        print(
+            "\n".join(describe(row) for row in rows) or "nothing could be measured: there is no test split", flush=True
+        )
+    return True
+
+
+def _say(line: str) -> None:
+    if rank() == 0:
+        print(line, flush=True)

@@ -1,0 +1,21 @@
+"""What travels from `sivae evaluate` to its processes."""
+
+from sivae_dist.config import RunSettings
+from sivae_dist.run import RunDirectory
+from sivae_dist.settings import Settings
+
+_SETTABLE = ("evaluation", "data", "device", "watchdog")
+
+
+class Request(Settings):
+    checkpoint: str = "latest"
+    """`latest`, `best`, or a number of images seen."""
+    overrides: tuple[str, ...] = ()
+    """`key=value`, of what does not change the model."""
+
+    def settings(self, run: RunDirectory) -> RunSettings:
+        """The run's, with the overrides. ValueError for one that belongs to training."""
+        for assignment in self.overrides:
+            if assignment.split("=")[0].split(".")[0] not in _SETTABLE:
+                raise ValueError(f"{assignment}: only {', '.join(_SETTABLE)} can be set here, the rest is the run's")
+        return run.settings(self.overrides)

@@ -1,0 +1,34 @@
+"""A value with everything that it follows from: a line of evaluation.jsonl."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+"""`images` seen, `metric`, `value`, and where these come from."""
+
+
+def tag(row: Row) -> str:
+    """What a value is called in TensorBoard and in a checkpoint (checkpoint.best_metric)."""
+    return f"evaluation/{row['metric']}"
+
+
+def describe(row: Row) -> str:
+    """A value in one line."""
+    if "samples" in row:
+        of = f"{row['samples']:,} samples against {row['reference_samples']:,} images of {row['reference']}"
+    else:
+        of = f"reconstructions of {row['count']:,} images of {row['split']}"
+    where = f"{row['level']} px, {row['weights']} weights, {row['images']:,} images seen"
+    return f"{row['metric']} {row['value']:.6g} ({of}, {where})"
+
+
+def append(path: Path, rows: list[Row]) -> None:
+    """Adds lines at once, since a training may add its own meanwhile."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(descriptor, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

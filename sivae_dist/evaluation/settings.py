@@ -1,0 +1,67 @@
+"""What is measured, when, and against what."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from sivae_dist.settings import Images, Settings
+
+Metric = Literal["fid", "kid", "psnr", "ssim", "mse"]
+
+
+class EvaluationSettings(Settings):
+    every: Images = 0
+    """Images between two evaluations in training, and one at its end; 0 for none."""
+    metrics: tuple[Metric, ...] = ("fid", "psnr", "ssim", "mse")
+    """`fid` and `kid` of samples, with an extractor; `psnr`, `ssim` and `mse` of reconstructions of the test split."""
+    samples: int = Field(50_000, ge=2)
+    """Samples that are drawn for `fid` and `kid`."""
+    reference: Literal["train", "test", "all"] = "train"
+    """The real images that they are compared with."""
+    reference_samples: Annotated[int, Field(ge=2)] | None = None
+    """How many of these at most, the first ones; None for all."""
+    extractor: Literal["inception-v3-compat", "inception-v3-random"] = "inception-v3-compat"
+    """`inception-v3-compat`: torch-fidelity's port of the Inception network of 2015, whose weights have to be had.
+    `inception-v3-random`: the same with random weights of a fixed seed at 139 px, which needs no file."""
+    layer: Literal["64", "192", "768", "2048"] = "2048"
+    """Dimensions of the features."""
+    weights: str | None = None
+    """The file of weights of `inception-v3-compat`; `~` and `$VARIABLES` are replaced. By default torch's hub cache
+    (`$TORCH_HOME/hub/checkpoints`), into which it is downloaded when that is possible."""
+    sha256: str | None = None
+    """The checksum of `weights`, or its beginning, when they are not those of 2015 on purpose."""
+    test_samples: Annotated[int, Field(ge=1)] | None = None
+    """How many images of the test split are reconstructed at most, the first ones; None for all."""
+    batch: int = Field(50, ge=1)
+    """Images that a process handles at a time."""
+    seed: int = 0
+    """Of the samples' latents."""
+    live: bool = False
+    """Evaluate the networks as they are instead of their moving averages."""
+    cache: str | None = None
+    """Folder of the real images' statistics, which are computed once for all runs; `~` and `$VARIABLES` are replaced.
+    By default `sivae-evaluation` in `$XDG_CACHE_HOME` or `~/.cache`."""
+
+    @field_validator("sha256")
+    @classmethod
+    def _long_enough(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) < 8 or set(value) - set("0123456789abcdef")):
+            raise ValueError("at least 8 hexadecimal digits in small letters are needed")
+        return value
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether anything needs an extractor."""
+        return bool({"fid", "kid"} & set(self.metrics))
+
+    @property
+    def folder(self) -> Path:
+        if self.cache is not None:
+            return expand(self.cache)
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sivae-evaluation"
+
+
+def expand(path: str) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()

@@ -1,0 +1,22 @@
+"""Pictures: plain grids for TensorBoard, labelled sheets of what a model does, animations, and curves of a run."""
+
+from sivae_dist.figures.animation import animate
+from sivae_dist.figures.grids import grid, in_rows, save_png, to_unit
+from sivae_dist.figures.metrics import curves
+from sivae_dist.figures.pictures import growth, interpolation, reconstructions, samples, style_mixing
+from sivae_dist.figures.sheet import Sheet
+
+__all__ = [
+    "Sheet",
+    "animate",
+    "curves",
+    "grid",
+    "growth",
+    "in_rows",
+    "interpolation",
+    "reconstructions",
+    "samples",
+    "save_png",
+    "style_mixing",
+    "to_unit",
+]

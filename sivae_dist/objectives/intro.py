@@ -1,0 +1,101 @@
+"""IntroVAE: the hard margin m of appendix 9.1.1.
+
+    L_E = s (beta_rec L_rec(X, X_r) + beta_kl KL(Z) + beta_neg ([m - KL(Z_rf)]^+ + [m - KL(Z_ff)]^+) / 2)
+    L_D = s (beta_rec L_rec(X, X_r) + beta_neg (KL(Z_rf) + KL(Z_ff)) / 2)
+
+with [.]^+ = max(0, .) and Algorithm 2's symbols: X_r = D(E(X)) and X_f = D(Z_f) are the generated images, Z_rf and Z_ff
+their codes. The appendix prints D(z) alone; section 9.1 counts reconstructions among the generated images, and each
+kind is a half, as in Algorithm 2 and in IntroVAE's code. As in that code, X_r is a constant on its way into E again,
+and so is Z in the decoder's update. Generated images are not reconstructed: an update costs 12 + 10 network passes.
+
+IntroVAE needs no s. It multiplies the whole, so that Adam's eps, optimizer.clip and the warm-up mean what they mean for
+Soft-IntroVAE; scale=1 is the printed form.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sivae_dist.objectives.elbo import kl_divergence, reconstruction_error, terms_of_real
+from sivae_dist.objectives.introspective import (
+    IntrospectiveDecoderObjective,
+    IntrospectiveEncoderObjective,
+    IntrospectiveSettings,
+)
+from sivae_dist.objectives.player import Draws, Terms, detached
+from sivae_dist.objectives.vae import VaeWeights
+from sivae_dist.settings import PerResolution, at
+
+Hinge = Literal["image", "batch"]
+
+
+@dataclass(frozen=True)
+class IntroWeights(VaeWeights):
+    """The settings that hold at one resolution."""
+
+    beta_neg: float
+    margin: float
+    hinge: Hinge
+
+
+class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
+    def _hinge(self, kl: Tensor) -> Tensor:
+        """[m - KL]^+, 0-dimensional, of KL [B]."""
+        return torch.relu(self.weights.margin - (kl if self.weights.hinge == "image" else kl.mean())).mean()
+
+    def forward(self, x: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+        w, stage, batch = self.weights, self.stage(blend), x.shape[0]
+        with self.autocast(x):
+            mu, logvar, z, x_r, x_f = self.encode_and_decode(x, stage, draws)
+            mu_2, logvar_2 = self.player(torch.cat((x_r.detach(), x_f)), stage)  # Z_rf, Z_ff
+        error, kl = reconstruction_error(x, x_r, w.reconstruction), kl_divergence(mu, logvar)
+        elbo = -(w.beta_rec * error + w.beta_kl * kl)
+        kl_2 = kl_divergence(mu_2, logvar_2)
+        hinge_r, hinge_f = self._hinge(kl_2[:batch]), self._hinge(kl_2[batch:])
+        loss = w.scale * (-elbo.mean() + 0.5 * w.beta_neg * (hinge_r + hinge_f))
+        terms = terms_of_real(x, error, kl, elbo) | {
+            "kl/rec": kl_2[:batch].mean(),
+            "kl/fake": kl_2[batch:].mean(),
+            "hinge/rec": hinge_r,
+            "hinge/fake": hinge_f,
+            "loss/encoder": loss,
+        }
+        return loss, detached(terms), z.detach()
+
+
+class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
+    def forward(self, x: Tensor, z: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms]:
+        w, stage, batch = self.weights, self.stage(blend), x.shape[0]
+        with self.autocast(x):
+            x_1 = self.decode(z, stage, draws)  # X_r, X_f
+            mu, logvar = self.partner(x_1, stage)  # Z_rf, Z_ff
+        error = reconstruction_error(x, x_1[:batch], w.reconstruction)
+        loss = w.scale * (w.beta_rec * error.mean() + w.beta_neg * kl_divergence(mu, logvar).mean())
+        return loss, {"loss/decoder": loss.detach()}
+
+
+class IntroSettings(IntrospectiveSettings):
+    players = (IntroEncoderObjective, IntroDecoderObjective)
+
+    name: Literal["intro"] = "intro"
+    beta_kl: PerResolution = 1.0
+    """Weight of the KL divergence of real images."""
+    beta_neg: PerResolution = 1.0
+    """Weight of the KL divergence of generated images, in both losses; the appendix searches 1 to 5 times beta_kl."""
+    margin: PerResolution
+    """m, in nats: up to here the encoder pushes generated images away. Above the KL(real) of a plain VAE."""
+    hinge: Hinge = "image"
+    """`image`: [m - KL]^+ of every image, then the mean, as printed. `batch`: of the mean KL, as in IntroVAE's code.
+
+    The latter's mean is over the images that one process takes at once, so that the loss depends on how many these are.
+    """
+
+    def weights(self, resolution: int, dimensions: int) -> IntroWeights:
+        return IntroWeights(
+            **vars(super().weights(resolution, dimensions)),
+            beta_neg=at(self.beta_neg, resolution, "objective.beta_neg"),
+            margin=at(self.margin, resolution, "objective.margin"),
+            hinge=self.hinge,
+        )

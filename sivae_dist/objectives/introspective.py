@@ -1,0 +1,45 @@
+"""What IntroVAE and Soft-IntroVAE share: the images that the encoder judges, and how a run of either begins.
+
+Symbols as in Algorithm 2: X real, Z = E(X), X_r = D(Z), Z_f ~ N(0, I), X_f = D(Z_f).
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sivae_dist.models.stage import Stage
+from sivae_dist.objectives.elbo import reparameterize
+from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Weights
+from sivae_dist.objectives.vae import ElboSettings
+from sivae_dist.settings import Images, PerResolution
+
+
+class IntrospectiveEncoderObjective(EncoderObjective[Weights]):
+    def encode_and_decode(self, x: Tensor, stage: Stage, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """mu, logvar and Z of X, line 5, each [B, latent]; X_r and X_f, line 8, each [B, C, R, R]."""
+        mu, logvar = self.player(x, stage)
+        z = reparameterize(mu, logvar, draws.eps[:, 0])
+        x_r = self.partner(z, stage, draws.layer_noise(0))
+        with torch.no_grad():  # X_f does not depend on the encoder
+            x_f = self.partner(draws.z, stage, draws.layer_noise(1), draws.mixing)
+        return mu, logvar, z, x_r, x_f
+
+
+class IntrospectiveDecoderObjective(DecoderObjective[Weights]):
+    def decode(self, z: Tensor, stage: Stage, draws: Draws) -> Tensor:
+        """X_r and X_f, line 20, in one pass: [2B, C, R, R]."""
+        mixing = draws.mixing
+        if mixing is not None:  # of X_f alone: the crossover of a reconstruction lies beyond its last layer
+            beyond = torch.full_like(mixing.cutoff, torch.iinfo(mixing.cutoff.dtype).max)
+            mixing = mixing._replace(z=torch.cat((z, mixing.z)), cutoff=torch.cat((beyond, mixing.cutoff)))
+        both: Tensor = self.player(torch.cat((z, draws.z)), stage, draws.layer_noise(0, 1), mixing)
+        return both
+
+
+class IntrospectiveSettings(ElboSettings):
+    beta_neg: PerResolution
+    """Weight of the KL divergence of generated images."""
+    warmup: Images = 0
+    """Images at the start of the run that train a plain VAE (the authors: one epoch)."""
+    style_mixing: float = Field(0.0, ge=0, le=1)
+    """Share of generated images with two styles (the authors: 0.9; not in the paper)."""

@@ -1,0 +1,259 @@
+"""Runs on a real SLURM cluster that are disturbed in every way, and end as one that was not."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from launch.record import JobRecord
+from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.monitoring.scalars import read_rows
+from tests.cluster.cluster import Cluster
+from tests.command import ROOT, images_seen
+from tests.helpers import assert_same, random_set
+
+TOTAL, EVERY = 6_000, 1_000
+SETTINGS = (
+    "model.resolution=8",
+    f"schedule.images={{4: 1000, 8: {TOTAL - 1000}}}",
+    "schedule.batch=8",
+    "objective.warmup=500",
+    f"checkpoint.every={EVERY}",
+    "monitoring.scalars_every=200",
+    "monitoring.images_every=0",
+    "watchdog.step_seconds=60",
+    "device=cpu",
+)
+RESOURCES = ("--nodes", 2, "--gpus-per-node", 2, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_set(tmp_path_factory.mktemp("data") / "set", samples=64)
+
+
+@dataclass
+class Site:
+    """A cluster, a data set, and a user's hands."""
+
+    cluster: Cluster
+    data: Path
+
+    def sivae(self, *arguments: object, code: int = 0) -> str:
+        """What `sivae ARGUMENTS` prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "launch.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=self.cluster.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    def submit(self, run: Path, *more: object, resources: tuple[object, ...] = RESOURCES) -> str:
+        """The id of the job."""
+        said = self.sivae("submit", "tiny", *SETTINGS, "--data", self.data, "--run-dir", run, *resources, *more)
+        found = re.match(r"job (\d+): ", said)
+        assert found, said
+        return found[1]
+
+    def wait_for(self, run: Path, job: str, images: int, limit: float = 120) -> None:
+        """Until the run has seen so many images."""
+        deadline = time.monotonic() + limit
+        while images_seen(run) < images:
+            assert time.monotonic() < deadline, f"{self.cluster.job(job)}\n{log(run)}"
+            assert self.cluster.job(job).state in ("PENDING", "RUNNING", "COMPLETING"), log(run)
+            time.sleep(0.1)
+
+    def finished(self, run: Path, job: str, restarts: int, limit: float = 180) -> None:
+        """Waits for the end, which has to be the right one after as many restarts."""
+        try:
+            ended = self.cluster.wait(job, "COMPLETED", limit=limit)
+        except AssertionError as error:
+            error.add_note(log(run))
+            raise
+        assert ended.restarts == restarts, log(run)
+        assert len(JobRecord(run).starts_of(job)) == restarts + 1, log(run)
+
+
+def log(run: Path) -> str:
+    path = run / "logs" / "log.txt"
+    return path.read_text()[-3000:] if path.exists() else "no log yet"
+
+
+@pytest.fixture
+def site(cluster: Cluster, data: Path) -> Iterator[Site]:
+    yield Site(cluster, data)
+    cluster.restore()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    site = Site(cluster, data)
+    job = site.submit(run)
+    site.finished(run, job, restarts=0)
+    return run
+
+
+def assert_equal_runs(run: Path, reference: Path) -> None:
+    found, expected = (CheckpointFolder(path / "checkpoints").readable()[-1] for path in (run, reference))
+    assert found.images == expected.images == TOTAL
+    assert_same(found.load(), expected.load())
+    assert (run / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
+
+
+def test_trains_on_two_nodes(site: Site, undisturbed: Path) -> None:
+    assert images_seen(undisturbed) == TOTAL
+    (start,) = JobRecord(undisturbed).starts_of(job := str((JobRecord(undisturbed).last_job() or {})["job"]))
+    assert start["processes"] == 4
+    assert sorted(path.name for path in (undisturbed / "logs" / "jobs").glob("*.out")) == [
+        f"{job}_{rank}_log.out" for rank in range(4)
+    ]
+    assert f"job {job}, start 1: has finished" in log(undisturbed)
+    assert "6,000/6,000 images" in log(undisturbed)
+    assert "finished" in site.sivae("status", undisturbed)
+    assert (undisturbed / "code" / "001" / "sivae_dist" / "trainer.py").is_file()
+
+
+def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = site.submit(run, "--time", 10)
+    site.wait_for(run, job, EVERY // 2)
+    site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # of which part has passed
+    site.cluster.wait(job, "PENDING", "RUNNING", restarts=1, limit=90)
+    site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+    site.finished(run, job, restarts=1)
+    assert "was asked to stop and has saved; requeued" in log(run)
+    assert_nothing_was_lost(run, job)
+    assert_equal_runs(run, undisturbed)
+
+
+def assert_nothing_was_lost(run: Path, job: str) -> None:
+    """The second start went on with the very image that the first had come to."""
+    rows = [row["images"] for row in read_rows(run / "metrics.jsonl")]
+    assert rows == sorted(set(rows))
+    begun = JobRecord(run).starts_of(job)[1]["images"]
+    assert begun % EVERY or begun == TOTAL  # no regular checkpoint, but one on request
+
+
+def test_preemption(site: Site, undisturbed: Path, tmp_path: Path) -> None:
+    run, urgent = tmp_path / "run", tmp_path / "urgent"
+    job = site.submit(run, "--partition", "main")
+    site.wait_for(run, job, EVERY // 2)
+    whole = ("--nodes", 4, "--gpus-per-node", 2, "--cpus-per-task", 2, "--mem", "1G", "--time", 20)
+    other = site.submit(urgent, "schedule.images={4: 400, 8: 400}", "--partition", "urgent", resources=whole)
+    site.finished(urgent, other, restarts=0)
+    site.finished(run, job, restarts=1)
+    assert_nothing_was_lost(run, job)
+    assert_equal_runs(run, undisturbed)
+
+
+def test_requeued_by_hand(site: Site, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = site.submit(run)
+    site.wait_for(run, job, EVERY + 100)
+    site.cluster.requeue(job)
+    site.finished(run, job, restarts=1)
+    assert_equal_runs(run, undisturbed)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_killed_process(site: Site, undisturbed: Path, tmp_path: Path, rank: int) -> None:
+    run = tmp_path / "run"
+    job = site.submit(run)
+    site.wait_for(run, job, EVERY + 100)
+    os.kill(site.cluster.tasks(job)[rank].pid, signal.SIGKILL)
+    site.finished(run, job, restarts=1)
+    assert JobRecord(run).starts_of(job)[1]["images"] >= EVERY
+    assert_equal_runs(run, undisturbed)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["of the batch script", "another"])
+def test_a_lost_node(site: Site, undisturbed: Path, tmp_path: Path, which: int) -> None:
+    run = tmp_path / "run"
+    job = site.submit(run)
+    site.wait_for(run, job, EVERY + 100)
+    site.cluster.kill_node(site.cluster.job(job).nodes[which])
+    site.finished(run, job, restarts=1)
+    assert JobRecord(run).starts_of(job)[1]["images"] >= EVERY
+    assert_equal_runs(run, undisturbed)
+
+
+def test_cancelled_and_submitted_again(site: Site, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = site.submit(run)
+    site.wait_for(run, job, EVERY // 2)
+    assert "saves and ends" in site.sivae("cancel", run)
+    ended = site.cluster.wait(job, "FAILED", "COMPLETED", "CANCELLED")
+    assert ended.restarts == 0
+    assert "cancelled" in site.sivae("status", run)
+    assert 0 < JobRecord(run).saved() < TOTAL
+    again = site.submit(run)
+    site.wait_for(run, again, JobRecord(run).saved() + 100)
+    site.cluster.cancel(again)  # as a user does who knows no better
+    assert site.cluster.wait(again).state == "CANCELLED"
+    last = site.submit(run)
+    site.finished(run, last, restarts=0)
+    assert_equal_runs(run, undisturbed)
+
+
+def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / "one", tmp_path / "other"]
+    jobs = [site.submit(run, "--exclude", "n3,n4") for run in runs]
+    for run, job in zip(runs, jobs, strict=True):
+        site.wait_for(run, job, 200)
+    assert {site.cluster.job(job).nodes for job in jobs} == {("n1", "n2")}
+    assert {site.cluster.job(job).state for job in jobs} == {"RUNNING"}
+    for run, job in zip(runs, jobs, strict=True):
+        site.finished(run, job, restarts=0)
+        assert_equal_runs(run, undisturbed)
+
+
+def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> None:
+    """A damaged set ends all processes at once, with the reason where a user looks, and no requeue."""
+    bad = random_set(tmp_path / "bad", samples=64, array_max_resolution=4)
+    run = tmp_path / "run"
+    broken = bad / "0008" / "shard-00003.tar"
+    broken.write_bytes(bytes(broken.stat().st_size))
+    job = site.submit(run, f"data.path={bad}")
+    ended = site.cluster.wait(job, limit=90)
+    assert (ended.state, ended.restarts) == ("FAILED", 0)
+    assert re.search(r"failed: process \d on .*shard-00003\.tar .*failure\.txt\); mend that", log(run))
+    assert "Traceback" in (run / "logs" / "failure.txt").read_text()
+
+
+def test_a_sweep(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "six.yaml").write_text(
+        "config: tiny\ngrid:\n  objective.beta_neg: [16, 64, 256]\n  seed: [0, 1]\n"
+        f"overrides: {list(SETTINGS)!r}\n".replace("'", '"')
+    )
+    folder = tmp_path / "six"
+    one = ("--nodes", 1, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
+    short = ("schedule.images={4: 200, 8: 200}", "checkpoint.every=0", f"data.path={site.data}")
+    site.sivae("sweep", tmp_path / "six.yaml", *short, "--folder", folder, "--parallel", 2, *one)
+    runs = sorted(path for path in folder.iterdir() if (path / "config.yaml").exists())
+    assert len(runs) == 6
+    jobs = [str((JobRecord(run).last_job() or {})["job"]) for run in runs]
+    assert {job.split("_")[0] for job in jobs} == {jobs[0].split("_")[0]}  # one array
+    most, deadline = 0, time.monotonic() + 240
+    while True:
+        states = [found.state for found in site.cluster.jobs(*jobs)]
+        most = max(most, sum(state in ("RUNNING", "COMPLETING") for state in states))
+        if all(state == "COMPLETED" for state in states):
+            break
+        assert not {"FAILED", "CANCELLED", "TIMEOUT"} & set(states), [log(run) for run in runs]
+        assert time.monotonic() < deadline, states
+        time.sleep(0.2)
+    assert most == 2
+    table = site.sivae("sweep-table", folder)
+    values = [images_seen(run) for run in runs]
+    assert values == [400] * 6 and table.count("finished") == 6
