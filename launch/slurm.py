@@ -1,5 +1,6 @@
 """Runs as SLURM jobs, through submitit: the batch script, and handing it in."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -123,8 +124,10 @@ def snapshot(run: Path) -> Path | None:
 
 def hand_in(submission: Callable[[], T]) -> T:
     """What submitit returns. Raises ValueError when SLURM refuses the job."""
+    where = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}  # of the cluster, not of a job
     try:
         with clean_env():  # a job that is submitted out of another must not inherit its place
+            os.environ |= where
             return submission()
     except submitit.core.utils.FailedJobError as error:
         raise ValueError(f"SLURM refuses the job: {' '.join(str(error).split())}") from None

@@ -209,8 +209,14 @@ class Cluster:
         return [pid for pid, _, variables in self._of_jobs() if job is None or str(job) in _ids(variables)]
 
     def _of_jobs(self) -> list[tuple[int, str, dict[str, str]]]:
-        found = [(pid, name, _environment(pid)) for name in NODES for pid in descendants(*self._inits[name])]
+        found = [(pid, name, _environment(pid)) for name in NODES for pid in self._on(name)]
         return [entry for entry in found if "SLURM_JOB_ID" in entry[2]]
+
+    def _on(self, node: str) -> list[int]:
+        """All processes there, parents before their children."""
+        assert self._keeper, "not started"
+        ours = descendants(self._keeper.pid)  # the id of an init that has ended may be a stranger's by now
+        return descendants(*(init for init in self._inits[node] if init in ours))
 
     # Nodes.
 
@@ -226,7 +232,7 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """SIGKILL to all that runs there. slurmd comes first, so that nothing is left to report another's end."""
-        while pids := descendants(*self._inits[name]):
+        while pids := self._on(name):
             kill(*pids)
             time.sleep(0.005)
 
@@ -240,8 +246,8 @@ class Cluster:
         """No jobs and all nodes idle, whatever a test has left."""
         self.run("scancel", "--user=root")
         kill(*self.processes())
-        running = [name for name in NODES if "slurmd" in map(_name, descendants(*self._inits[name]))]
-        self.start_node(*(name for name in NODES if name not in running))
+        if dead := [name for name in NODES if "slurmd" not in map(_name, self._on(name))]:
+            self.start_node(*dead)
         for name, state in self.nodes().items():
             if state.startswith("drain"):  # SLURM takes out a node where something did not end as it should
                 self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
