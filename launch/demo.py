@@ -76,7 +76,7 @@ def main() -> None:
     held_out = sorted(IMAGES.iterdir())[-TEST:][:24]
     run("sample", RUN.path, "--count", 64, "--out", samples)
     run("reconstruct", RUN.path, *held_out, "--out", pairs)
-    print(f"\nsamples:          {samples}\nreconstructions:  {pairs} (held-out faces, theirs below each row)")
+    print(f"\nsamples:          {samples}\nreconstructions:  {pairs} (held-out faces, theirs to the right)")
     print(f"curves and grids: {sys.executable} -m tensorboard.main --logdir {RUN.path}")
 
 

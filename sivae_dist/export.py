@@ -135,8 +135,7 @@ def _write(folder: Path, model: Pretrained, config: ExportConfig, card: str) -> 
 
 def _evaluations(run: RunDirectory, config: ExportConfig) -> list[dict[str, Any]]:
     """The rows of evaluation.jsonl about these very weights; of a metric that was taken twice, the later one."""
-    path = run.path / "evaluation.jsonl"
-    rows = read_rows(path) if path.is_file() else []
+    rows = read_rows(run.evaluation) if run.evaluation.is_file() else []
     ours = [row for row in rows if row.get("images") == config.images and row.get("weights") == config.weights]
     return list({str(row.get("metric")): row for row in ours}.values())
 
@@ -234,7 +233,9 @@ def _values(config: ExportConfig, evaluations: list[dict[str, Any]]) -> str:
         for row in evaluations:
             origin = [f"{key} {value}" for key, value in row.items() if key not in ("images", "metric", "value")]
             text += f"| {row.get('metric')} | {row.get('value')} | {'; '.join(origin)} |\n"
-    if terms := {name: value for name, value in config.metrics.items() if not name.startswith("schedule/")}:
+    if terms := {
+        name: value for name, value in config.metrics.items() if not name.startswith(("schedule/", "evaluation/"))
+    }:
         text += (
             "\nThe last that training recorded, of one batch and weights that were not averaged:\n\n| | |\n|---|---|\n"
         )

@@ -79,7 +79,7 @@ class Guard:
             return f"warning: {message}; {skipped:,} steps have been left out so far"
         raise NonFiniteError(
             f"{message}. Try guard.policy=rollback or skip here; or, in a new run from this one (init.run), a larger "
-            "objective.beta_neg, a smaller schedule.lr_encoder and lr_decoder, or optimizer.clip=1"
+            "objective.beta_neg or margin, a smaller schedule.lr_encoder and lr_decoder, or optimizer.clip=1"
         )
 
     def _culprit(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 _PANELS = {
     "reconstruction error of a value": ("reconstruction/per_value",),
     "KL divergence (nats)": ("kl/real", "kl/rec", "kl/fake"),
-    "expELBO": ("exp_elbo/rec", "exp_elbo/fake"),
+    "expELBO, or what is missing to the margin (nats)": ("exp_elbo/rec", "exp_elbo/fake", "hinge/rec", "hinge/fake"),
     "loss": ("loss/encoder", "loss/decoder"),
 }
 

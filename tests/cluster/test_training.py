@@ -19,14 +19,14 @@ from tests.cluster.cluster import Cluster
 from tests.command import ROOT, images_seen
 from tests.helpers import assert_same, random_set
 
-TOTAL, EVERY = 6_000, 1_000
+TOTAL, EVERY = 2_400, 400
 SETTINGS = (
     "model.resolution=8",
-    f"schedule.images={{4: 1000, 8: {TOTAL - 1000}}}",
-    "schedule.batch=8",
-    "objective.warmup=500",
+    f"schedule.images={{4: 400, 8: {TOTAL - 400}}}",
+    "schedule.batch=16",
+    "objective.warmup=800",
     f"checkpoint.every={EVERY}",
-    "monitoring.scalars_every=200",
+    "monitoring.scalars_every=80",
     "monitoring.images_every=0",
     "watchdog.step_seconds=60",
     "device=cpu",
@@ -70,10 +70,10 @@ class Site:
         deadline = time.monotonic() + limit
         while images_seen(run) < images:
             assert time.monotonic() < deadline, f"{self.cluster.job(job)}\n{log(run)}"
-            assert self.cluster.job(job).state in ("PENDING", "RUNNING", "COMPLETING"), log(run)
+            assert self.cluster.job(job).state in ("PENDING", "RUNNING", "COMPLETING", "SIGNALING"), log(run)
             time.sleep(0.1)
 
-    def finished(self, run: Path, job: str, restarts: int, limit: float = 180) -> None:
+    def finished(self, run: Path, job: str, restarts: int, limit: float = 240) -> None:
         """Waits for the end, which has to be the right one after as many restarts."""
         try:
             ended = self.cluster.wait(job, "COMPLETED", limit=limit)
@@ -119,7 +119,7 @@ def test_trains_on_two_nodes(site: Site, undisturbed: Path) -> None:
         f"{job}_{rank}_log.out" for rank in range(4)
     ]
     assert f"job {job}, start 1: has finished" in log(undisturbed)
-    assert "6,000/6,000 images" in log(undisturbed)
+    assert "2,400/2,400 images" in log(undisturbed)
     assert "finished" in site.sivae("status", undisturbed)
     assert (undisturbed / "code" / "001" / "sivae_dist" / "trainer.py").is_file()
 
@@ -128,13 +128,29 @@ def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     job = site.submit(run, "--time", 10)
     site.wait_for(run, job, EVERY // 2)
-    site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # of which part has passed
-    site.cluster.wait(job, "PENDING", "RUNNING", restarts=1, limit=90)
+    # SLURM looks at limits every half minute: the processes stand still until it has sent its signal to all of them.
+    tasks = [task.pid for task in site.cluster.tasks(job)]
+    for pid in tasks:
+        os.kill(pid, signal.SIGSTOP)
+    site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    deadline = time.monotonic() + 70
+    while not all(is_pending(pid, signal.SIGUSR2) for pid in tasks):
+        assert time.monotonic() < deadline, site.cluster.job(job)
+        time.sleep(0.1)
+    for pid in tasks:
+        os.kill(pid, signal.SIGCONT)
+    site.cluster.wait(job, "COMPLETING", "PENDING", "RUNNING", restarts=1, limit=60)
     site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
     site.finished(run, job, restarts=1)
     assert "was asked to stop and has saved; requeued" in log(run)
     assert_nothing_was_lost(run, job)
     assert_equal_runs(run, undisturbed)
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal waits to be delivered to a process."""
+    masks = [line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "Pnd:" in line]
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def assert_nothing_was_lost(run: Path, job: str) -> None:
@@ -160,7 +176,7 @@ def test_preemption(site: Site, undisturbed: Path, tmp_path: Path) -> None:
 def test_requeued_by_hand(site: Site, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     job = site.submit(run)
-    site.wait_for(run, job, EVERY + 100)
+    site.wait_for(run, job, EVERY + 40)
     site.cluster.requeue(job)
     site.finished(run, job, restarts=1)
     assert_equal_runs(run, undisturbed)
@@ -170,7 +186,7 @@ def test_requeued_by_hand(site: Site, undisturbed: Path, tmp_path: Path) -> None
 def test_a_killed_process(site: Site, undisturbed: Path, tmp_path: Path, rank: int) -> None:
     run = tmp_path / "run"
     job = site.submit(run)
-    site.wait_for(run, job, EVERY + 100)
+    site.wait_for(run, job, EVERY + 40)
     os.kill(site.cluster.tasks(job)[rank].pid, signal.SIGKILL)
     site.finished(run, job, restarts=1)
     assert JobRecord(run).starts_of(job)[1]["images"] >= EVERY
@@ -181,7 +197,7 @@ def test_a_killed_process(site: Site, undisturbed: Path, tmp_path: Path, rank: i
 def test_a_lost_node(site: Site, undisturbed: Path, tmp_path: Path, which: int) -> None:
     run = tmp_path / "run"
     job = site.submit(run)
-    site.wait_for(run, job, EVERY + 100)
+    site.wait_for(run, job, EVERY + 40)
     site.cluster.kill_node(site.cluster.job(job).nodes[which])
     site.finished(run, job, restarts=1)
     assert JobRecord(run).starts_of(job)[1]["images"] >= EVERY
@@ -198,7 +214,7 @@ def test_cancelled_and_submitted_again(site: Site, undisturbed: Path, tmp_path: 
     assert "cancelled" in site.sivae("status", run)
     assert 0 < JobRecord(run).saved() < TOTAL
     again = site.submit(run)
-    site.wait_for(run, again, JobRecord(run).saved() + 100)
+    site.wait_for(run, again, JobRecord(run).saved() + 40)
     site.cluster.cancel(again)  # as a user does who knows no better
     assert site.cluster.wait(again).state == "CANCELLED"
     last = site.submit(run)
@@ -210,7 +226,7 @@ def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Pat
     runs = [tmp_path / "one", tmp_path / "other"]
     jobs = [site.submit(run, "--exclude", "n3,n4") for run in runs]
     for run, job in zip(runs, jobs, strict=True):
-        site.wait_for(run, job, 200)
+        site.wait_for(run, job, 100)
     assert {site.cluster.job(job).nodes for job in jobs} == {("n1", "n2")}
     assert {site.cluster.job(job).state for job in jobs} == {"RUNNING"}
     for run, job in zip(runs, jobs, strict=True):
@@ -238,7 +254,7 @@ def test_a_sweep(site: Site, tmp_path: Path) -> None:
     )
     folder = tmp_path / "six"
     one = ("--nodes", 1, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
-    short = ("schedule.images={4: 200, 8: 200}", "checkpoint.every=0", f"data.path={site.data}")
+    short = ("schedule.images={4: 208, 8: 192}", "checkpoint.every=0", f"data.path={site.data}")
     site.sivae("sweep", tmp_path / "six.yaml", *short, "--folder", folder, "--parallel", 2, *one)
     runs = sorted(path for path in folder.iterdir() if (path / "config.yaml").exists())
     assert len(runs) == 6

@@ -114,6 +114,22 @@ def test_images_of_another_shape_are_refused() -> None:
         model_at(Stage(8)).encode(images(1, 16))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_shows_the_same_samples() -> None:
+    there, here = model_at(Stage(16)), model_at(Stage(16))
+    there.encoder.cuda()
+    there.decoder.cuda()
+    x = images(2, 16)
+    for got, want in (
+        (there.sample(3, truncation=0.7), here.sample(3, truncation=0.7)),
+        (there.encode(x)[0], here.encode(x)[0]),
+        (there.style_mix(here.latents(0, 2), here.latents(2, 2), 3), here.style_mix(*here.latents(0, 4).split(2), 3)),
+    ):
+        assert got.is_cuda
+        torch.testing.assert_close(got.cpu(), want, rtol=0.02, atol=0.02)  # convolutions may use TF32
+
+
 @pytest.mark.parametrize("space", ["z", "w"])
 def test_a_square_between_four_codes(space: str) -> None:
     """The formula of appendix 9.4.3, with a at the top left, b to its right, c below and d opposite."""

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from data_pipelines.store import open_store
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.evaluation import progress
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.pretrained import load_run
 from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import Stop
 from tests.events import scalars
-from tests.helpers import assert_same, begin, on_processes, random_set, tiny_settings, train
+from tests.helpers import CPU, assert_same, begin, on_processes, random_set, tiny_settings, train
 
 EVALUATION = (
     "evaluation.extractor=inception-v3-random",
@@ -72,6 +74,15 @@ def test_values_are_recorded_with_what_they_follow_from(whole: Path) -> None:
     assert rows[2]["blend"] == 1 or 0 < rows[2]["blend"] < 1  # in transition
 
 
+def test_it_measures_what_the_checkpoint_holds(whole: Path) -> None:
+    for live in (False, True):
+        settings = RunDirectory(whole).settings(["evaluation.metrics=[mse]", f"evaluation.live={live}"])
+        with open_store(settings.data.path) as store:
+            evaluator = Evaluator(settings.evaluation, settings.data, store, store.manifest(), CPU)
+            (row,) = evaluator.evaluate(load_run(whole, live=live))
+        assert (row["value"] == pytest.approx(rows_of(whole)[-1]["value"], rel=1e-6)) == (not live)
+
+
 def test_it_does_not_change_the_training(whole: Path, data: Path, tmp_path: Path) -> None:
     trained(tmp_path / "run", data, "evaluation.every=0")
     with_it, without = (
@@ -82,9 +93,9 @@ def test_it_does_not_change_the_training(whole: Path, data: Path, tmp_path: Path
     assert not RunDirectory(tmp_path / "run").evaluation.read_text()
 
 
-@pytest.mark.parametrize("steps", [2, 3, 4, 5])
-def test_a_killed_run_ends_with_the_same_rows(whole: Path, data: Path, tmp_path: Path, steps: int) -> None:
-    path = trained(tmp_path / "run", data, "checkpoint.every=8", steps=steps)
+@pytest.mark.parametrize(("steps", "every"), [(2, 8), (3, 8), (4, 8), (5, 8), (3, 0), (5, 24)])
+def test_a_killed_run_ends_with_the_same_rows(whole: Path, data: Path, tmp_path: Path, steps: int, every: int) -> None:
+    path = trained(tmp_path / "run", data, f"checkpoint.every={every}", steps=steps)
     train(begin(path))
     assert RunDirectory(path).evaluation.read_bytes() == RunDirectory(whole).evaluation.read_bytes()
 

@@ -1,0 +1,109 @@
+"""Whether a run is started again, from how it ended."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.record import NO_PROGRESS, JobRecord
+from launch.requeue import judge, runs_of
+from sivae_dist.ends import STOPPED, Logs
+
+JOB = "17"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def save(run: Path, images: int) -> None:
+    (run / "checkpoints" / f"images-{images:012d}").mkdir(parents=True)
+
+
+def started(run: Path, restart: int = 0, code: int | None = None) -> None:
+    record = JobRecord(run)
+    record.started(JOB, restart)
+    if code is not None:
+        record.ended(JOB, restart, code)
+
+
+@pytest.mark.parametrize(
+    ("code", "again", "why"),
+    [
+        (0, False, "has finished"),
+        (STOPPED, True, "was asked to stop and has saved"),
+        (1, True, "failed: a process or its node was lost"),
+        (None, True, "failed: a process or its node was lost"),
+    ],
+)
+def test_how_it_ended(run: Path, code: int | None, again: bool, why: str) -> None:
+    started(run, code=code)
+    assert judge(run, JOB, 0) == (again, why)
+
+
+def test_only_the_start_in_question_counts(run: Path) -> None:
+    started(run, 0, STOPPED)
+    started(run, 1)
+    assert judge(run, JOB, 1).why.startswith("failed")
+    assert JobRecord(run).end_of("18", 0) is None
+    assert [row["restart"] for row in JobRecord(run).starts_of(JOB)] == [0, 1]
+
+
+@pytest.mark.parametrize(("final", "again"), [(True, False), (False, True)])
+def test_a_failure_is_told_and_tried_again_only_where_that_may_help(run: Path, final: bool, again: bool) -> None:
+    started(run, code=1)
+    Logs(run / "logs").note_failure(3, "Traceback ...\nValueError: the set is damaged", final)
+    verdict = judge(run, JOB, 0)
+    assert verdict.again == again
+    assert verdict.why.startswith("failed: process 3 on ") and ": ValueError: the set is damaged" in verdict.why
+    assert ("mend that and submit again" in verdict.why) == final
+
+
+@pytest.mark.parametrize("code", [STOPPED, None])
+def test_without_progress_it_is_given_up(run: Path, code: int | None) -> None:
+    save(run, 400)
+    for restart in range(NO_PROGRESS):
+        started(run, restart, code)
+        assert judge(run, JOB, restart).again == (restart < NO_PROGRESS - 1)
+    assert f"{NO_PROGRESS} " in judge(run, JOB, NO_PROGRESS - 1).why
+    save(run, 800)  # it got somewhere after all
+    assert judge(run, JOB, NO_PROGRESS - 1).again
+
+
+def test_progress_in_between_counts(run: Path) -> None:
+    for restart in range(4 * NO_PROGRESS):
+        if restart % (NO_PROGRESS - 1) == 0:
+            save(run, 100 * (restart + 1))
+        started(run, restart)
+        assert judge(run, JOB, restart).again
+
+
+def test_a_cancelled_job_is_not_started_again(run: Path) -> None:
+    record = JobRecord(run)
+    started(run, code=STOPPED)
+    record.cancel(JOB)
+    assert judge(run, JOB, 0) == (False, "was cancelled")
+    assert not record.is_cancelled("18")
+    record.submitted(job="18")
+    assert not record.is_cancelled(JOB)
+
+
+def test_lines_that_were_cut_are_not_there(run: Path) -> None:
+    started(run, 0, STOPPED)
+    with open(run / "starts.jsonl", "a") as file:
+        file.write('{"job": "17", "resta')
+    assert JobRecord(run).end_of(JOB, 0) == STOPPED
+
+
+def test_what_is_no_checkpoint_is_no_progress(run: Path) -> None:
+    assert JobRecord(run).saved() == 0
+    save(run, 400)
+    (run / "checkpoints" / ".tmp-images-000000000800").mkdir()
+    (run / "checkpoints" / "damaged").mkdir()
+    assert JobRecord(run).saved() == 400
+
+
+def test_plans(run: Path) -> None:
+    assert runs_of(run, 0) == [run]
+    (run / "plan.json").write_text('[["a"], ["b", "c"]]')
+    assert runs_of(run / "plan.json", 1) == [Path("b"), Path("c")]
