@@ -1,5 +1,6 @@
 """Runs on a real SLURM cluster that are disturbed in every way, and end as one that was not."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,12 @@ from tests.cluster.cluster import Cluster
 from tests.command import ROOT, images_seen
 from tests.helpers import assert_same, random_set
 
-TOTAL, EVERY = 2_400, 400
+TOTAL, EVERY = 1_600, 400
 SETTINGS = (
     "model.resolution=8",
     f"schedule.images={{4: 400, 8: {TOTAL - 400}}}",
     "schedule.batch=16",
-    "objective.warmup=800",
+    "objective.warmup=600",
     f"checkpoint.every={EVERY}",
     "monitoring.scalars_every=80",
     "monitoring.images_every=0",
@@ -58,9 +60,12 @@ class Site:
         assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return done.stdout
 
-    def submit(self, run: Path, *more: object, resources: tuple[object, ...] = RESOURCES) -> str:
+    def submit(
+        self, run: Path, *more: object, resources: tuple[object, ...] = RESOURCES, data: Path | None = None
+    ) -> str:
         """The id of the job."""
-        said = self.sivae("submit", "tiny", *SETTINGS, "--data", self.data, "--run-dir", run, *resources, *more)
+        data = data or self.data
+        said = self.sivae("submit", "tiny", *SETTINGS, "--data", data, "--run-dir", run, *resources, *more)
         found = re.match(r"job (\d+): ", said)
         assert found, said
         return found[1]
@@ -119,7 +124,7 @@ def test_trains_on_two_nodes(site: Site, undisturbed: Path) -> None:
         f"{job}_{rank}_log.out" for rank in range(4)
     ]
     assert f"job {job}, start 1: has finished" in log(undisturbed)
-    assert "2,400/2,400 images" in log(undisturbed)
+    assert "1,600/1,600 images" in log(undisturbed)
     assert "finished" in site.sivae("status", undisturbed)
     assert (undisturbed / "code" / "001" / "sivae_dist" / "trainer.py").is_file()
 
@@ -224,14 +229,16 @@ def test_cancelled_and_submitted_again(site: Site, undisturbed: Path, tmp_path: 
 
 def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Path) -> None:
     runs = [tmp_path / "one", tmp_path / "other"]
-    jobs = [site.submit(run, "--exclude", "n3,n4") for run in runs]
-    for run, job in zip(runs, jobs, strict=True):
-        site.wait_for(run, job, 100)
-    assert {site.cluster.job(job).nodes for job in jobs} == {("n1", "n2")}
-    assert {site.cluster.job(job).state for job in jobs} == {"RUNNING"}
+    with ThreadPoolExecutor() as pool:
+        jobs = list(pool.map(lambda run: site.submit(run, "--exclude", "n3,n4"), runs))
+    spans = []
     for run, job in zip(runs, jobs, strict=True):
         site.finished(run, job, restarts=0)
+        assert site.cluster.job(job).nodes == ("n1", "n2")
+        begin, end = [json.loads(line)["time"] for line in (run / "starts.jsonl").read_text().splitlines()]
+        spans.append((begin, end))
         assert_equal_runs(run, undisturbed)
+    assert max(begin for begin, _ in spans) < min(end for _, end in spans)  # both at once
 
 
 def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> None:
@@ -240,7 +247,7 @@ def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> N
     run = tmp_path / "run"
     broken = bad / "0008" / "shard-00003.tar"
     broken.write_bytes(bytes(broken.stat().st_size))
-    job = site.submit(run, f"data.path={bad}")
+    job = site.submit(run, data=bad)
     ended = site.cluster.wait(job, limit=90)
     assert (ended.state, ended.restarts) == ("FAILED", 0)
     assert re.search(r"failed: process \d on .*shard-00003\.tar .*failure\.txt\); mend that", log(run))
