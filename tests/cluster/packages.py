@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/bin"])
-_PACKAGE_OF = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "munged": "munge"}
+_PACKAGE_OF = {
+    "slurmctld": "slurm-wlm",
+    "slurmd": "slurm-wlm",
+    "sbatch": "slurm-wlm",
+    "munged": "munge",
+    "rsync": "rsync",  # for the snapshot of the code
+}
 _VERSION = "22.05"
 """Of Debian 12. Others name some settings differently, and do not start with a name that they do not know."""
 _LIMIT = 240
