@@ -16,7 +16,7 @@ from types import FrameType
 from launch.clusters import ClusterSettings
 from launch.record import JobRecord
 from launch.requeue import judge, tell
-from sivae_dist.ends import Logs
+from sivae_dist.ends import STOPPED, Logs
 
 
 def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
@@ -70,12 +70,13 @@ def sweep(processes: int, job: str, parallel: int, runs: list[Path]) -> int:
 
     def one(run: Path) -> int:
         record = JobRecord(run)
-        if record.is_cancelled(job) or record.end_of_run() == 0:
+        if record.is_cancelled(job) or record.is_finished():
             return 0
         with open(Logs(run / "logs").combined, "a") as output:
             command = [sys.executable, "-m", "launch.background", "run", str(run), str(processes), job]
             return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
 
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a run is cancelled, not all of them
     for run in runs:
         (run / "logs").mkdir(exist_ok=True)
     with ThreadPoolExecutor(parallel) as pool:
@@ -96,8 +97,8 @@ def main(run: Path, processes: int, job: str) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, forward)
     restart = 0
-    while True:
-        record.started(job, restart, node=socket.gethostname(), processes=processes)
+    while not record.is_cancelled(job):
+        record.started(job, restart, node=socket.gethostname(), processes=processes, process=os.getpid())
         tell(run, f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
         child = subprocess.Popen([sys.executable, "-m", "launch.local", str(run), str(processes)])
         if told:  # before there was anybody to hand it on to
@@ -111,6 +112,7 @@ def main(run: Path, processes: int, job: str) -> int:
         if not again:
             return code if code >= 0 else 1
         restart += 1
+    return STOPPED
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from sivae_dist.config import read_yaml
 from sivae_dist.settings import Settings
 
 USER_FOLDER = Path("~/.config/sivae/clusters")
@@ -95,7 +95,7 @@ def load_cluster(name: str, changes: dict[str, Any]) -> ClusterSettings:
         if path is None:
             known = sorted({file.stem for file in _files()}) or ["none"]
             raise ValueError(f"there is no cluster {name}: neither a file nor one of {', '.join(known)}")
-    values = read_yaml(path) if path is not None else {}
+    values = _read(path) if path is not None else {}
     try:
         return ClusterSettings.model_validate(values | changes)
     except ValidationError as error:
@@ -105,6 +105,20 @@ def load_cluster(name: str, changes: dict[str, Any]) -> ClusterSettings:
             origin = "options" if key in changes or path is None else str(path)
             lines.append(f"{origin}: {key}: {problem['msg'].removeprefix('Value error, ')}")
         raise ValueError("\n".join(lines)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """As text, for YAML would take 12:00:00 for a number; `true` alone is a flag of sbatch's."""
+    try:
+        values = yaml.load(path.read_text(), yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings")
+    flags = values.get("sbatch")
+    if isinstance(flags, dict):
+        values["sbatch"] = {key: True if value == "true" else value for key, value in flags.items()}
+    return {key: value for key, value in values.items() if value != ""}
 
 
 def _files() -> list[Path]:
@@ -119,7 +133,7 @@ def _files() -> list[Path]:
 
 def _of_this_cluster() -> Path | None:
     name = slurm_config().get("ClusterName")
-    return next((path for path in _files() if name and read_yaml(path).get("cluster_name") == name), None)
+    return next((path for path in _files() if name and _read(path).get("cluster_name") == name), None)
 
 
 def slurm_config() -> dict[str, str]:

@@ -15,7 +15,7 @@ _LIMIT = 60
 @dataclass(frozen=True)
 class State:
     name: str
-    """`pending`, `running`, `finished`, `cancelled`, `failed` or `ended`; `not submitted` when there is no job."""
+    """`pending`, `running`, `finished`, `cancelled`, `ended` or `unknown`; `not submitted` when there is no job."""
     detail: str = ""
 
     @property
@@ -30,11 +30,11 @@ def state_of(run: Path) -> State:
     if job is None:
         owner = run / ".owner"
         return State("running", f"by {owner.read_text()}") if owner.exists() else State("not submitted")
+    if record.is_finished():
+        return State("finished")
     alive = _local(job) if job["kind"] == "local" else _slurm(job["job"])
     if alive is not None:
         return alive
-    if record.end_of_run() == 0:
-        return State("finished")
     if record.is_cancelled(job["job"]):
         return State("cancelled", "submit it again to continue")
     return State("ended", f"the last lines of {run / 'logs' / 'log.txt'} say why")
@@ -51,20 +51,20 @@ def _local(job: Row) -> State | None:
 
 
 def _slurm(job: str) -> State | None:
-    done = subprocess.run(
-        [
-            "squeue",
-            "--noheader",
-            "--states=PENDING,RUNNING,COMPLETING,SUSPENDED,REQUEUED",
-            f"--jobs={job}",
-            "--format=%T|%r|%N|%L",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=_LIMIT,
-    )
+    states = "--states=PENDING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,SIGNALING"
+    try:
+        done = subprocess.run(
+            ["squeue", "--noheader", states, f"--jobs={job}", "--format=%T|%r|%N|%L"],
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return State("unknown", f"squeue does not answer: {error}")
     lines = done.stdout.splitlines()
-    if done.returncode or not lines:  # it is so long gone that SLURM has forgotten it
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return State("unknown", f"squeue does not answer: {done.stderr.strip()}")
+    if not lines:
         return None
     name, reason, nodes, left = lines[0].split("|")
     if name == "PENDING":
@@ -79,11 +79,14 @@ def cancel(run: Path) -> str:
     job, state = record.last_job(), state_of(run)
     if job is None or not state.is_alive:
         raise ValueError(f"{run} has no job that could be cancelled: {state.name}")
+    if job["kind"] == "local" and job["host"] != socket.gethostname():
+        raise ValueError(f"{run} is trained on {job['host']}: cancel it there")
     record.cancel(job["job"])
     if job["kind"] == "local":
-        if job["host"] != socket.gethostname():
-            raise ValueError(f"{run} is trained on {job['host']}: cancel it there")
-        os.kill(job["process"], signal.SIGUSR1)
+        starts = record.starts_of(job["job"])
+        if not starts:  # it waits for its turn, or has just been begun, and looks before it starts
+            return f"job {job['job']} will not start it"
+        os.kill(starts[-1]["process"], signal.SIGUSR1)
         return f"job {job['job']} saves and ends"
     if state.name == "pending":
         _run("scancel", job["job"])

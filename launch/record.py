@@ -1,8 +1,8 @@
 """What a run's jobs leave in its directory, so that the next one, and `sivae status`, know what happened.
 
 RUN/jobs.jsonl    a line for each submission
-RUN/starts.jsonl  a line for each start of its processes, and one when they end by themselves
-RUN/.cancel       the job that `sivae cancel` wants to end; it saves, and is not started again
+RUN/starts.jsonl  a line for each start of its processes, one when they end by themselves, one when a job gives it up
+RUN/.cancel-JOB   `sivae cancel` wants this job to end; it saves, and is not started again
 
 Lines are appended at once, so that any process on any node may add one. No torch here: this is read between two starts.
 """
@@ -13,6 +13,8 @@ import re
 import time
 from pathlib import Path
 from typing import Any
+
+from sivae_dist.ends import Logs
 
 Row = dict[str, Any]
 
@@ -25,11 +27,10 @@ class JobRecord:
         self.run = run
         self.jobs = run / "jobs.jsonl"
         self.starts = run / "starts.jsonl"
-        self._cancel = run / ".cancel"
 
     def submitted(self, **facts: Any) -> None:
+        Logs(self.run / "logs").forget_failure()  # of an earlier job, which was mended
         _append(self.jobs, facts | {"time": time.time()})
-        self._cancel.unlink(missing_ok=True)
 
     def total(self) -> int | None:
         """Images of the whole run, as it was submitted."""
@@ -52,22 +53,33 @@ class JobRecord:
         ends = [row for row in _rows(self.starts) if "code" in row and (row["job"], row["restart"]) == (job, restart)]
         return ends[-1]["code"] if ends else None
 
-    def end_of_run(self) -> int | None:
-        """The code with which the last start that ended by itself did so; 0 when the run is at its end."""
-        ends = [row["code"] for row in _rows(self.starts) if "code" in row]
-        return ends[-1] if ends else None
+    def is_finished(self) -> bool:
+        """Whether the run is at its end, and has not been started again since."""
+        rows = _rows(self.starts)
+        return bool(rows) and rows[-1].get("code") == 0
+
+    def give_up(self, job: str, restart: int, why: str) -> None:
+        _append(self.starts, {"job": job, "restart": restart, "given_up": why, "time": time.time()})
+
+    def given_up(self, job: str) -> str | None:
+        """Why a job does not start this run again, although it may go on with others."""
+        found = [row["given_up"] for row in _rows(self.starts) if row["job"] == job and "given_up" in row]
+        return found[-1] if found else None
+
+    def is_started(self, job: str, restart: int) -> bool:
+        return any(row["restart"] == restart for row in self.starts_of(job))
 
     def starts_of(self, job: str) -> list[Row]:
         return [row for row in _rows(self.starts) if row["job"] == job and "images" in row]
 
     def cancel(self, job: str) -> None:
-        self._cancel.write_text(job)
+        self._cancel(job).touch()
 
     def is_cancelled(self, job: str) -> bool:
-        try:
-            return self._cancel.read_text() == job
-        except FileNotFoundError:
-            return False
+        return self._cancel(job).exists()
+
+    def _cancel(self, job: str) -> Path:
+        return self.run / f".cancel-{job}"
 
     def saved(self) -> int:
         """Images at the newest complete checkpoint; 0 when there is none."""

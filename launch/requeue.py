@@ -17,6 +17,9 @@ from sivae_dist.ends import STOPPED, Logs
 
 FINISHED = "has finished"
 
+_WAITS = (1.0, 5.0, 15.0, 30.0)
+"""Seconds before each further try."""
+
 
 class Verdict(NamedTuple):
     """Whether a run is started again, and why, as the rest of a sentence about the job."""
@@ -28,21 +31,27 @@ class Verdict(NamedTuple):
 def judge(run: Path, job: str, restart: int) -> Verdict:
     """What follows from how the last start of a run ended."""
     record, logs = JobRecord(run), Logs(run / "logs")
-    code = record.end_of(job, restart)
-    if code == 0:
+    if record.is_finished():
         return Verdict(False, FINISHED)
+    code = record.end_of(job, restart)
     if record.is_cancelled(job):
         return Verdict(False, "was cancelled" + ("" if code == STOPPED else " and has not saved"))
-    if code is None or code != STOPPED:
-        why = f"failed: {logs.reason() or 'a process or its node was lost'}"
-        if logs.is_final():
-            return Verdict(False, f"{why} (see {logs.failure}); mend that and submit again")
+    if (why := record.given_up(job)) is not None:
+        return Verdict(False, why)
+    if not record.is_started(job, restart):
+        return Verdict(True, "has not had its turn")
+    if code == STOPPED:
         if record.is_stuck(job):
-            return Verdict(False, f"{why}; given up after {NO_PROGRESS} starts without a new checkpoint ({logs.path})")
-        return Verdict(True, why)
+            return Verdict(
+                False, f"was stopped {NO_PROGRESS} times without a new checkpoint: it needs longer time limits"
+            )
+        return Verdict(True, "was asked to stop and has saved")
+    why = f"failed: {logs.reason() or 'a process or its node was lost'}"
+    if logs.is_final():
+        return Verdict(False, f"{why} (see {logs.failure}); mend that and submit again")
     if record.is_stuck(job):
-        return Verdict(False, f"was stopped {NO_PROGRESS} times without a new checkpoint: it needs longer time limits")
-    return Verdict(True, "was asked to stop and has saved")
+        return Verdict(False, f"{why}; given up after {NO_PROGRESS} starts without a new checkpoint ({logs.path})")
+    return Verdict(True, why)
 
 
 def runs_of(plan: Path, index: int) -> list[Path]:
@@ -61,25 +70,49 @@ def tell(run: Path, line: str) -> None:
 def main(plan: Path) -> int:
     """Requeues this job if any of its runs is to go on; returns the batch script's exit code."""
     place = SlurmPlace.from_environment()
-    verdicts = {run: judge(run, place.job, place.restart) for run in runs_of(plan, place.index)}
+    runs = runs_of(plan, place.index)
+    _count_failed_start(runs, place)
+    verdicts = {run: judge(run, place.job, place.restart) for run in runs}
     again = any(verdict.again for verdict in verdicts.values())
     state = _state(place.job) if again else ""
     for run, verdict in verdicts.items():
         after = ""
         if verdict.again:
             after = "; requeued" if state == "RUNNING" else f"; not requeued here, as SLURM has it as {state}"
+        elif verdict.why != FINISHED and JobRecord(run).given_up(place.job) is None:
+            JobRecord(run).give_up(place.job, place.restart, verdict.why)
         tell(run, f"job {place.job}, start {place.restart + 1}: {verdict.why}{after}")
     if again and state == "RUNNING":
-        subprocess.run(["scontrol", "requeue", place.job], check=True, timeout=60)
+        _scontrol("requeue", place.job)
     return 0 if all(verdict.again or verdict.why == FINISHED for verdict in verdicts.values()) else 1
+
+
+def _count_failed_start(runs: list[Path], place: SlurmPlace) -> None:
+    """A start that came to nothing before any run's turn (a broken container, a missing module) is one all the same,
+    of the first run that is left: or a job would be requeued for ever."""
+    records = [JobRecord(run) for run in runs]
+    left = [record for record in records if not record.is_finished() and record.given_up(place.job) is None]
+    if left and not any(record.is_started(place.job, place.restart) for record in records):
+        left[0].started(place.job, place.restart, node=place.node, processes=0)
 
 
 def _state(job: str) -> str:
     """What SLURM takes this job for: RUNNING, unless it is being ended from outside."""
-    shown = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, timeout=60, check=True
-    )
-    return next(word.removeprefix("JobState=") for word in shown.stdout.split() if word.startswith("JobState="))
+    shown = _scontrol("--oneliner", "show", "job", job)
+    return next(word.removeprefix("JobState=") for word in shown.split() if word.startswith("JobState="))
+
+
+def _scontrol(*arguments: str) -> str:
+    """What scontrol prints; tried for some minutes, since a controller may be busy or starting anew."""
+    for wait in (*_WAITS, None):
+        try:
+            done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=True)
+            return done.stdout
+        except subprocess.SubprocessError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from submitit.helpers import Checkpointable
 from launch.place import SlurmPlace
 from launch.record import JobRecord
 from launch.requeue import runs_of, tell
-from sivae_dist.ends import Logs
+from sivae_dist.ends import STOPPED, Logs
 
 _PATIENCE = 300.0
 """Seconds to wait for the first process's word of where it is; shared file systems take their time."""
@@ -37,7 +37,11 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
             runs = runs_of(self.plan, place.index)
             for run in runs:
                 record = JobRecord(run)
-                if record.is_cancelled(place.job) or (len(runs) > 1 and record.end_of_run() == 0):
+                if (
+                    record.is_cancelled(place.job)
+                    or record.given_up(place.job)
+                    or (len(runs) > 1 and record.is_finished())
+                ):
                     continue  # the job goes on for another run's sake
                 code = _train(run, place, stop)
                 worst = max(worst, code)
@@ -45,8 +49,8 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
                     break  # others may hang, and have to be ended
             sys.stdout.flush()
             sys.stderr.flush()
-            if worst:
-                os._exit(worst)  # srun ends the other tasks; submitit's own word would be read by nobody
+            if worst:  # srun ends the other tasks, unless all end anyway; submitit's own word would be read by nobody
+                os._exit(0 if worst == STOPPED else worst)
 
 
 def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
@@ -68,6 +72,7 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
                 print(note, flush=True)
         stack.enter_context(_rendezvous(directory.logs, place))
         code = main([str(run)], stop)
+        stop.leave()
         if place.rank == 0:
             record.ended(place.job, place.restart, code)
     return code

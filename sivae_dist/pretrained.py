@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
+from sivae_dist.checkpoint.folder import best_first
 from sivae_dist.checkpoint.state import restore_network
 from sivae_dist.config import RunSettings
 from sivae_dist.models import Mixing, Stage, StyleDecoder, StyleEncoder, StyleSettings, build
@@ -210,12 +211,12 @@ def choose(run: RunDirectory, settings: RunSettings, which: str | int = "latest"
 
 def _best(run: RunDirectory, settings: RunSettings, there: list[Checkpoint]) -> Checkpoint:
     """The newest of those with the best value."""
-    metric, sign = settings.checkpoint.best_metric, 1 if settings.checkpoint.best_mode == "min" else -1
-    scored = [(sign * score, -c.images, c) for c in there if (score := c.score(metric)) is not None]
-    if not scored:
+    ranked = best_first(there, settings.checkpoint)
+    if not ranked:
         known = sorted({name for candidate in there for name in candidate.meta.get("metrics", {})})
+        metric = settings.checkpoint.best_metric
         raise ValueError(f"no checkpoint of {run.path} has a value of {metric}; there is: {', '.join(known) or 'none'}")
-    return min(scored, key=lambda entry: entry[:2])[2]
+    return ranked[0]
 
 
 def from_checkpoint(

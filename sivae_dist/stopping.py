@@ -47,6 +47,10 @@ class Stop:
         if self._group is None:
             self._group = host_group()
 
+    def leave(self) -> None:
+        """When the group is no more; another may be joined."""
+        self._group = self._vote = None
+
     def vote(self) -> None:
         """Begins to ask all processes. Each step asks before its work and reads the answer after it, for nothing."""
         if self._group is not None:

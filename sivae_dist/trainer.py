@@ -268,7 +268,7 @@ class Trainer:
         found, notes = self.folder.newest_valid()
         if found is not None:
             self._restore(found)
-            return f"continuing from {found.path}", found.meta.get("metrics", {}), notes
+            return f"continuing from {found.path}", told_at(found), notes
         if (initial := initial_tensors(self.settings.init)) is not None:
             self.players.restore_networks(initial[0])
             return f"starting {run.path}, {initial[1]}", {}, notes
@@ -300,7 +300,7 @@ class Trainer:
         if found is None:
             raise error
         self._restore(found)
-        self.monitor.rewind(found.images, found.meta.get("metrics", {}))
+        self.monitor.rewind(found.images, told_at(found))
         for note in (*notes, f"{error}; back to {found.path}"):
             self.monitor.say(f"warning: {note}")
 
@@ -312,6 +312,12 @@ class Trainer:
         self.monitor.close()
         if self.trace is not None:
             self.trace.close()
+
+
+def told_at(found: Checkpoint) -> dict[str, float]:
+    """The last row of metrics.jsonl at a checkpoint, without what was measured there alone."""
+    metrics: dict[str, float] = found.meta.get("metrics", {})
+    return {name: value for name, value in metrics.items() if not name.startswith("evaluation/")}
 
 
 def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:

@@ -126,8 +126,10 @@ def _log(run: Path, rank: int | None) -> Path:
         return path
     job = JobRecord(run).last_job()
     name = job["job"] if job else ""
-    candidates = [run / "logs" / "jobs" / f"{name}_{rank}_log.out", *(run / "logs").glob(f"**/{rank}/stdout.log")]
-    found = [path for path in candidates if path.is_file()]
+    if job and job["kind"] == "local" and rank == 0:  # it prints into the log for people
+        return _log(run, None)
+    of_job = [folder / "jobs" / f"{name}_{rank}_log.out" for folder in (run / "logs", run.parent)]  # alone; of a sweep
+    found = [path for path in (*of_job, *(run / "logs").glob(f"**/{rank}/std*.log")) if path.is_file()]
     if not found:
         raise ValueError(f"{run} has no log of process {rank}")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return max(found, key=lambda path: (path.stat().st_size > 0, path.stat().st_mtime))

@@ -35,6 +35,7 @@ def sweep(
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
     with one_line_errors():
         from launch.cli.train import check
+        from launch.jobs import state_of
         from launch.sweep import INDEX, assignments, load_sweep, run_folder
         from sivae_dist.config import load_config
         from sivae_dist.run import RunDirectory
@@ -55,6 +56,8 @@ def sweep(
             container_image=container_image,
             setup=tuple(setup) if setup else None,
         )
+        if cluster == options.LOCAL and runs_per_task > 1:
+            raise ValueError("--runs-per-task is for tasks of job arrays: leave it out with --cluster local")
         described = load_sweep(file)
         place = folder or Path("runs") / file.stem
         common = [*described.overrides, *(overrides or [])]
@@ -66,20 +69,27 @@ def sweep(
             for run, total in zip(runs, totals, strict=True):
                 typer.echo(f"{run.path}: {total:,} images")
             return
-        for run, settings in zip(runs, prepared, strict=True):
-            run.open(settings)
         index = [{"run": run.path.name, **point} for run, point in zip(runs, points, strict=True)]
+        paths, left = [], []
+        for run, settings, total in zip(runs, prepared, totals, strict=True):
+            state = state_of(run.path)
+            if state.is_alive or state.name == "finished":
+                continue
+            run.open(settings)
+            paths.append(run.path)
+            left.append(total)
+        if not paths:
+            raise ValueError(f"all runs in {place} have finished, or have a job")
         (place / INDEX).write_text(json.dumps(index, indent=1))
-        paths = [run.path for run in runs]
         if cluster == options.LOCAL:
             from launch.background import submit_all
 
-            jobs = submit_all(place, paths, totals, wanted, parallel)
+            jobs = submit_all(place, paths, left, wanted, parallel)
         else:
             from launch.sweep import submit
 
-            jobs = submit(place, paths, totals, file.stem, wanted, runs_per_task, parallel)
-        typer.echo(f"{len(runs)} runs in {place}, jobs {', '.join(jobs)} (sivae sweep-table {place})")
+            jobs = submit(place, paths, left, file.stem, wanted, runs_per_task, parallel)
+        typer.echo(f"{len(paths)} runs in {place}, jobs {', '.join(jobs)} (sivae sweep-table {place})")
 
 
 def sweep_table(

@@ -90,8 +90,22 @@ def kept_of(checkpoints: Sequence[Checkpoint], settings: CheckpointSettings) -> 
     kept = {checkpoint.path: "newest" for checkpoint in checkpoints[-settings.keep :]}
     if settings.keep_every:
         kept |= {c.path: "for good" for c in checkpoints if c.images % settings.keep_every == 0 and c.path not in kept}
-    sign = 1 if settings.best_mode == "min" else -1
-    scored = [(sign * score, c) for c in checkpoints if (score := c.score(settings.best_metric)) is not None]
-    for _, checkpoint in sorted(scored, key=lambda pair: (pair[0], -pair[1].images))[: settings.keep_best]:
+    for checkpoint in best_first(checkpoints, settings)[: settings.keep_best]:
         kept[checkpoint.path] = "best" if checkpoint.path not in kept else f"{kept[checkpoint.path]}, best"
     return kept
+
+
+def best_first(checkpoints: Sequence[Checkpoint], settings: CheckpointSettings) -> list[Checkpoint]:
+    """Those that have a value of best_metric, the best one first, of equals the newest.
+
+    Values of different resolutions, and in a transition, mean different things: what stands further comes first.
+    """
+    sign = 1 if settings.best_mode == "min" else -1
+    scored = [(sign * score, c) for c in checkpoints if (score := c.score(settings.best_metric)) is not None]
+
+    def key(entry: tuple[float, Checkpoint]) -> tuple[float, ...]:
+        score, checkpoint = entry
+        meta = checkpoint.meta
+        return -meta.get("resolution", 0), meta.get("blending", False), score, -checkpoint.images
+
+    return [checkpoint for _, checkpoint in sorted(scored, key=key)]

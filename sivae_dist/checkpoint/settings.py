@@ -18,7 +18,7 @@ class CheckpointSettings(Settings):
     """Best checkpoints that stay, by `best_metric`. More than 0 saves at every evaluation as well."""
     best_metric: str = "reconstruction/per_value"
     """A value of metrics.jsonl (the last row before a checkpoint), or of the evaluation at a checkpoint
-    (`evaluation/fid`)."""
+    (`evaluation/fid`). Of two resolutions the larger one is better, whatever the values."""
     best_mode: Literal["min", "max"] = "min"
     background: bool = True
     """Write while training goes on. A checkpoint is the same either way."""

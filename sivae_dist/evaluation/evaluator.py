@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from data_pipelines.loader import DataSettings, to_images
@@ -58,9 +59,13 @@ class Evaluator:
         self._known: tuple[int, Reference | None] | None = None  # the level's that was asked for last
 
     def prepare(self) -> str | None:
-        """Gets the extractor, if one is needed; returns what is missing, in one line, the same on all processes."""
+        """Gets the extractor, if one is needed; returns what is missing, in one line, the same on all processes.
+
+        ValueError when there are no real images to compare with.
+        """
         if not self.settings.of_samples or self._extractor is not None:
             return None
+        self._numbers()
         if problem := on_first(self._make_extractor):  # the others need not look in vain
             return problem
         problems = everyone(lambda: None if rank() == 0 else self._make_extractor())
@@ -154,7 +159,7 @@ class Evaluator:
             return
         try:
             reference.save(self.settings.folder, key, made)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             self._say(f"warning: statistics of the real images cannot be kept in {self.settings.folder}: {error}")
 
     def _numbers(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def load(folder: Path, key: dict[str, Any], *, features: bool) -> Reference | No
 
 
 def save(folder: Path, key: dict[str, Any], reference: Reference) -> None:
-    """Keeps it for others; complete or not at all. OSError when that is not possible."""
+    """Keeps it for others; complete or not at all. OSError or SafetensorError when that is not possible."""
     folder.mkdir(parents=True, exist_ok=True)
     statistics = reference.statistics
     tensors = {
@@ -57,7 +58,7 @@ def save(folder: Path, key: dict[str, Any], reference: Reference) -> None:
     if reference.features is not None:
         tensors["features"] = reference.features.contiguous()
     path = _path(folder, key)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, partial, {"key": json.dumps(_full(key))})
         partial.rename(path)

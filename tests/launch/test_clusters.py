@@ -60,6 +60,14 @@ def test_mistakes(files: Path, name: str, changes: dict[str, object], message: s
         load_cluster(name, changes)
 
 
+def test_what_yaml_would_take_for_a_number(files: Path) -> None:
+    (files / "odd.yaml").write_text(
+        "time: 12:00:00\nnodes: 2\npartition:\nsetup: [module load cuda]\nsbatch: {exclusive: true}\n"
+    )
+    found = load_cluster("odd", {})
+    assert (found.time, found.nodes, found.partition, found.sbatch) == (720, 2, None, {"exclusive": True})
+
+
 def script(tmp_path: Path, **settings: object) -> list[str]:
     cluster = ClusterSettings.model_validate(settings)
     return make_executor(tmp_path / "jobs", tmp_path, "my run", cluster, tmp_path / "code").script().splitlines()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from launch import requeue
 from launch.record import NO_PROGRESS, JobRecord
-from launch.requeue import judge, runs_of
+from launch.requeue import FINISHED, judge, runs_of
 from sivae_dist.ends import STOPPED, Logs
 
 JOB = "17"
@@ -85,7 +86,7 @@ def test_a_cancelled_job_is_not_started_again(run: Path) -> None:
     assert judge(run, JOB, 0) == (False, "was cancelled")
     assert not record.is_cancelled("18")
     record.submitted(job="18")
-    assert not record.is_cancelled(JOB)
+    assert record.is_cancelled(JOB)  # which may be saving still
 
 
 def test_lines_that_were_cut_are_not_there(run: Path) -> None:
@@ -101,6 +102,54 @@ def test_what_is_no_checkpoint_is_no_progress(run: Path) -> None:
     (run / "checkpoints" / ".tmp-images-000000000800").mkdir()
     (run / "checkpoints" / "damaged").mkdir()
     assert JobRecord(run).saved() == 400
+
+
+def test_a_run_of_a_job_with_several(run: Path) -> None:
+    """It is finished, given up or waits for its turn, and none of these is a failure."""
+    assert judge(run, JOB, 0) == (True, "has not had its turn")
+    started(run, 0, 0)
+    assert judge(run, JOB, 1) == (False, FINISHED)  # which the start after it left out
+    started(run, 2)  # after all
+    assert not JobRecord(run).is_finished() and judge(run, JOB, 2).again
+    JobRecord(run).give_up(JOB, 2, "failed: it is damaged")
+    assert judge(run, JOB, 3) == (False, "failed: it is damaged")
+    assert JobRecord(run).given_up("18") is None
+
+
+def test_a_job_that_comes_to_nothing_is_given_up(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose container is missing: its processes never come to leave word."""
+    asked: list[str] = []
+
+    def scontrol(*arguments: str) -> str:
+        asked.append(arguments[0])
+        return "JobId=17 JobState=RUNNING Reason=None"
+
+    monkeypatch.setattr(requeue, "_scontrol", scontrol)
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    for restart in range(NO_PROGRESS):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        assert requeue.main(run) == (0 if restart < NO_PROGRESS - 1 else 1)
+    assert asked.count("requeue") == NO_PROGRESS - 1
+    text = (run / "logs" / "log.txt").read_text()
+    assert text.count("; requeued") == NO_PROGRESS - 1 and f"given up after {NO_PROGRESS} starts" in text
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "NODE_FAIL"])
+def test_what_slurm_ends_itself_is_left_to_it(run: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(requeue, "_scontrol", lambda *words: asked.append(words[0]) or f"JobState={state} X=1")
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    started(run, 0, STOPPED)
+    requeue.main(run)
+    assert "requeue" not in asked
+    assert f"not requeued here, as SLURM has it as {state}" in (run / "logs" / "log.txt").read_text()
+
+
+def test_an_earlier_failure_says_nothing_of_a_new_job(run: Path) -> None:
+    Logs(run / "logs").note_failure(0, "ValueError: the set is damaged", final=True)
+    JobRecord(run).submitted(job=JOB)
+    started(run)
+    assert judge(run, JOB, 0).again
 
 
 def test_plans(run: Path) -> None:

@@ -12,7 +12,7 @@ from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.evaluation import progress
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.monitoring.scalars import read_rows
-from sivae_dist.pretrained import load_run
+from sivae_dist.pretrained import choose, load_run
 from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import Stop
 from tests.events import scalars
@@ -151,7 +151,16 @@ def test_the_best_checkpoint_stays(data: Path, tmp_path: Path, monkeypatch: pyte
     best = ("checkpoint.keep_best=1", "checkpoint.best_metric=evaluation/fid", "evaluation.every=8")
     path = trained(tmp_path / "run", data, *best)
     kept = CheckpointFolder(RunDirectory(path).checkpoints).readable()
-    assert [(c.images, c.score("evaluation/fid")) for c in kept] == [(16, 1.0), (40, 4.0), (48, 6.0)]
+    # 2 at 24 images is of a transition, and 1 at 16 images of 4 px, and no match for what has 8 px.
+    assert [(c.images, c.score("evaluation/fid")) for c in kept] == [(40, 4.0), (48, 6.0)]
+    assert choose(RunDirectory(path), tiny_settings(data, *EVALUATION, *best), "best").images == 40
+
+
+def test_a_value_belongs_to_the_checkpoint_that_it_was_taken_at(data: Path, tmp_path: Path) -> None:
+    path = trained(tmp_path / "run", data, "checkpoint.every=8", "monitoring.scalars_every=48", steps=2)
+    train(begin(path), steps=1)
+    first, second = (c for c in CheckpointFolder(RunDirectory(path).checkpoints).readable() if c.images in (16, 24))
+    assert first.score(f"evaluation/{FID}") is not None and second.score(f"evaluation/{FID}") is None
 
 
 def test_what_is_never_measured_cannot_be_best(data: Path) -> None:
