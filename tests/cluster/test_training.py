@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launch.record import JobRecord
 from sivae_dist.checkpoint import CheckpointFolder
@@ -252,6 +253,31 @@ def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> N
     assert (ended.state, ended.restarts) == ("FAILED", 0)
     assert re.search(r"failed: process \d on .*shard-00003\.tar .*failure\.txt\); mend that", log(run))
     assert "Traceback" in (run / "logs" / "failure.txt").read_text()
+
+
+def test_several_runs_of_one_task(site: Site, undisturbed: Path, tmp_path: Path) -> None:
+    """Requeued in its second run, it leaves out the first and ends; a run that cannot go on keeps nobody from it."""
+    bad = random_set(tmp_path / "bad", samples=64, array_max_resolution=4)
+    broken = bad / "0008" / "shard-00003.tar"
+    broken.write_bytes(bytes(broken.stat().st_size))
+    points = [{"data.path": str(path)} for path in (bad, site.data, site.data)]
+    points[0]["schedule.images"] = {4: 16, 8: 400}
+    points[1]["schedule.images"] = {4: 200, 8: 200}
+    described = {"config": "tiny", "overrides": list(SETTINGS), "runs": points}
+    (tmp_path / "three.yaml").write_text(yaml.safe_dump(described))
+    folder = tmp_path / "three"
+    one = ("--nodes", 1, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
+    site.sivae("sweep", tmp_path / "three.yaml", "--folder", folder, "--runs-per-task", 3, *one)
+    runs = sorted(path for path in folder.iterdir() if (path / "config.yaml").exists())
+    (job,) = {str((JobRecord(run).last_job() or {})["job"]) for run in runs}
+    site.wait_for(runs[2], job, EVERY + 40)
+    site.cluster.signal(job, "USR2")
+    ended = site.cluster.wait(job, limit=180)
+    assert (ended.state, ended.restarts) == ("FAILED", 1), [log(run) for run in runs]
+    assert "mend that and submit again" in log(runs[0])
+    assert [len(JobRecord(run).starts_of(job)) for run in runs] == [1, 1, 2]
+    assert [images_seen(run) for run in runs[1:]] == [400, TOTAL]
+    assert "finished" in site.sivae("status", runs[2])
 
 
 def test_a_sweep(site: Site, tmp_path: Path) -> None:
