@@ -22,6 +22,8 @@ from tests.cluster.cluster import Cluster
 from tests.command import ROOT, images_seen
 from tests.helpers import assert_same, random_set
 
+pytestmark = pytest.mark.timeout(600)  # on a shared machine
+
 TOTAL, EVERY = 1_600, 400
 SETTINGS = (
     "model.resolution=8",
