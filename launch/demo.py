@@ -20,6 +20,13 @@ RUN = RunDirectory(Path("runs/demo"))
 FACES, TEST = 6000, 368
 KILL_AT = 20_000
 """Images seen at which the training processes are killed: in the middle of the 16 px phase."""
+PICTURES: dict[str, tuple[object, ...]] = {
+    "samples": ("sample", RUN.path),
+    "reconstructions": ("reconstruct", RUN.path, "--count", 24),
+    "interpolation": ("interpolate", RUN.path, 7, 40, 33, 6),
+    "growth": ("growth", RUN.path),
+    "curves": ("curves", RUN.path),
+}
 PATIENCE = 600
 """Seconds to wait for that position before giving up."""
 
@@ -72,11 +79,9 @@ def main() -> None:
     if images_seen() < KILL_AT:
         train_until_killed(*command)
     run(*command)
-    samples, pairs = RUN.figures / "samples.png", RUN.figures / "reconstructions.png"
-    held_out = sorted(IMAGES.iterdir())[-TEST:][:24]
-    run("sample", RUN.path, "--count", 64, "--out", samples)
-    run("reconstruct", RUN.path, *held_out, "--out", pairs)
-    print(f"\nsamples:          {samples}\nreconstructions:  {pairs} (held-out faces, theirs to the right)")
+    for name, arguments in PICTURES.items():
+        run(*arguments, "--out", RUN.figures / f"{name}.png")
+    print(f"\npictures:         {RUN.figures}")
     print(f"curves and grids: {sys.executable} -m tensorboard.main --logdir {RUN.path}")
 
 
