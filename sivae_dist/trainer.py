@@ -24,7 +24,7 @@ from sivae_dist.monitoring.trace import Trace
 from sivae_dist.objectives import Draws
 from sivae_dist.players import Players
 from sivae_dist.pretrained import Pretrained
-from sivae_dist.processes import mean_over_processes, rank, world_size
+from sivae_dist.processes import mean_over_processes, on_first, rank, world_size
 from sivae_dist.quarantine import Quarantine
 from sivae_dist.randomness import draw
 from sivae_dist.run import RunDirectory
@@ -78,13 +78,13 @@ class Trainer:
         """
         if self.images < self.schedule.total:
             self.saver.rehearse(self.players.tensors(), self.players.full_size())
-        stopped = self._owed is not None and self._evaluate(self._owed) is None
-        self._owed = None
+        stopped = not self._make_up()
         while self.images < self.schedule.total and not stopped:
             try:
                 stopped = self._take_steps()
             except NonFiniteError as error:
                 self._roll_back(error)
+                stopped = not self._make_up()
         watchdog.expect(slow=True)
         self.saver.wait()
         self._tell_saves()
@@ -224,6 +224,11 @@ class Trainer:
         if problem := evaluator.prepare():
             self.monitor.say(f"warning: {problem}; without it training goes on and the rest is measured")
         return evaluator
+
+    def _make_up(self) -> bool:
+        """Measures what was put off here, unless an attempt that was killed has done so; False when asked to stop."""
+        owed, self._owed = self._owed, None
+        return owed is None or on_first(self.monitor.is_evaluated) or self._evaluate(owed) is not None
 
     def _evaluate(self, stage: Stage) -> dict[str, float] | None:
         """Measures the networks as they stand; the values by tag, or None when any process was asked to stop."""

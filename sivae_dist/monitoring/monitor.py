@@ -13,7 +13,7 @@ from sivae_dist.checkpoint import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
-from sivae_dist.monitoring.scalars import Rows
+from sivae_dist.monitoring.scalars import Rows, read_rows
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Step
 
@@ -134,6 +134,10 @@ class Monitor:
         if self.speaks:
             for name, picture in grids.items():
                 self._events.image(step.end, name, picture)
+
+    def is_evaluated(self) -> bool:
+        """Whether there are values of where the run began, or went on."""
+        return any(row["images"] == self._began[1] for row in read_rows(self.run.evaluation))
 
     def evaluated(self, images: int, rows: list[Row], seconds: float) -> None:
         """Values of an evaluation after `images` images."""

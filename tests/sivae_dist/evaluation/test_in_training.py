@@ -138,6 +138,8 @@ def test_asked_to_stop_it_is_put_off(whole: Path, data: Path, tmp_path: Path, mo
     assert len(CheckpointFolder(RunDirectory(path).checkpoints).paths()) == 1
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train(begin(path), steps=1)  # made up for, and then killed before another checkpoint
+    assert [row["images"] for row in rows_of(path)] == [16, 16, 32, 32]
     assert train(begin(path)).images == 48
     assert RunDirectory(path).evaluation.read_bytes() == RunDirectory(whole).evaluation.read_bytes()
 
