@@ -177,5 +177,5 @@ def test_says_why_it_cannot_start_here(monkeypatch: pytest.MonkeyPatch) -> None:
             Cluster().start()
     with monkeypatch.context() as patch:
         patch.setattr(packages, "PATH", "/nowhere")
-        with pytest.raises(Unavailable, match=r"munge, slurm-wlm.*no apt-get"):
+        with pytest.raises(Unavailable, match=r"munge, rsync, slurm-wlm.*no apt-get"):
             Cluster().start()
