@@ -89,7 +89,7 @@ class Trainer:
         self.saver.wait()
         self._tell_saves()
         self.saver.check()
-        return self.images >= self.schedule.total and not stopped
+        return self.images >= self.schedule.total and self._owed is None
 
     def _take_steps(self) -> bool:
         """Steps to the end, or until any process is asked to stop, which is True."""
@@ -121,7 +121,8 @@ class Trainer:
             values: dict[str, float] | None = {}
             if measured:
                 values = None if stopped else self._evaluate(self._stage(step))
-                stopped = values is None
+                if values is None:
+                    stopped, self._owed = True, self._stage(step)
             if saved or stopped:
                 self._save(step, values)
                 watchdog.expect()
@@ -227,8 +228,11 @@ class Trainer:
 
     def _make_up(self) -> bool:
         """Measures what was put off here, unless an attempt that was killed has done so; False when asked to stop."""
-        owed, self._owed = self._owed, None
-        return owed is None or on_first(self.monitor.is_evaluated) or self._evaluate(owed) is not None
+        owed = self._owed
+        if owed is not None and not on_first(self.monitor.is_evaluated) and self._evaluate(owed) is None:
+            return False
+        self._owed = None
+        return True
 
     def _evaluate(self, stage: Stage) -> dict[str, float] | None:
         """Measures the networks as they stand; the values by tag, or None when any process was asked to stop."""

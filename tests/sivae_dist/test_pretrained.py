@@ -233,11 +233,12 @@ def test_a_checkpoint_by_its_images(finished: Path) -> None:
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_the_best_by_the_settings_of_the_run(finished: Path, mode: str) -> None:
     run = RunDirectory(finished)
-    by_value = {
-        checkpoint.score("kl/real"): checkpoint.images
-        for checkpoint in CheckpointFolder(run.checkpoints).readable()
-    }  # fmt: skip
-    assert len(by_value) == 6
+    there = CheckpointFolder(run.checkpoints).readable()
+    assert len(there) == 6
+    # Those of 8 px with no blending: values at another stage mean something else.
+    at_the_end = [c for c in there if c.meta["resolution"] == 8 and not c.meta["blending"]]
+    by_value = {checkpoint.score("kl/real"): checkpoint.images for checkpoint in at_the_end}
+    assert len(by_value) >= 2
     settings = run.settings().model_copy(
         update={
             "checkpoint": run.settings().checkpoint.model_copy(update={"best_metric": "kl/real", "best_mode": mode})
@@ -250,7 +251,7 @@ def test_the_best_by_the_settings_of_the_run(finished: Path, mode: str) -> None:
 def test_of_equals_the_newest_is_the_best(finished: Path) -> None:
     run = RunDirectory(finished)
     rule = run.settings().checkpoint.model_copy(update={"best_metric": "schedule/resolution", "best_mode": "min"})
-    assert choose(run, run.settings().model_copy(update={"checkpoint": rule}), "best").images == 16
+    assert choose(run, run.settings().model_copy(update={"checkpoint": rule}), "best").images == 48
     rule = rule.model_copy(update={"best_metric": "kl/reel"})
     with pytest.raises(ValueError, match=r"no checkpoint of .* has a value of kl/reel; there is: elbo/real.*kl/real"):
         choose(run, run.settings().model_copy(update={"checkpoint": rule}), "best")
