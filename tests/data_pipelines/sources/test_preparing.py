@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -171,13 +172,20 @@ def test_member_is_for_tars(tmp_path: Path, kind: str) -> None:
         prepare(KINDS[kind](tmp_path / "source"), tmp_path / "out", small(member="png"))
 
 
-def test_not_permitted(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("nothing is forbidden to root")
-    path = write_zip(tmp_path / "a.zip", FILES)
-    path.chmod(0)
-    with pytest.raises(SourceError, match=r"a\.zip cannot be read \(Permission denied\)"):
-        open_source(str(path))
+def test_not_permitted() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # which others may enter, unlike pytest's
+        Path(folder).chmod(0o755)
+        path = write_zip(Path(folder) / "a.zip", FILES)
+        path.chmod(0)
+        was_root = os.geteuid() == 0
+        if was_root:  # to whom nothing is forbidden
+            os.seteuid(65534)
+        try:
+            with pytest.raises(SourceError, match=r"a\.zip cannot be read \(Permission denied\)"):
+                open_source(str(path))
+        finally:
+            if was_root:
+                os.seteuid(0)
 
 
 # Scale: what a listing keeps of an image, in bytes.
