@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch.clusters import ClusterSettings
+from launch.code import describe, importing, snapshot
 from launch.record import JobRecord
 from launch.requeue import judge, tell
 from sivae_dist.ends import STOPPED, Logs
@@ -22,19 +23,20 @@ from sivae_dist.ends import STOPPED, Logs
 def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
     """Starts a prepared run directory, which will see so many images, in the background; returns the job's name."""
     run, job = run.resolve(), _new_name()
-    process = _detached(run, "run", str(run), str(cluster.processes), job)
-    _record(run, job, process, images, cluster)
+    code = _snapshot(run)
+    process = _detached(run, code, "run", str(run), str(cluster.processes), job)
+    _record(run, job, process, images, cluster, code)
     return job
 
 
 def submit_all(folder: Path, runs: list[Path], totals: list[int], cluster: ClusterSettings, parallel: int) -> list[str]:
     """The same for many, of which at most `parallel` are trained at once, in one job."""
-    job = _new_name()
-    process = _detached(
-        folder, "sweep", str(cluster.processes), job, str(parallel), *(str(run.resolve()) for run in runs)
-    )
+    folder, job = folder.resolve(), _new_name()
+    code = _snapshot(folder)
+    paths = [str(run.resolve()) for run in runs]
+    process = _detached(folder, code, "sweep", str(cluster.processes), job, str(parallel), *paths)
     for run, images in zip(runs, totals, strict=True):
-        _record(run.resolve(), job, process, images, cluster)
+        _record(run.resolve(), job, process, images, cluster, code)
     return [job]
 
 
@@ -42,18 +44,32 @@ def _new_name() -> str:
     return f"local-{os.getpid()}-{time.time_ns() // 10**6}"
 
 
-def _detached(place: Path, *arguments: str) -> int:
+def _snapshot(place: Path) -> Path | None:
+    """Where none can be taken, on a machine without rsync say, a job imports the checkout as it is by then."""
+    try:
+        return snapshot(place)
+    except ValueError as error:
+        tell(place, f"warning: {error}; until then do not edit the checkout while this job is not done")
+        return None
+
+
+def _detached(place: Path, code: Path | None, *arguments: str) -> int:
     log = Logs(place / "logs").combined
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "launch.background", *arguments]
     with open(log, "a") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=os.environ | importing(code),
         )
     return process.pid
 
 
-def _record(run: Path, job: str, process: int, images: int, cluster: ClusterSettings) -> None:
+def _record(run: Path, job: str, process: int, images: int, cluster: ClusterSettings, code: Path | None) -> None:
     JobRecord(run).submitted(
         job=job,
         kind="local",
@@ -62,6 +78,7 @@ def _record(run: Path, job: str, process: int, images: int, cluster: ClusterSett
         process=process,
         nodes=1,
         processes=cluster.processes,
+        code=describe(code),
     )
 
 

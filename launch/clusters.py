@@ -79,6 +79,11 @@ class ClusterSettings(Settings):
         """Seconds between the request to stop and the time limit."""
         return self.signal_delay or min(_LONGEST_DELAY, 15 * self.time)
 
+    @property
+    def margin(self) -> int:
+        """Seconds before the time limit at which a job that has not saved by then is requeued all the same."""
+        return max(1, min(20, self.delay // 4))
+
 
 def load_cluster(name: str, changes: dict[str, Any]) -> ClusterSettings:
     """The settings of a cluster with `changes` on top. `name`: a file, its name without folder and ending, or `auto`,

@@ -25,16 +25,31 @@ class State:
 
 def state_of(run: Path) -> State:
     """Of the job that was submitted last. Changes nothing."""
+    return states_of([run])[0]
+
+
+def states_of(runs: list[Path]) -> list[State]:
+    """The same for many, of which SLURM is asked once."""
+    jobs = [JobRecord(run).last_job() for run in runs]
+    queued = [job["job"] for run, job in zip(runs, jobs, strict=True) if job and _may_wait(run, job)]
+    alive = _slurm(queued) if queued else {}
+    return [_state(run, job, alive) for run, job in zip(runs, jobs, strict=True)]
+
+
+def _may_wait(run: Path, job: Row) -> bool:
+    """Whether only SLURM knows what a job does."""
+    return job["kind"] == "slurm" and not JobRecord(run).is_finished()
+
+
+def _state(run: Path, job: Row | None, alive: dict[str, State]) -> State:
     record = JobRecord(run)
-    job = record.last_job()
     if job is None:
         owner = run / ".owner"
         return State("running", f"by {owner.read_text()}") if owner.exists() else State("not submitted")
     if record.is_finished():
         return State("finished")
-    alive = _local(job) if job["kind"] == "local" else _slurm(job["job"])
-    if alive is not None:
-        return alive
+    if (found := _local(job) if job["kind"] == "local" else alive.get(job["job"])) is not None:
+        return found
     if record.is_cancelled(job["job"]):
         return State("cancelled", "submit it again to continue")
     return State("ended", f"the last lines of {run / 'logs' / 'log.txt'} say why")
@@ -50,26 +65,25 @@ def _local(job: Row) -> State | None:
         return None
 
 
-def _slurm(job: str) -> State | None:
+def _slurm(jobs: list[str]) -> dict[str, State]:
+    """Of those that SLURM has, or of all when it does not answer."""
     states = "--states=PENDING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,SIGNALING"
+    # Of arrays, whose elements wait in one line unless --array is given.
+    numbers = sorted({job.split("_")[0] for job in jobs})
+    command = ["squeue", "--noheader", "--array", states, f"--jobs={','.join(numbers)}", "--format=%i|%T|%r|%N|%L"]
     try:
-        done = subprocess.run(
-            ["squeue", "--noheader", states, f"--jobs={job}", "--format=%T|%r|%N|%L"],
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return State("unknown", f"squeue does not answer: {error}")
-    lines = done.stdout.splitlines()
+        return dict.fromkeys(jobs, State("unknown", f"squeue does not answer: {error}"))
     if done.returncode and "Invalid job id" not in done.stderr:
-        return State("unknown", f"squeue does not answer: {done.stderr.strip()}")
-    if not lines:
-        return None
-    name, reason, nodes, left = lines[0].split("|")
-    if name == "PENDING":
-        return State("pending", reason)
-    return State("running", f"on {nodes}, {left} left" + ("" if name == "RUNNING" else f", {name.lower()}"))
+        return dict.fromkeys(jobs, State("unknown", f"squeue does not answer: {done.stderr.strip()}"))
+    found = {}
+    for line in done.stdout.splitlines():
+        job, name, reason, nodes, left = line.split("|")
+        waits = State("pending", reason)
+        runs = State("running", f"on {nodes}, {left} left" + ("" if name == "RUNNING" else f", {name.lower()}"))
+        found[job] = waits if name == "PENDING" else runs
+    return found
 
 
 def cancel(run: Path) -> str:
@@ -82,16 +96,16 @@ def cancel(run: Path) -> str:
     if job["kind"] == "local" and job["host"] != socket.gethostname():
         raise ValueError(f"{run} is trained on {job['host']}: cancel it there")
     record.cancel(job["job"])
-    if job["kind"] == "local":
-        starts = record.starts_of(job["job"])
-        if not starts:  # it waits for its turn, or has just been begun, and looks before it starts
-            return f"job {job['job']} will not start it"
-        os.kill(starts[-1]["process"], signal.SIGUSR1)
-        return f"job {job['job']} saves and ends"
-    if state.name == "pending":
+    alone = job.get("runs", 1) == 1
+    if alone and state.name == "pending":
         _run("scancel", job["job"])
         return f"job {job['job']} is out of the queue"
-    _run("scancel", "--signal=USR1", job["job"])
+    if not record.is_running(job["job"]) and not (alone and job["kind"] == "slurm"):
+        return f"job {job['job']} will not start it"  # which looks before it does
+    if job["kind"] == "local":
+        os.kill(record.starts_of(job["job"])[-1]["process"], signal.SIGUSR1)
+    else:
+        _run("scancel", "--signal=USR1", job["job"])
     return f"job {job['job']} saves and ends"
 
 

@@ -16,7 +16,6 @@ class SlurmPlace:
     rank: int
     local_rank: int
     world_size: int
-    tasks_per_node: int
     node: str
     """A name of this node under which others find it."""
 
@@ -32,7 +31,6 @@ class SlurmPlace:
             rank=int(env.get("SLURM_PROCID", "0")),
             local_rank=int(env.get("SLURM_LOCALID", "0")),
             world_size=int(env.get("SLURM_NTASKS", "1")),
-            tasks_per_node=int(env.get("SLURM_NTASKS_PER_NODE", "1")),
             node=_resolvable(env.get("SLURMD_NODENAME", "")),
         )
 

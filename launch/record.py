@@ -58,6 +58,12 @@ class JobRecord:
         rows = _rows(self.starts)
         return bool(rows) and rows[-1].get("code") == 0
 
+    def is_due(self, job: str) -> bool:
+        """Whether a start of this job is to train the run: it may be there for another's sake alone."""
+        rows = _rows(self.starts)
+        done = bool(rows) and rows[-1].get("code") == 0 and rows[-1]["job"] == job
+        return not (done or self.is_cancelled(job) or self.given_up(job))
+
     def give_up(self, job: str, restart: int, why: str) -> None:
         _append(self.starts, {"job": job, "restart": restart, "given_up": why, "time": time.time()})
 
@@ -68,6 +74,11 @@ class JobRecord:
 
     def is_started(self, job: str, restart: int) -> bool:
         return any(row["restart"] == restart for row in self.starts_of(job))
+
+    def is_running(self, job: str) -> bool:
+        """Whether a start of this job has not left word of its end; it may have been killed."""
+        rows = [row for row in _rows(self.starts) if row["job"] == job]
+        return bool(rows) and "images" in rows[-1]
 
     def starts_of(self, job: str) -> list[Row]:
         return [row for row in _rows(self.starts) if row["job"] == job and "images" in row]

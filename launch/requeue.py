@@ -2,12 +2,17 @@
 
 `python -m launch.requeue RUN` is the last line of a batch script. There is one of it a job, whoever of its processes is
 left, so that a job is requeued once. What SLURM requeues by itself, after the loss of a node, it leaves alone.
+
+At its time limit SLURM ends the batch script together with the processes, and nobody would be left to requeue a job
+whose processes have not saved by then. So `python -m launch.requeue RUN SECONDS` waits beside them, and does it when
+only so many seconds are left.
 """
 
 import json
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +25,9 @@ FINISHED = "has finished"
 _WAITS = (1.0, 5.0, 15.0, 30.0)
 """Seconds before each further try."""
 
+_LOOK = 300.0
+"""Seconds between two looks at a time limit, which an administrator may change."""
+
 
 class Verdict(NamedTuple):
     """Whether a run is started again, and why, as the rest of a sentence about the job."""
@@ -28,8 +36,8 @@ class Verdict(NamedTuple):
     why: str
 
 
-def judge(run: Path, job: str, restart: int) -> Verdict:
-    """What follows from how the last start of a run ended."""
+def judge(run: Path, job: str, restart: int, late: bool = False) -> Verdict:
+    """What follows from how the last start of a run ended, or from its being `late`, still there at the time limit."""
     record, logs = JobRecord(run), Logs(run / "logs")
     if record.is_finished():
         return Verdict(False, FINISHED)
@@ -46,6 +54,13 @@ def judge(run: Path, job: str, restart: int) -> Verdict:
                 False, f"was stopped {NO_PROGRESS} times without a new checkpoint: it needs longer time limits"
             )
         return Verdict(True, "was asked to stop and has saved")
+    if late:
+        why = "has not saved in time for its time limit"
+        if record.is_stuck(job):
+            return Verdict(
+                False, f"{why}; given up after {NO_PROGRESS} starts without a new checkpoint: set a longer signal_delay"
+            )
+        return Verdict(True, why)
     why = f"failed: {logs.reason() or 'a process or its node was lost'}"
     if logs.is_final():
         return Verdict(False, f"{why} (see {logs.failure}); mend that and submit again")
@@ -67,14 +82,15 @@ def tell(run: Path, line: str) -> None:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
-def main(plan: Path) -> int:
-    """Requeues this job if any of its runs is to go on; returns the batch script's exit code."""
+def main(plan: Path, late: bool = False) -> int:
+    """Requeues this job if any of its runs is to go on; returns the batch script's exit code. `late`: the processes are
+    still there."""
     place = SlurmPlace.from_environment()
     runs = runs_of(plan, place.index)
     _count_failed_start(runs, place)
-    verdicts = {run: judge(run, place.job, place.restart) for run in runs}
+    verdicts = {run: judge(run, place.job, place.restart, late) for run in runs}
     again = any(verdict.again for verdict in verdicts.values())
-    state = _state(place.job) if again else ""
+    state = _facts(place.job)["JobState"] if again else ""
     for run, verdict in verdicts.items():
         after = ""
         if verdict.again:
@@ -87,6 +103,16 @@ def main(plan: Path) -> int:
     return 0 if all(verdict.again or verdict.why == FINISHED for verdict in verdicts.values()) else 1
 
 
+def wait_for_limit(job: str, seconds: float) -> None:
+    """Returns when only so many are left to a job; never for one without a limit."""
+    while True:
+        end = _facts(job)["EndTime"]  # by this node's clock and time zone, or Unknown
+        left = _LOOK if end == "Unknown" else (datetime.fromisoformat(end) - datetime.now()).total_seconds() - seconds
+        if left <= 0:
+            return
+        time.sleep(min(left, _LOOK))
+
+
 def _count_failed_start(runs: list[Path], place: SlurmPlace) -> None:
     """A start that came to nothing before any run's turn (a broken container, a missing module) is one all the same,
     of the first run that is left: or a job would be requeued for ever."""
@@ -96,10 +122,10 @@ def _count_failed_start(runs: list[Path], place: SlurmPlace) -> None:
         left[0].started(place.job, place.restart, node=place.node, processes=0)
 
 
-def _state(job: str) -> str:
-    """What SLURM takes this job for: RUNNING, unless it is being ended from outside."""
-    shown = _scontrol("--oneliner", "show", "job", job)
-    return next(word.removeprefix("JobState=") for word in shown.split() if word.startswith("JobState="))
+def _facts(job: str) -> dict[str, str]:
+    """What SLURM knows of a job. JobState is RUNNING, unless it is being ended from outside."""
+    words = _scontrol("--oneliner", "show", "job", job).split()
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def _scontrol(*arguments: str) -> str:
@@ -116,4 +142,7 @@ def _scontrol(*arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    plan, *rest = sys.argv[1:]
+    if rest:
+        wait_for_limit(SlurmPlace.from_environment().job, float(rest[0]))
+    sys.exit(main(Path(plan), late=bool(rest)))

@@ -2,24 +2,21 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import submitit
-from submitit.helpers import RsyncSnapshot, clean_env
+from submitit.helpers import clean_env
 
 from launch.clusters import ClusterSettings, slurm_config
+from launch.code import describe, importing, snapshot
 from launch.record import JobRecord
 from launch.task import Task
 
 T = TypeVar("T")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Executor(submitit.SlurmExecutor):
@@ -35,10 +32,16 @@ class Executor(submitit.SlurmExecutor):
 
 
 def make_executor(
-    folder: Path, plan: Path, name: str, cluster: ClusterSettings, code: Path | None, parallel: int | None = None
+    folder: Path,
+    plan: Path,
+    name: str,
+    cluster: ClusterSettings,
+    code: Path | None,
+    parallel: int | None = None,
+    sbatch: Mapping[str, str] | None = None,
 ) -> Executor:
     """`plan`: a run or a sweep's plan (requeue.runs_of); `code`: a snapshot to import from; `parallel`: tasks of an
-    array at once."""
+    array at once; `sbatch`: further options."""
     srun = ["--kill-on-bad-exit=1", *cluster.srun]
     python = None
     if cluster.container_image is not None:
@@ -47,7 +50,8 @@ def make_executor(
             python = "python3"
         else:
             python = f"apptainer exec --nv {shlex.quote(cluster.container_image)} python3"
-    path = [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"] if code is not None else []
+    path = [f"export {name}={shlex.quote(value)}" for name, value in importing(code).items()]
+    requeue = f"{shlex.quote(sys.executable)} -m launch.requeue {shlex.quote(str(plan))}"
     # submitit's own handling of signals is replaced as soon as ours are listened to (launch/task.py), so that its count
     # of time-outs is never used up.
     executor = Executor(folder, max_num_timeout=10**6, python=python)
@@ -68,10 +72,17 @@ def make_executor(
         wckey=None,
         stderr_to_stdout=True,
         # With a handler the shell outlives what SLURM sends to all of a job, and sees to what follows.
-        setup=["trap : TERM USR1 USR2", "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", *path, *cluster.setup],
-        teardown=[f"{shlex.quote(sys.executable)} -m launch.requeue {shlex.quote(str(plan))}"],
+        setup=[
+            "trap : TERM USR1 USR2",
+            "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+            *path,
+            *cluster.setup,
+            f"{requeue} {cluster.margin} &",
+            "watcher=$!",
+        ],
+        teardown=["{ kill $watcher && wait $watcher; } 2>/dev/null", requeue],
         srun_args=srun,
-        additional_parameters={"requeue": True, **cluster.sbatch},
+        additional_parameters={"requeue": True, **cluster.sbatch, **(sbatch or {})},
         **({} if parallel is None else {"array_parallelism": parallel}),
     )
     return executor
@@ -96,30 +107,8 @@ def facts(cluster: ClusterSettings, code: Path | None) -> dict[str, Any]:
         "cluster": slurm_config().get("ClusterName"),
         "nodes": cluster.nodes,
         "processes": cluster.processes,
-        "code": str(code) if code is not None else f"sivae {version('sivae')}",
+        "code": describe(code),
     }
-
-
-def snapshot(run: Path) -> Path | None:
-    """A copy of the checkout that this comes from, as it is now; None when it is installed and not a checkout.
-
-    Raises ValueError when it cannot be made.
-    """
-    if not (ROOT / ".git").exists():
-        return None
-    if shutil.which("rsync") is None or shutil.which("git") is None:
-        raise ValueError(
-            "git and rsync are needed to take a snapshot of the code: install them (or sivae, as a package)"
-        )
-    folder = run / "code"
-    copy = folder / f"{1 + sum(1 for _ in folder.glob('*')):03d}"
-    try:
-        with RsyncSnapshot(copy, root_dir=ROOT):
-            return copy
-    except subprocess.CalledProcessError:
-        raise ValueError(
-            f"no snapshot of the code can be taken: `git status` in {ROOT} tells which files are missing"
-        ) from None
 
 
 def hand_in(submission: Callable[[], T]) -> T:

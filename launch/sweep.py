@@ -21,8 +21,9 @@ import submitit
 from pydantic import ValidationError
 
 from launch.clusters import ClusterSettings, slurm_config
+from launch.code import snapshot
 from launch.record import JobRecord
-from launch.slurm import Executor, facts, hand_in, make_executor, snapshot
+from launch.slurm import Executor, facts, hand_in, make_executor
 from launch.task import Task
 from sivae_dist.config import read_yaml
 from sivae_dist.settings import Settings
@@ -79,23 +80,27 @@ def submit(
     folder: Path, runs: list[Path], totals: list[int], name: str, cluster: ClusterSettings, per_task: int, parallel: int
 ) -> list[str]:
     """Hands in prepared run directories as arrays, `per_task` runs a task one after the other and at most `parallel`
-    tasks at once in each array; returns the arrays' ids. ValueError when SLURM refuses one."""
+    tasks at once; returns the arrays' ids. ValueError when SLURM refuses one.
+
+    An array waits for the end of the one before it, since SLURM limits each by itself.
+    """
     folder = folder.resolve()
     code = snapshot(folder)
+    known = facts(cluster, code)
     tasks = chunks([run.resolve() for run in runs], per_task)
     total = dict(zip([run.resolve() for run in runs], totals, strict=True))
-    jobs = []
+    jobs: list[str] = []
     for number, part in enumerate(chunks_of_tasks(tasks, cluster)):
         plan = folder / "plans" / f"{time.time_ns()}-{number}.json"
         plan.parent.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps([[str(run) for run in task] for task in part]))
-        executor = make_executor(folder / "jobs", plan, name, cluster, code, parallel)
+        after = {"dependency": f"afterany:{jobs[-1]}"} if jobs else {}
+        executor = make_executor(folder / "jobs", plan, name, cluster, code, parallel, after)
         handed = hand_in(partial(_map, executor, plan, len(part)))
         for job, task in zip(handed, part, strict=True):
-            # submitit makes no array of a single task
             for run in task:
-                JobRecord(run).submitted(job=job.job_id, kind="slurm", images=total[run], **facts(cluster, code))
-        jobs.append(handed[0].job_id.split("_")[0])
+                JobRecord(run).submitted(job=job.job_id, kind="slurm", images=total[run], runs=len(task), **known)
+        jobs.append(handed[0].job_id.split("_")[0])  # of a single task submitit makes no array
     return jobs
 
 

@@ -14,7 +14,7 @@ from submitit.helpers import Checkpointable
 from launch.place import SlurmPlace
 from launch.record import JobRecord
 from launch.requeue import runs_of, tell
-from sivae_dist.ends import STOPPED, Logs
+from sivae_dist.ends import STOPPED
 
 _PATIENCE = 300.0
 """Seconds to wait for the first process's word of where it is; shared file systems take their time."""
@@ -34,15 +34,7 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         stop, worst = Stop(), 0
         with stop.listening():
-            runs = runs_of(self.plan, place.index)
-            for run in runs:
-                record = JobRecord(run)
-                if (
-                    record.is_cancelled(place.job)
-                    or record.given_up(place.job)
-                    or (len(runs) > 1 and record.is_finished())
-                ):
-                    continue  # the job goes on for another run's sake
+            for run in runs_of(self.plan, place.index):
                 code = _train(run, place, stop)
                 worst = max(worst, code)
                 if code and (place.world_size > 1 or stop.requested):
@@ -54,12 +46,17 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
 
 
 def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
+    """An exit code of launch/worker.py; also 0 when the job goes on for another run's sake alone."""
     from launch.worker import main
     from sivae_dist.run import RunDirectory
 
     directory, record = RunDirectory(run), JobRecord(run)
+    meeting = directory.logs.path / "jobs" / f"rendezvous-{place.job}-{place.restart}.json"
     with ExitStack() as stack:
         if place.rank == 0:
+            if not record.is_due(place.job):
+                _say(meeting, None)
+                return 0
             note = stack.enter_context(directory.owned())
             stack.enter_context(_copied(directory.logs.combined))
             directory.logs.forget_failure()
@@ -70,7 +67,8 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
             )
             if note:
                 print(note, flush=True)
-        stack.enter_context(_rendezvous(directory.logs, place))
+        if not stack.enter_context(_met(meeting, place)):
+            return 0
         code = main([str(run)], stop)
         stop.leave()
         if place.rank == 0:
@@ -79,9 +77,9 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
 
 
 @contextmanager
-def _rendezvous(logs: Logs, place: SlurmPlace) -> Iterator[None]:
+def _met(meeting: Path, place: SlurmPlace) -> Iterator[bool]:
     """Tells torch where the processes find each other: at a port that the first one's system has chosen, so that
-    neither another job nor an earlier start of this one can have it."""
+    neither another job nor an earlier start of this one can have it. False when the first leaves this run out."""
     os.environ |= {
         "RANK": str(place.rank),
         "LOCAL_RANK": str(place.local_rank),
@@ -89,34 +87,42 @@ def _rendezvous(logs: Logs, place: SlurmPlace) -> Iterator[None]:
     }
     if place.world_size == 1:
         del os.environ["RANK"]  # alone, with a log to print stacks to
-        yield
+        yield True
         return
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
-    path = logs.path / "jobs" / f"rendezvous-{place.job}-{place.restart}.json"
     store = None
     if place.rank == 0:
         store = TCPStore(place.node, 0, is_master=True, wait_for_workers=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps([place.node, store.port]))
-        partial.rename(path)
-    host, port = _read(path)
-    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    yield
+        _say(meeting, [place.node, store.port])
+    where = _read(meeting)
+    if where is not None:
+        host, port = where
+        os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    yield where is not None
     del store
 
 
-def _read(path: Path) -> tuple[str, int]:
+def _say(meeting: Path, where: list[Any] | None) -> None:
+    """`where`: host and port; None when there is no meeting."""
+    meeting.parent.mkdir(parents=True, exist_ok=True)
+    partial = meeting.with_suffix(".partial")
+    partial.write_text(json.dumps(where))
+    partial.rename(meeting)
+
+
+def _read(meeting: Path) -> list[Any] | None:
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            os.listdir(path.parent)  # or a network file system may go on saying that it is not there
-            host, port = json.loads(path.read_text())
-            return host, port
+            os.listdir(meeting.parent)  # or a network file system may go on saying that it is not there
+            where: list[Any] | None = json.loads(meeting.read_text())
+            return where
         except (FileNotFoundError, ValueError):
             if time.monotonic() > end:
-                raise OSError(f"the first process did not say within {_PATIENCE:.0f} s where it is: {path}") from None
+                raise OSError(
+                    f"the first process did not say within {_PATIENCE:.0f} s where it is: {meeting}"
+                ) from None
             time.sleep(0.05)
 
 

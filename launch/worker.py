@@ -25,7 +25,7 @@ from sivae_dist import watchdog
 from sivae_dist.config import RunSettings
 from sivae_dist.ends import STOPPED, Logs
 from sivae_dist.guard import NonFiniteError
-from sivae_dist.processes import PeerError, join, leave, pick_device, rank
+from sivae_dist.processes import PeerError, is_of_lost_peer, join, leave, pick_device, rank
 from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import Stop
 from sivae_dist.trainer import Trainer
@@ -68,11 +68,14 @@ def _work(logs: Logs, action: Callable[[], bool]) -> int:
         return 1
     except Exception as error:
         name = "" if isinstance(error, ValueError | OSError | NonFiniteError) else f"{type(error).__name__}: "
-        line = f"{name}{' '.join(str(error).split())}"
+        line, text = f"{name}{' '.join(str(error).split())}", traceback.format_exc()
+        if is_of_lost_peer(error):
+            line = "another process is gone: it was killed, or its node was lost"
+            text += line  # at the end, where the reason is looked for
         try:
             get_error_handler().record_exception(error)  # where torch's own tools look
             final = isinstance(error, ValueError | NonFiniteError)
-            first = logs.note_failure(rank(), traceback.format_exc(), final)
+            first = logs.note_failure(rank(), text, final)
         except OSError:  # no byte is free to note it in; torch takes an empty file for a fault of its own
             if torchs := os.environ.get("TORCHELASTIC_ERROR_FILE"):
                 Path(torchs).unlink(missing_ok=True)

@@ -15,6 +15,15 @@ class PeerError(RuntimeError):
     """Another process has failed, and tells why itself."""
 
 
+_CUT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""What gloo, NCCL and the store say of a process that is there no more."""
+
+
+def is_of_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because another process, or its node, is gone."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CUT)
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 

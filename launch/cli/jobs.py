@@ -5,11 +5,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from launch.cli.errors import one_line_errors
+
+if TYPE_CHECKING:
+    from launch.jobs import State
 
 Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
 
@@ -27,22 +30,24 @@ def status(
         from rich.console import Console
         from rich.table import Table
 
+        from launch.jobs import states_of
+
         found = runs or sorted({path.parent for path in Path("runs").rglob("config.yaml")})
         if not found:
             raise ValueError("there are no runs below runs/: name one")
         table = Table("run", "state", "images", "rate", "left", "rec / KL / fake", "restarts", box=SIMPLE)
         for run in found:
-            table.add_row(str(run), *_line(run))
+            if not (run / "config.yaml").is_file():
+                raise ValueError(f"{run} is not a run: it has no config.yaml")
+        for run, state in zip(found, states_of(found), strict=True):
+            table.add_row(str(run), *_line(run, state))
         Console().print(table)
 
 
-def _line(run: Path) -> list[str]:
-    from launch.jobs import state_of
+def _line(run: Path, state: "State") -> list[str]:
     from launch.record import JobRecord
 
-    if not (run / "config.yaml").is_file():
-        raise ValueError(f"{run} is not a run: it has no config.yaml")
-    state, record = state_of(run), JobRecord(run)
+    record = JobRecord(run)
     metrics = last_row(run / "metrics.jsonl") or {}
     speed = last_row(run / "speed.jsonl", lambda row: "speed/images_per_second" in row) or {}
     total = record.total()

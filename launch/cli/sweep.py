@@ -14,7 +14,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="A YAML file with config, overrides, and a grid or runs.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the runs live; runs/FILE by default.")] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Tasks of an array at once.")] = 8,
+    parallel: Annotated[int, typer.Option(min=1, help="Tasks at once.")] = 8,
     runs_per_task: Annotated[int, typer.Option(min=1, help="Small runs that a task does one after the other.")] = 1,
     cluster: options.Cluster = "auto",
     nodes: options.Nodes = None,
@@ -35,7 +35,7 @@ def sweep(
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
     with one_line_errors():
         from launch.cli.train import check
-        from launch.jobs import state_of
+        from launch.jobs import states_of
         from launch.sweep import INDEX, assignments, load_sweep, run_folder
         from sivae_dist.config import load_config
         from sivae_dist.run import RunDirectory
@@ -71,8 +71,8 @@ def sweep(
             return
         index = [{"run": run.path.name, **point} for run, point in zip(runs, points, strict=True)]
         paths, left = [], []
-        for run, settings, total in zip(runs, prepared, totals, strict=True):
-            state = state_of(run.path)
+        states = states_of([run.path for run in runs])
+        for run, settings, total, state in zip(runs, prepared, totals, states, strict=True):
             if state.is_alive or state.name == "finished":
                 continue
             run.open(settings)
@@ -105,20 +105,23 @@ def sweep_table(
         from rich.console import Console
         from rich.table import Table
 
-        from launch.jobs import state_of
+        from launch.jobs import states_of
         from launch.sweep import INDEX
 
         if not (folder / INDEX).is_file():
             raise ValueError(f"{folder} is no folder of a sweep: it has no {INDEX}")
         points: list[dict[str, Any]] = json.loads((folder / INDEX).read_text())
         keys = list(dict.fromkeys(key for point in points for key in point if key != "run"))
-        rows = [(_value(folder / point["run"], metric), point) for point in points]
+        states = states_of([folder / point["run"] for point in points])
+        rows = [
+            (_value(folder / point["run"], metric), point, state.name)
+            for point, state in zip(points, states, strict=True)
+        ]
         sign = -1 if largest else 1
         rows.sort(key=lambda row: (row[0] is None, sign * (row[0] or 0)))
         table = Table("run", *keys, metric, "state", box=SIMPLE)
-        for value, point in rows:
+        for value, point, state in rows:
             cells = [str(point.get(key, "")) for key in keys]
-            state = state_of(folder / point["run"]).name
             table.add_row(point["run"].split("-")[0], *cells, "" if value is None else f"{value:.6g}", state)
         Console().print(table)
 

@@ -81,7 +81,7 @@ class Evaluator:
     def evaluate(self, model: Pretrained) -> list[Row]:
         """All values that can be had, the same on all processes.
 
-        `fid` and `kid` are left out when `prepare` found something missing. Raises InterruptedEvaluationError when
+        `fid` and `kid` are left out when `prepare` found something missing. Raises StoppedError when
         told not to go on, and SampleError for a damaged image where that is fatal.
         """
         common = {

@@ -19,13 +19,15 @@ class Rows:
         """Rows past `images`, and a last row that was cut short, are removed."""
         self.path = path
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if _belongs(line, images)]
-            partial = path.with_name(f".{path.name}.partial")
-            with open(partial, "w") as file:
-                file.writelines(kept)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(path)
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if _belongs(line, images)]
+            if kept != lines:  # else it is left alone: `sivae evaluate` may be adding rows to its file
+                partial = path.with_name(f".{path.name}.partial")
+                with open(partial, "w") as file:
+                    file.writelines(kept)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.rename(path)
         self._file: FileIO = open(path, "ab", buffering=0)  # noqa: SIM115 (open for the life of the run)
         self._waiting = b""
         self._lock = Lock()

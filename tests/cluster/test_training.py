@@ -133,19 +133,36 @@ def test_trains_on_two_nodes(site: Site, undisturbed: Path) -> None:
 
 
 def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    job = site.submit(run, "--time", 10)
-    site.wait_for(run, job, EVERY // 2)
-    # SLURM looks at limits every half minute. Until then the processes stand still; it wakes them with its signal.
-    for task in site.cluster.tasks(job):
-        os.kill(task.pid, signal.SIGSTOP)
-    site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-    site.cluster.wait(job, "COMPLETING", "PENDING", "RUNNING", restarts=1, limit=100)
-    site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
-    site.finished(run, job, restarts=1)
+    """Of a run that saves when it is asked to, and of one that does not come to it."""
+    run, late = tmp_path / "run", tmp_path / "late"
+    jobs = {path: site.submit(path, "--time", 10) for path in (run, late)}
+    for path, job in jobs.items():
+        site.wait_for(path, job, EVERY // 2)
+        # SLURM looks at limits every half minute. Until then the processes stand still; it wakes them with its signal.
+        stand_still(site.cluster, job)
+        site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    deadline = time.monotonic() + 150
+    for path in (run, late):
+        while site.cluster.job(jobs[path]).restarts == 0:
+            assert time.monotonic() < deadline, log(path)
+            if path == late:
+                stand_still(site.cluster, jobs[late])
+            time.sleep(0.02)
+        site.cluster.run("scontrol", "update", f"JobId={jobs[path]}", "TimeLimit=10")
+    for path, job in jobs.items():
+        site.finished(path, job, restarts=1)
+        assert_equal_runs(path, undisturbed)
     assert "was asked to stop and has saved; requeued" in log(run)
-    assert_nothing_was_lost(run, job)
-    assert_equal_runs(run, undisturbed)
+    assert_nothing_was_lost(run, jobs[run])
+    assert "has not saved in time for its time limit; requeued" in log(late)
+
+
+def stand_still(cluster: Cluster, job: str) -> None:
+    for task in cluster.tasks(job):
+        try:
+            os.kill(task.pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            pass
 
 
 def assert_nothing_was_lost(run: Path, job: str) -> None:
@@ -184,6 +201,7 @@ def test_a_killed_process(site: Site, undisturbed: Path, tmp_path: Path, rank: i
     site.wait_for(run, job, EVERY + 40)
     os.kill(site.cluster.tasks(job)[rank].pid, signal.SIGKILL)
     site.finished(run, job, restarts=1)
+    assert re.search(r"failed: .*(another process is gone|a process or its node was lost).*; requeued", log(run))
     assert JobRecord(run).starts_of(job)[1]["images"] >= EVERY
     assert_equal_runs(run, undisturbed)
 
@@ -218,9 +236,17 @@ def test_cancelled_and_submitted_again(site: Site, undisturbed: Path, tmp_path: 
 
 
 def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Path) -> None:
-    runs = [tmp_path / "one", tmp_path / "other"]
+    """One of them as in a container, whose runtime is a stand-in that runs the command where it is."""
+    runtime = tmp_path / "bin" / "apptainer"
+    runtime.parent.mkdir()
+    runtime.write_text(f'#!/bin/sh\necho "$1 $2 $3" >> {tmp_path}/asked\nshift 4\nexec {sys.executable} "$@"\n')
+    runtime.chmod(0o755)
+    (tmp_path / "boxed.yaml").write_text(
+        f"container_image: box.sif\ncontainer_runtime: apptainer\nsetup: ['export PATH={runtime.parent}:$PATH']\n"
+    )
+    runs = {tmp_path / "one": (), tmp_path / "other": ("--cluster", tmp_path / "boxed.yaml")}
     with ThreadPoolExecutor() as pool:
-        jobs = list(pool.map(lambda run: site.submit(run, "--exclude", "n3,n4"), runs))
+        jobs = list(pool.map(lambda run: site.submit(run, "--exclude", "n3,n4", *runs[run]), runs))
     spans = []
     for run, job in zip(runs, jobs, strict=True):
         site.finished(run, job, restarts=0)
@@ -229,6 +255,7 @@ def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Pat
         spans.append((begin, end))
         assert_equal_runs(run, undisturbed)
     assert max(begin for begin, _ in spans) < min(end for _, end in spans)  # both at once
+    assert (tmp_path / "asked").read_text().splitlines() == ["exec --nv box.sif"] * 4
 
 
 def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> None:
@@ -244,44 +271,54 @@ def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> N
     assert "Traceback" in (run / "logs" / "failure.txt").read_text()
 
 
-def test_several_runs_of_one_task(site: Site, undisturbed: Path, tmp_path: Path) -> None:
-    """Requeued in its second run, it leaves out the first and ends; a run that cannot go on keeps nobody from it."""
+def test_several_runs_of_one_task(site: Site, tmp_path: Path) -> None:
+    """Requeued in its third run, it leaves out the first ones and ends; neither a run that cannot go on nor one that
+    is not wanted any more keeps the others from it."""
     bad = random_set(tmp_path / "bad", samples=64, array_max_resolution=4)
     broken = bad / "0008" / "shard-00003.tar"
     broken.write_bytes(bytes(broken.stat().st_size))
-    points = [{"data.path": str(path)} for path in (bad, site.data, site.data)]
-    points[0]["schedule.images"] = {4: 16, 8: 400}
-    points[1]["schedule.images"] = {4: 200, 8: 200}
+    points = [{"data.path": str(path)} for path in (site.data, site.data, site.data, bad)]
+    points[0]["schedule.images"] = {4: 200, 8: 200}
+    points[3]["schedule.images"] = {4: 16, 8: 400}
     described = {"config": "tiny", "overrides": list(SETTINGS), "runs": points}
-    (tmp_path / "three.yaml").write_text(yaml.safe_dump(described))
-    folder = tmp_path / "three"
-    one = ("--nodes", 1, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
-    site.sivae("sweep", tmp_path / "three.yaml", "--folder", folder, "--runs-per-task", 3, *one)
+    (tmp_path / "four.yaml").write_text(yaml.safe_dump(described))
+    folder = tmp_path / "four"
+    one = ("--nodes", 1, "--gpus-per-node", 2, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
+    site.sivae("sweep", tmp_path / "four.yaml", "--folder", folder, "--runs-per-task", 4, *one)
     runs = sorted(path for path in folder.iterdir() if (path / "config.yaml").exists())
     (job,) = {str((JobRecord(run).last_job() or {})["job"]) for run in runs}
+    assert f"job {job} will not start it" in site.sivae("cancel", runs[1])
     site.wait_for(runs[2], job, EVERY + 40)
     site.cluster.signal(job, "USR2")
     ended = site.cluster.wait(job, limit=180)
     assert (ended.state, ended.restarts) == ("FAILED", 1), [log(run) for run in runs]
-    assert "mend that and submit again" in log(runs[0])
-    assert [len(JobRecord(run).starts_of(job)) for run in runs] == [1, 1, 2]
-    assert [images_seen(run) for run in runs[1:]] == [400, TOTAL]
-    assert "finished" in site.sivae("status", runs[2])
+    assert "mend that and submit again" in log(runs[3])
+    assert [len(JobRecord(run).starts_of(job)) for run in runs] == [1, 0, 2, 1]
+    assert [images_seen(run) for run in (runs[0], runs[2])] == [400, TOTAL]
+    states = [line.split() for line in site.sivae("status", *runs).splitlines()]
+    assert [word for line in states for word in line if word in ("finished", "cancelled", "ended")] == [
+        "finished", "cancelled", "finished", "ended"
+    ]  # fmt: skip
 
 
 def test_a_sweep(site: Site, tmp_path: Path) -> None:
+    """Of two arrays, as it has more tasks than the cluster takes in one."""
     (tmp_path / "six.yaml").write_text(
         "config: tiny\ngrid:\n  objective.beta_neg: [16, 64, 256]\n  seed: [0, 1]\n"
         f"overrides: {list(SETTINGS)!r}\n".replace("'", '"')
     )
+    (tmp_path / "small.yaml").write_text("max_array_size: 4\n")
     folder = tmp_path / "six"
     one = ("--nodes", 1, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
     short = ("schedule.images={4: 208, 8: 192}", "checkpoint.every=0", f"data.path={site.data}")
-    site.sivae("sweep", tmp_path / "six.yaml", *short, "--folder", folder, "--parallel", 2, *one)
+    place = ("--cluster", tmp_path / "small.yaml", "--folder", folder, "--parallel", 2)
+    site.sivae("sweep", tmp_path / "six.yaml", *short, *place, *one)
     runs = sorted(path for path in folder.iterdir() if (path / "config.yaml").exists())
     assert len(runs) == 6
     jobs = [str((JobRecord(run).last_job() or {})["job"]) for run in runs]
-    assert {job.split("_")[0] for job in jobs} == {jobs[0].split("_")[0]}  # one array
+    arrays = [job.split("_")[0] for job in jobs]
+    assert arrays == [arrays[0]] * 4 + [arrays[-1]] * 2 and arrays[0] != arrays[-1]
+    assert site.sivae("sweep-table", folder).count("pending") >= 2
     most, deadline = 0, time.monotonic() + 240
     while True:
         states = [found.state for found in site.cluster.jobs(*jobs)]

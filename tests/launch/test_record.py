@@ -1,5 +1,6 @@
 """Whether a run is started again, from how it ended."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,42 @@ def test_without_progress_it_is_given_up(run: Path, code: int | None) -> None:
     assert f"{NO_PROGRESS} " in judge(run, JOB, NO_PROGRESS - 1).why
     save(run, 800)  # it got somewhere after all
     assert judge(run, JOB, NO_PROGRESS - 1).again
+
+
+def test_late_for_the_time_limit(run: Path) -> None:
+    for restart in range(NO_PROGRESS):
+        started(run, restart)
+        again, why = judge(run, JOB, restart, late=True)
+        assert why.startswith("has not saved in time for its time limit") and again == (restart < NO_PROGRESS - 1)
+    assert why.endswith("set a longer signal_delay")
+    started(run, NO_PROGRESS, STOPPED)  # it has saved after all
+    save(run, 400)
+    assert judge(run, JOB, NO_PROGRESS, late=True).why == "was asked to stop and has saved"
+
+
+def test_waits_for_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And looks again, since it may be changed meanwhile."""
+    now = datetime.now()
+    ends = iter(["Unknown", now + timedelta(seconds=4), now + timedelta(seconds=1000), now + timedelta(seconds=1000)])
+    waits: list[float] = []
+
+    def facts(job: str) -> dict[str, str]:
+        assert job == JOB
+        end = next(ends)
+        return {"EndTime": end if isinstance(end, str) else end.isoformat(timespec="seconds")}
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) > 3:
+            raise StopIteration
+
+    monkeypatch.setattr(requeue, "_facts", facts)
+    monkeypatch.setattr(requeue.time, "sleep", sleep)
+    with pytest.raises(StopIteration):
+        requeue.wait_for_limit(JOB, 2)
+    assert waits[0] == 300 and 0 < waits[1] <= 2 and waits[2:] == [300, 300]
+    ends = iter([now + timedelta(seconds=2)])
+    requeue.wait_for_limit(JOB, 5)
 
 
 def test_progress_in_between_counts(run: Path) -> None:
@@ -150,6 +187,22 @@ def test_an_earlier_failure_says_nothing_of_a_new_job(run: Path) -> None:
     JobRecord(run).submitted(job=JOB)
     started(run)
     assert judge(run, JOB, 0).again
+
+
+def test_whose_turn_it_is(run: Path) -> None:
+    record = JobRecord(run)
+    assert record.is_due(JOB) and not record.is_running(JOB)
+    started(run, 0)
+    assert record.is_due(JOB) and record.is_running(JOB)
+    record.ended(JOB, 0, 0)
+    assert not record.is_due(JOB) and not record.is_running(JOB)
+    assert record.is_due("18")  # which was submitted to go on, with a longer schedule
+    started(run, 1)
+    assert record.is_due(JOB)
+    record.cancel(JOB)
+    assert not record.is_due(JOB) and record.is_due("18")
+    record.give_up("18", 0, "failed")
+    assert not record.is_due("18")
 
 
 def test_plans(run: Path) -> None:

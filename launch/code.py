@@ -1,0 +1,48 @@
+"""What a job imports: a snapshot of the checkout that it was submitted from, or the installed package."""
+
+import os
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def snapshot(run: Path) -> Path | None:
+    """A copy of the checkout that this comes from, as it is now; None when it is installed and not a checkout.
+
+    Raises ValueError when it cannot be made.
+    """
+    from submitit.helpers import RsyncSnapshot
+
+    if not (ROOT / ".git").exists():
+        return None
+    if shutil.which("rsync") is None or shutil.which("git") is None:
+        raise ValueError(
+            "git and rsync are needed to take a snapshot of the code: install them (or sivae, as a package)"
+        )
+    folder = run / "code"
+    copy = folder / f"{1 + sum(1 for _ in folder.glob('*')):03d}"
+    try:
+        with RsyncSnapshot(copy, root_dir=ROOT):
+            return copy
+    except subprocess.CalledProcessError:
+        raise ValueError(
+            f"no snapshot of the code can be taken: `git status` in {ROOT} tells which files are missing"
+        ) from None
+
+
+def importing(code: Path | None) -> dict[str, str]:
+    """Environment variables by which Python imports from a snapshot, and never from the current directory, which
+    `python -m` would look into first."""
+    paths = [str(code)] if code is not None else []
+    paths += [path for path in [os.environ.get("PYTHONPATH")] if path]
+    return {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+
+
+def describe(code: Path | None) -> str:
+    """For the record."""
+    if code is None and (ROOT / ".git").exists():
+        return f"{ROOT}, as it was at each start"
+    return str(code) if code is not None else f"sivae {version('sivae')}"
