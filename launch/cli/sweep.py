@@ -6,30 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from launch.cli import submit as options
 from launch.cli.errors import one_line_errors
+from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, with_resources
 
 
+@with_resources
 def sweep(
     file: Annotated[Path, typer.Argument(help="A YAML file with config, overrides, and a grid or runs.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the runs live; runs/FILE by default.")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Tasks at once.")] = 8,
     runs_per_task: Annotated[int, typer.Option(min=1, help="Small runs that a task does one after the other.")] = 1,
-    cluster: options.Cluster = "auto",
-    nodes: options.Nodes = None,
-    gpus_per_node: options.Gpus = None,
-    tasks_per_node: options.Tasks = None,
-    cpus_per_task: options.Cpus = None,
-    mem: options.Mem = None,
-    time: options.Time = None,
-    partition: options.Partition = None,
-    account: options.Account = None,
-    qos: options.Qos = None,
-    constraint: options.Constraint = None,
-    exclude: options.Exclude = None,
-    container_image: options.Image = None,
-    setup: options.Setup = None,
+    cluster: Cluster = "auto",
+    resources: Resources = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the runs; submit nothing.")] = False,
 ) -> None:
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
@@ -40,23 +29,8 @@ def sweep(
         from sivae_dist.config import load_config
         from sivae_dist.run import RunDirectory
 
-        wanted = options.resources(
-            cluster,
-            nodes=nodes,
-            gpus_per_node=gpus_per_node,
-            tasks_per_node=tasks_per_node,
-            cpus_per_task=cpus_per_task,
-            mem=mem,
-            time=time,
-            partition=partition,
-            account=account,
-            qos=qos,
-            constraint=constraint,
-            exclude=exclude,
-            container_image=container_image,
-            setup=tuple(setup) if setup else None,
-        )
-        if cluster == options.LOCAL and runs_per_task > 1:
+        wanted = asked_for(cluster, resources)
+        if cluster == LOCAL and runs_per_task > 1:
             raise ValueError("--runs-per-task is for tasks of job arrays: leave it out with --cluster local")
         described = load_sweep(file)
         place = folder or Path("runs") / file.stem
@@ -81,7 +55,7 @@ def sweep(
         if not paths:
             raise ValueError(f"all runs in {place} have finished, or have a job")
         (place / INDEX).write_text(json.dumps(index, indent=1))
-        if cluster == options.LOCAL:
+        if cluster == LOCAL:
             from launch.background import submit_all
 
             jobs = submit_all(place, paths, left, wanted, parallel)
