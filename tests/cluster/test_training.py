@@ -38,7 +38,8 @@ SETTINGS = (
     "watchdog.step_seconds=60",
     "device=cpu",
 )
-RESOURCES = ("--nodes", 2, "--gpus-per-node", 2, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
+RESOURCES = ("--nodes", 2, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
+TWO_A_NODE = ("--gpus-per-node", 2)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +106,21 @@ def site(cluster: Cluster, data: Path) -> Iterator[Site]:
     cluster.restore()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
+def run_undisturbed(cluster: Cluster, data: Path, run: Path, *more: object) -> Path:
     site = Site(cluster, data)
-    job = site.submit(run)
+    job = site.submit(run, *more)
     site.finished(run, job, restarts=0)
     return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_undisturbed(cluster, data, tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_two_a_node(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_undisturbed(cluster, data, tmp_path_factory.mktemp("undisturbed") / "run", *TWO_A_NODE)
 
 
 def assert_equal_runs(run: Path, reference: Path) -> None:
@@ -121,7 +130,8 @@ def assert_equal_runs(run: Path, reference: Path) -> None:
     assert (run / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
 
 
-def test_trains_on_two_nodes(site: Site, undisturbed: Path) -> None:
+def test_trains_on_two_nodes(site: Site, undisturbed_two_a_node: Path) -> None:
+    undisturbed = undisturbed_two_a_node
     assert images_seen(undisturbed) == TOTAL
     (start,) = JobRecord(undisturbed).starts_of(job := str((JobRecord(undisturbed).last_job() or {})["job"]))
     assert start["processes"] == 4
@@ -207,16 +217,22 @@ def test_requeued_by_hand(site: Site, undisturbed: Path, tmp_path: Path) -> None
     assert_equal_runs(run, undisturbed)
 
 
-@pytest.mark.parametrize("rank", [0, 3])
-def test_a_killed_process(site: Site, undisturbed: Path, tmp_path: Path, rank: int) -> None:
-    run = tmp_path / "run"
-    job = site.submit(run)
+def test_the_first_process_is_killed(site: Site, undisturbed: Path, tmp_path: Path) -> None:
+    assert_goes_on_after_a_kill(site, 0, undisturbed, tmp_path / "run")
+
+
+def test_the_last_process_of_four_is_killed(site: Site, undisturbed_two_a_node: Path, tmp_path: Path) -> None:
+    assert_goes_on_after_a_kill(site, 3, undisturbed_two_a_node, tmp_path / "run", *TWO_A_NODE)
+
+
+def assert_goes_on_after_a_kill(site: Site, rank: int, reference: Path, run: Path, *more: object) -> None:
+    job = site.submit(run, *more)
     site.wait_for(run, job, EVERY + 40)
     os.kill(site.cluster.tasks(job)[rank].pid, signal.SIGKILL)
     site.finished(run, job, restarts=1)
     assert re.search(r"failed: .*(another process is gone|a process or its node was lost).*; requeued", log(run))
     assert JobRecord(run).starts_of(job)[1]["images"] >= EVERY
-    assert_equal_runs(run, undisturbed)
+    assert_equal_runs(run, reference)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["of the batch script", "another"])
@@ -268,7 +284,7 @@ def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Pat
         spans.append((begin, end))
         assert_equal_runs(run, undisturbed)
     assert max(begin for begin, _ in spans) < min(end for _, end in spans)  # both at once
-    assert (tmp_path / "asked").read_text().splitlines() == ["exec --nv box.sif"] * 4
+    assert (tmp_path / "asked").read_text().splitlines() == ["exec --nv box.sif"] * 2
 
 
 def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> None:
