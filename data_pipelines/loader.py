@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ class DataSettings(Settings):
     prints the file `{name}` (`pipe:ssh HOST cat SET/{name}`)."""
     flip: bool = True
     """Mirror every image with probability 1/2."""
+    loader: Literal["cpu", "dali"] = "cpu"
+    """What decodes the levels that are stored as tars: threads on the CPU, or NVIDIA DALI (`pip install
+    "sivae[dali]"`), on the GPU where a run has one. Order, flips and damaged samples are the same."""
     threads: int = Field(2, ge=1)
     """Reading and decoding threads of each process."""
     prefetch: int = Field(4, ge=1)
@@ -76,8 +79,9 @@ class Batch(NamedTuple):
 
 class _Loaded(NamedTuple):
     pixels: Tensor
-    """uint8 as read, with `flips`; or what to_images made of them, without."""
+    """uint8 as read; or what to_images made of them."""
     flips: Tensor | None
+    """Which are still to be mirrored."""
     labels: Tensor | None
     replaced: tuple[Replaced, ...]
 
@@ -134,16 +138,22 @@ class Loader:
 
     def _load(self, request: Request, reader: Reader) -> _Loaded:
         samples, flips = self.order.at(request.position, request.count)
-        array, faults = reader.read(samples)
-        replaced = tuple(self._replace(request.position, k, samples, array, faults[k], reader) for k in sorted(faults))
-        pixels, flipped = torch.from_numpy(array), torch.from_numpy(np.ascontiguousarray(flips))
+        pixels, flipped, replaced = self._read(request.position, samples, flips, reader)
         labels = None if self.labels is None else torch.from_numpy(self.labels[samples])
         if self.device.type == "cpu":
             return _Loaded(to_images(pixels, flipped), None, labels, replaced)
         if self.device.type == "cuda":
-            pixels, flipped = pixels.pin_memory(), flipped.pin_memory()
-            labels = None if labels is None else labels.pin_memory()
+            pixels, flipped, labels = _pinned(pixels), _pinned(flipped), _pinned(labels)
         return _Loaded(pixels, flipped, labels, replaced)
+
+    def _read(
+        self, position: int, samples: NDArray[np.int64], flips: NDArray[np.bool_], reader: Reader
+    ) -> tuple[Tensor, Tensor | None, tuple[Replaced, ...]]:
+        """The samples that stand from a position on: uint8 [n, C, R, R], which of them [n] are still to be mirrored,
+        and those that were replaced, whose substitutes are written into `samples`."""
+        pixels, faults = reader.read(samples)
+        replaced = tuple(self._replace(position, k, samples, pixels, faults[k], reader) for k in sorted(faults))
+        return torch.from_numpy(pixels), torch.from_numpy(np.ascontiguousarray(flips)), replaced
 
     def _replace(
         self,
@@ -193,8 +203,8 @@ class Loader:
             self._leave([left for left in self._readers if left not in wanted])
             labels = None if loaded.labels is None else loaded.labels.to(self.device, non_blocking=True)
             pixels = loaded.pixels.to(self.device, non_blocking=True)
-            flips = loaded.flips
-            images = pixels if flips is None else to_images(pixels, flips.to(self.device, non_blocking=True))
+            flips = None if loaded.flips is None else loaded.flips.to(self.device, non_blocking=True)
+            images = pixels if pixels.is_floating_point() else to_images(pixels, flips)
             yield Batch(images, labels, loaded.replaced)
 
     def _expect(self, request: Request) -> None:
@@ -209,6 +219,28 @@ class Loader:
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
         self._leave(list(self._readers))
+
+
+def make_loader(settings: DataSettings, store: Store, manifest: Manifest, seed: int, device: torch.device) -> Loader:
+    """The loader that `settings` name. Raises ValueError as `check_loader`."""
+    if settings.loader == "cpu":
+        return Loader(settings, store, manifest, seed, device)
+    from data_pipelines.dali_loader import DaliLoader
+
+    return DaliLoader(settings, store, manifest, seed, device)
+
+
+def check_loader(settings: DataSettings) -> None:
+    """ValueError, in one line, when the package that the loader needs cannot be imported."""
+    if settings.loader == "dali":
+        from data_pipelines.dali_loader import import_dali
+
+        import_dali()
+
+
+def _pinned(tensor: Tensor | None) -> Any:
+    """In memory from which a GPU can copy while others work, unless it is on one already."""
+    return tensor.pin_memory() if tensor is not None and tensor.device.type == "cpu" else tensor
 
 
 _LARGE = 1 << 15

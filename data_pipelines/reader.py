@@ -5,7 +5,7 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -120,6 +120,8 @@ class Reader:
         self.decoded = 0
         """Images decoded so far from tars."""
         self._level = manifest.levels[resolution]
+        self.kind = self._level.kind
+        """Whether the level is stored as "array" or as "tar"."""
         self._starts = np.array(manifest.shard_starts, dtype=np.int64)
         self._open: OrderedDict[int, Future[_ArrayShard | _TarShard]] = OrderedDict()
         self._checked: set[int] = set()
@@ -135,32 +137,44 @@ class Reader:
         From tars the array is a view of [n, H, W, C] memory. Raises IndexError for a number outside the data set.
         """
         numbers = np.asarray(samples, dtype=np.int64)
-        faults: dict[int, SampleError] = {}
         channels, side = self.manifest.channels, self.resolution
-        shape = (channels, side, side) if self._level.kind == "array" else (side, side, channels)
-        out = np.empty((len(numbers), *shape), np.uint8)
-        decoded = 0
-        for shard_number, places, rows in self._by_shard(numbers):
-            try:
-                shard = self._shard(shard_number)
-            except SampleError as error:
-                faults |= dict.fromkeys(places.tolist(), error)
-                continue
-            if isinstance(shard, _ArrayShard):
+        if self.kind == "array":
+            faults: dict[int, SampleError] = {}
+            out = np.empty((len(numbers), channels, side, side), np.uint8)
+            for shard, places, rows in self._shards(numbers, faults):
+                assert isinstance(shard, _ArrayShard)
                 out[places] = shard.rows[rows]
-                continue
+            return out, faults
+        out = np.empty((len(numbers), side, side, channels), np.uint8)
+        faults = self.each_stored(numbers, lambda place, data: decode(data, out[place]))
+        with self._lock:
+            self.decoded += len(numbers) - len(faults)
+        return out.transpose(0, 3, 1, 2), faults
+
+    def each_stored(
+        self, samples: Sequence[int] | NDArray[np.integer[Any]], use: Callable[[int, bytes], None]
+    ) -> dict[int, SampleError]:
+        """Calls `use(place, data)` with the stored bytes, checked, of each of n images of a tar level, in any order;
+        returns what is wrong with those that are damaged or missing, by place in 0..n-1. To these belong the ones for
+        which `use` raises DecodeError.
+
+        Raises IndexError for a number outside the data set, and ValueError for an array level.
+        """
+        if self.kind != "tar":
+            raise ValueError(f"level {self.resolution} of {self.store.location} has arrays, not encoded images")
+        numbers = np.asarray(samples, dtype=np.int64)
+        faults: dict[int, SampleError] = {}
+        for shard, places, rows in self._shards(numbers, faults):
+            assert isinstance(shard, _TarShard)
             for place, row in zip(places.tolist(), rows.tolist(), strict=True):
                 sample = int(numbers[place])
                 try:
-                    decode(shard.read(row, sample), out[place])
-                    decoded += 1
+                    use(place, shard.read(row, sample))
                 except SampleError as error:
                     faults[place] = error
                 except DecodeError as error:
                     faults[place] = shard.error(row, sample, str(error))
-        with self._lock:
-            self.decoded += decoded
-        return (out if self._level.kind == "array" else out.transpose(0, 3, 1, 2)), faults
+        return faults
 
     def pixels(self, samples: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """As `read`; raises SampleError for the first sample that is damaged or missing."""
@@ -172,18 +186,28 @@ class Reader:
     def raw(self, sample: int) -> bytes:
         """Stored bytes of one image of a tar level, checked. Raises as `pixels`, and ValueError for an array
         level."""
-        if self._level.kind != "tar":
-            raise ValueError(f"level {self.resolution} of {self.store.location} has arrays, not encoded images")
-        ((shard_number, _, rows),) = self._by_shard(np.array([sample], dtype=np.int64))
-        shard = self._shard(shard_number)
-        assert isinstance(shard, _TarShard)
-        return shard.read(int(rows[0]), sample)
+        found: list[bytes] = []
+        for fault in self.each_stored([sample], lambda _, data: found.append(data)).values():
+            raise fault
+        return found[0]
 
     def close(self) -> None:
         """Let go of all files. The reader cannot be used any more."""
         with self._lock:
             self._closed = True
             self._open.clear()
+
+    def _shards(
+        self, samples: NDArray[np.int64], faults: dict[int, SampleError]
+    ) -> Iterator[tuple[_ArrayShard | _TarShard, NDArray[np.intp], NDArray[np.int64]]]:
+        """As `_by_shard`, with the shard itself; where it cannot be opened, its samples are added to `faults`."""
+        for number, places, rows in self._by_shard(samples):
+            try:
+                shard = self._shard(number)
+            except SampleError as error:
+                faults |= dict.fromkeys(places.tolist(), error)
+                continue
+            yield shard, places, rows
 
     def _by_shard(self, samples: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
         """For every shard that holds some of the samples: its number, where they stand in `samples`, its
@@ -222,7 +246,7 @@ class Reader:
     def _open_shard(self, number: int) -> _ArrayShard | _TarShard:
         count = self.manifest.shards[number].samples
         file = self._level.files[number]
-        if self._level.kind == "tar":
+        if self.kind == "tar":
             return _TarShard(self.store, file, self._level.indexes[number], count)
         shape = (count, self.manifest.channels, self.resolution, self.resolution)
         shard = _ArrayShard(self.store, file, shape, check=number not in self._checked)

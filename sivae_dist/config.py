@@ -74,6 +74,7 @@ RUN_PATH_INDEPENDENT = frozenset(
     {
         "device",
         "data.path",
+        "data.loader",
         "data.threads",
         "data.prefetch",
         "data.faults",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from data_pipelines.loader import Loader, Request
+from data_pipelines.loader import Request, check_loader, make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.store import open_store
 from sivae_dist import watchdog
@@ -67,7 +67,7 @@ class Trainer:
         self.monitor.say(origin)
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
-        self.loader = Loader(settings.data, self.store, self.manifest, settings.seed, device)
+        self.loader = make_loader(settings.data, self.store, self.manifest, settings.seed, device)
         self.evaluator = self._make_evaluator()
         self.trace = Trace(run.trace, self.images, self.loader.order) if settings.monitoring.trace else None
 
@@ -334,7 +334,8 @@ def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:
 
 
 def check_data(settings: RunSettings, manifest: Manifest) -> None:
-    """ValueError when the data set cannot feed the model."""
+    """ValueError when the data set cannot feed the model, or its loader lacks a package."""
+    check_loader(settings.data)
     if manifest.channels != settings.model.channels:
         raise ValueError(f"{settings.data.path} has {manifest.channels} channels, the model {settings.model.channels}")
     missing = [r for r in settings.model.resolutions if r not in manifest.levels]
