@@ -39,7 +39,7 @@ help:
 	echo "make bench   measure everything; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation: one thing (ARGS='--help')"
 	echo "make sivae   run the command: make sivae ARGS='train --help'"
 	echo "make wheel   build dist/sivae-*.whl      make clean    remove what the tools left in the clone"
-	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 6.5 GB; delete that folder to be rid of it."
+	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 7 GB; delete that folder to be rid of it."
 
 # .ready is written last, so an interrupted build is started anew; the lock keeps two makes apart.
 env:
@@ -62,13 +62,14 @@ env:
 				echo "installing python3-venv" >&2
 				{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv; } >&2
 			fi
-			echo "building $(ENV) (a few minutes, about 6.5 GB)" >&2
+			echo "building $(ENV) (a few minutes, about 7 GB)" >&2
 			rm -rf "$(ENV)"
 			"$(PYTHON)" -m venv "$(ENV)" >&2
 			"$(BIN)/python" - > "$(ENV)/requirements.txt" <<-'END'
 				import tomllib
 				project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-				print("\n".join(project["dependencies"] + project["optional-dependencies"]["dev"]))
+				extras = project["optional-dependencies"]
+				print("\n".join(project["dependencies"] + extras["dali"] + extras["dev"]))
 			END
 			"$(BIN)/python" -m pip install --quiet --quiet --no-input --disable-pip-version-check \
 				-r "$(ENV)/requirements.txt" -c constraints.txt >&2
