@@ -111,7 +111,7 @@ PEERS := $(ENV)-peers-$(shell sha256sum benchmarks/peers.txt | cut -c1-8)
 
 bench-peers: env
 	if [ ! -e "$(PEERS)/.ready" ]; then
-		echo "building $(PEERS) (a minute, about 700 MB)" >&2
+		echo "building $(PEERS) (a minute, about 100 MB)" >&2
 		unset PYTHONPATH
 		"$(PYTHON)" -m venv --clear "$(PEERS)"
 		"$(BIN)/python" -c 'import site; print(site.getsitepackages()[0])' \

@@ -1,6 +1,6 @@
 """Images per CPU-second of our loader, of other loaders, and of the bare decoder that none can beat, in one run.
 
-    make bench      with litdata and DALI, from an environment of their own
+    make bench      with litdata, from an environment of its own
     python -m benchmarks.loader [--dir DIR] [--images 4000] [--rounds 5] [--only WORDS] [--out FILE]
 
 Every contestant is a process of its own on one and the same core. They take turns, a second or two of CPU time each,
@@ -70,7 +70,7 @@ def limit_of_arrays(folder: Path, resolution: int) -> Iterator[int]:
             yield len(rows[chosen])
 
 
-def ours(folder: Path, resolution: int, floats: bool) -> Iterator[int]:
+def ours(folder: Path, resolution: int, floats: bool, loader: str = "cpu") -> Iterator[int]:
     """The whole loader: order, reading, checksum, decoding, batch. Without `floats`, batches stay uint8: in training
     a GPU converts them."""
     import torch
@@ -81,10 +81,10 @@ def ours(folder: Path, resolution: int, floats: bool) -> Iterator[int]:
     if not floats:
         loading.to_images = lambda pixels, flips=None: pixels
     store = open_store(str(folder))
-    settings = loading.DataSettings(path=str(folder))
-    loader = loading.Loader(settings, store, store.manifest(), SEED, torch.device("cpu"))
+    settings = loading.DataSettings.model_validate({"path": str(folder), "loader": loader})
+    made = loading.make_loader(settings, store, store.manifest(), SEED, torch.device("cpu"))
     requests = (loading.Request(position, BATCH, resolution) for position in range(0, sys.maxsize, BATCH))
-    for batch in loader.batches(requests):
+    for batch in made.batches(requests):
         yield len(batch.images)
 
 
@@ -97,16 +97,20 @@ def groups() -> dict[str, dict[str, Contestant]]:
             "sivae, floats made on the CPU": partial(ours, resolution=resolution, floats=True),
         }
 
+    def with_dali(resolution: int) -> dict[str, Contestant]:
+        return {"sivae, data.loader=dali on the CPU": partial(ours, resolution=resolution, floats=False, loader="dali")}
+
     jpeg: dict[str, dict[str, Contestant]] = {
         f"jpeg {r}": {
             "simplejpeg alone": partial(limit, resolution=r, decoder="simplejpeg"),
             **own(r),
+            **with_dali(r),
             "webdataset, simplejpeg": partial(webdataset, resolution=r, member="jpg", decode=by_simplejpeg),
             "webdataset, simplejpeg, a worker": partial(
                 webdataset_worker, resolution=r, member="jpg", decode=by_simplejpeg
             ),
             "webdataset, Pillow": partial(webdataset, resolution=r, member="jpg", decode=by_pillow),
-            "DALI on the CPU": partial(dali_cpu, resolution=r, member="jpg"),
+            "DALI with its own reader, on the CPU": partial(dali_cpu, resolution=r, member="jpg"),
             "litdata, simplejpeg": partial(litdata_simplejpeg, resolution=r),
         }
         for r in (256, 64)
@@ -114,8 +118,9 @@ def groups() -> dict[str, dict[str, Contestant]]:
     png: dict[str, Contestant] = {
         "spng alone": partial(limit, resolution=256, decoder="spng"),
         **own(256),
+        **with_dali(256),
         "webdataset, Pillow": partial(webdataset, resolution=256, member="png", decode=by_pillow),
-        "DALI on the CPU": partial(dali_cpu, resolution=256, member="png"),
+        "DALI with its own reader, on the CPU": partial(dali_cpu, resolution=256, member="png"),
         "zip of PNG, Pillow": partial(zip_of_pngs, resolution=256),
     }
     arrays: dict[str, dict[str, Contestant]] = {

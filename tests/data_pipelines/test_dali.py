@@ -64,9 +64,9 @@ def copy(roots: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: Path(shutil.copytree(roots[name], tmp_path / "set"))
 
 
-def make(root: Path, loader: str, **changes: Any) -> Loader:
+def make(root: Path, loader: str, device: torch.device = CPU, **changes: Any) -> Loader:
     settings = DataSettings.model_validate({"path": str(root), "loader": loader} | changes)
-    return make_loader(settings, Directory(root), Manifest.load(root), SEED, CPU)
+    return make_loader(settings, Directory(root), Manifest.load(root), SEED, device)
 
 
 def decoded_by_dali(loader: Loader) -> int:
@@ -395,6 +395,21 @@ def test_nothing_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None
     memory, threads, files = zip(*measured, strict=True)
     assert memory[49] <= 1.02 * memory[4]
     assert threads[49] == threads[5] and files[49] == files[5]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(root: Path) -> None:
+    """PNGs are decoded by the CPU there too; another decoder of JPEGs may round another way."""
+    loader = make(root, "dali", device=torch.device("cuda"))
+    want = batches(root, "cpu", REQUESTS)
+    atol = 0 if "png" in root.name else 4 / 127.5
+    for batch, other in zip(loader.batches(REQUESTS), want, strict=True):
+        assert batch.images.device.type == "cuda" and batch.images.is_contiguous()
+        torch.testing.assert_close(batch.images.cpu(), other.images, rtol=0, atol=atol)
+        assert batch.labels is not None and batch.labels.device.type == "cuda"
+    assert decoded_by_dali(loader) == DECODED
+    loader.close()
 
 
 # Without DALI.

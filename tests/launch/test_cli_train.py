@@ -102,6 +102,14 @@ def test_refusals(arguments: tuple[str, ...], words: tuple[str, ...], data: Path
     assert all(word in line for word in words), line
 
 
+def test_a_missing_loader_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any process is started."""
+    arguments = (*SMALL, "data.loader=dali", "--data", data, "--run-dir", tmp_path / "run", "--dry-run")
+    inside("train", *arguments)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert refused("train", *arguments).endswith('pip install "sivae[dali]"')
+
+
 def test_missing_data_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "nothing") in refused("train", *SMALL, "--data", tmp_path / "nothing")
 
