@@ -139,7 +139,6 @@ class DaliDecoder:
                 stored,
                 device="mixed" if on_gpu else "cpu",
                 output_type=types.GRAY if self._channels == 1 else types.RGB,
-                adjust_orientation=False,
             )
             pipeline.set_outputs(fn.flip(images, horizontal=flips))
         pipeline.build()

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -359,9 +360,11 @@ def test_a_decoder_goes_on_after_an_error() -> None:
 def test_an_error_that_is_no_images_fault_is_not_hidden(
     roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that of a GPU without memory; under quarantine too."""
+    """As that of a GPU without memory; under quarantine too, and though the next attempt might succeed."""
+    run = DaliDecoder._run
 
     def fail(*_: Any) -> Any:
+        monkeypatch.setattr(DaliDecoder, "_run", run)
         raise RuntimeError("Critical error in pipeline: ... encountered:\n\nout of memory\nCurrent pipeline object is")
 
     monkeypatch.setattr(DaliDecoder, "_run", fail)
@@ -369,32 +372,38 @@ def test_an_error_that_is_no_images_fault_is_not_hidden(
         batches(roots["png"], "dali", WHOLE, faults="quarantine", max_faults=1.0)
 
 
-def _resident() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+Use = tuple[float, int, int]
 
 
-def _rebuild(root: Path, times: int) -> list[tuple[float, int, int]]:
-    """Changes phase so often; MB, threads and open files after each."""
+def _in_use() -> Use:
+    """Of this process: MB, threads, open files."""
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resident, len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+
+
+def _rebuild(root: Path, times: int) -> list[Use]:
+    """Changes phase so often; what is in use after each, and when the loader is closed."""
     loader = make(root, "dali", threads=2)
     assert isinstance(loader, DaliLoader)
-    measured, position, last = [], 0, None
+    pipelines, used, position = [], [], 0
     for number in range(times):
         count, resolution = 4 + 7 * number % 29, (16, 32)[number % 2]
         for _ in loader.batches(from_shares([(count, resolution)] * 3, position)):
             pass
         position += 3 * count
-        assert loader.decoder._pipeline is not last
-        last = loader.decoder._pipeline
-        measured.append((_resident(), len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))))
+        pipelines.append(weakref.ref(loader.decoder._pipeline))
+        assert [pipeline() is not None for pipeline in pipelines] == [False] * number + [True]
+        used.append(_in_use())
     loader.close()
-    return measured
+    return [*used, _in_use()]
 
 
 def test_nothing_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None:
-    (measured,) = on_processes(1, _rebuild, roots["jpeg"], 50)
-    memory, threads, files = zip(*measured, strict=True)
+    (used,) = on_processes(1, _rebuild, roots["jpeg"], 50)
+    memory, threads, files = zip(*used, strict=True)
     assert memory[49] <= 1.02 * memory[4]
     assert threads[49] == threads[5] and files[49] == files[5]
+    assert threads[50] <= threads[49] - 4 and files[50] < files[49]  # the loader's two, and as many of DALI's
 
 
 @pytest.mark.gpu
