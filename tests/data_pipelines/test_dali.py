@@ -333,6 +333,16 @@ def test_what_prepare_writes_is_plain_and_nothing_else(channels: int, file_forma
             assert content[:4] in (PNG[:4], JPEG[:4])  # of these the compressed pixels are damaged
 
 
+def test_segments_and_chunks_that_do_not_belong() -> None:
+    assert is_plain(PNG, 16, 3) and is_plain(JPEG, 16, 3)
+    assert not is_plain(PNG.replace(b"IEND", b"tEXt"), 16, 3)
+    frame = JPEG.index(b"\xff\xc0")
+    framed = frame + 2 + int.from_bytes(JPEG[frame + 2 : frame + 4])
+    assert not is_plain(JPEG[:frame] + JPEG[framed:], 16, 3)
+    assert not is_plain(JPEG[:framed] + JPEG[frame:], 16, 3)
+    assert not is_plain(JPEG[: SCAN + 2] + b"\xff" + JPEG[SCAN + 3 :], 16, 3)
+
+
 # DALI itself.
 
 
