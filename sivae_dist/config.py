@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from data_pipelines.loader import DataSettings
 from sivae_dist.checkpoint.settings import CheckpointSettings
-from sivae_dist.engines import EngineSettings
+from sivae_dist.engines.settings import DdpSettings, EngineSettings
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.guard import GuardSettings
 from sivae_dist.initialization import InitSettings
@@ -20,7 +20,7 @@ from sivae_dist.monitoring.settings import MonitoringSettings
 from sivae_dist.objectives import ObjectiveSettings
 from sivae_dist.optimizer import EmaSettings, OptimizerSettings
 from sivae_dist.schedule import ScheduleSettings
-from sivae_dist.settings import Settings
+from sivae_dist.settings import Settings, flatten
 from sivae_dist.watchdog import WatchdogSettings
 
 
@@ -38,7 +38,7 @@ class RunSettings(Settings):
     schedule: ScheduleSettings
     optimizer: OptimizerSettings = OptimizerSettings()
     ema: EmaSettings = EmaSettings()
-    engine: EngineSettings = EngineSettings()
+    engine: EngineSettings = DdpSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -86,6 +86,10 @@ RUN_PATH_INDEPENDENT = frozenset(
         "guard",
         "watchdog",
         "engine.compile",
+        "engine.name",
+        "engine.stage",
+        "engine.offload",
+        "engine.deepspeed",
     }
 )
 """Keys (or groups of keys) that may differ when a run is resumed: they do not change what is learned."""
@@ -156,7 +160,7 @@ def validate(values: dict[str, Any], origin: str) -> RunSettings:
         raise ValueError("\n".join(lines.values())) from None
 
 
-_BRANCHES = frozenset({"soft_intro", "intro", "vae", "int", "float", "constrained-int"})
+_BRANCHES = frozenset({"soft_intro", "intro", "vae", "ddp", "zero", "int", "float", "constrained-int"})
 """What pydantic adds to a location to name a union's branch; it does not stand in the file."""
 
 
@@ -189,16 +193,6 @@ def load_config(name: str | Path, assignments: list[str] | None = None) -> RunSe
     values = read_yaml(path)
     override(values, assignments or [])
     return validate(values, str(path))
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.optim.optimizer import ParamsT
 from torch.optim.swa_utils import AveragedModel
 
 from sivae_dist.settings import Images, Settings
@@ -20,9 +21,9 @@ class OptimizerSettings(Settings):
     clip: float | None = Field(None, gt=0)
     """Largest norm of a network's gradient; None does not clip."""
 
-    def build(self, module: nn.Module) -> Adam:
-        """One optimizer for all parameters of a network; those without a gradient are left alone."""
-        return Adam(module.parameters(), lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+    def build(self, parameters: ParamsT) -> Adam:
+        """An optimizer for these parameters, or groups of them; those without a gradient are left alone."""
+        return Adam(parameters, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
 
 
 def guarded_step(
@@ -77,5 +78,9 @@ class Ema(AveragedModel):
 
     def update(self, model: nn.Module, images: int) -> None:
         """Moves the average by a step of `images` images."""
-        self.weight = 1.0 - 0.5 ** (images / self.half_life)
+        self.weight = self.share(images)
         self.update_parameters(model)
+
+    def share(self, images: int) -> float:
+        """Of the way to the weights that the average goes in a step of `images` images."""
+        return 1.0 - 0.5 ** (images / self.half_life)

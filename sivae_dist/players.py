@@ -1,18 +1,18 @@
 """The two players of the game: both networks, their moving averages, and the engines that train them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
+from sivae_dist.checkpoint.writing import share
 from sivae_dist.config import RunSettings
-from sivae_dist.engines import DdpEngine
+from sivae_dist.engines import make_engine
 from sivae_dist.models import StyleDecoder, StyleEncoder, build
 from sivae_dist.optimizer import Ema
+from sivae_dist.processes import rank, world_size
 from sivae_dist.schedule import Segment
-
-NAMES = ("encoder", "decoder")
 
 
 class Players:
@@ -20,25 +20,40 @@ class Players:
 
     def __init__(self, settings: RunSettings, device: torch.device) -> None:
         self.settings = settings
-        layout = torch.channels_last if settings.engine.channels_last else torch.contiguous_format
         encoder, decoder = build(settings.model, settings.seed)
         for network in (encoder, decoder):
-            network.to(device, settings.engine.dtype, memory_format=layout)  # type: ignore[call-overload]
+            network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]
         self.encoder, self.decoder = encoder, decoder
-        self.encoder_ema, self.decoder_ema = Ema(settings.ema, encoder), Ema(settings.ema, decoder)
-        self.encoder_engine = DdpEngine(settings.engine, settings.optimizer, encoder, decoder)
-        self.decoder_engine = DdpEngine(settings.engine, settings.optimizer, decoder, encoder)
+        networks = sum(tensor.nbytes for network in self.networks for tensor in network.state_dict().values())
+        self.full_size = 4 * networks  # weights, their average, and Adam's two moments
+        """Bytes of `tensors` once every parameter has been trained."""
+        common = (settings.engine, settings.optimizer, settings.ema)
+        self.encoder_engine = make_engine(*common, "encoder", encoder, decoder)
+        self.decoder_engine = make_engine(*common, "decoder", decoder, encoder)
 
     @property
     def networks(self) -> tuple[StyleEncoder, StyleDecoder]:
+        """As they are trained; where weights are divided among the processes, without them."""
         return self.encoder, self.decoder
 
     @property
-    def averages(self) -> tuple[StyleEncoder, StyleDecoder]:
-        """Both networks with their moving averages as weights."""
-        encoder, decoder = self.encoder_ema.module, self.decoder_ema.module
-        assert isinstance(encoder, StyleEncoder) and isinstance(decoder, StyleDecoder)
-        return encoder, decoder
+    def encoder_ema(self) -> Ema:
+        return self.encoder_engine.ema
+
+    @property
+    def decoder_ema(self) -> Ema:
+        return self.decoder_engine.ema
+
+    @contextmanager
+    def whole(self, *, live: bool, here: bool = True) -> Iterator[tuple[StyleEncoder, StyleDecoder]]:
+        """Both networks (`live`), or their averages, with all weights, for inference.
+
+        All processes enter it together; those without `here` only help. Weights that are divided among the processes
+        are copied together meanwhile.
+        """
+        with self.encoder_engine.whole(live=live, here=here) as encoder:
+            with self.decoder_engine.whole(live=live, here=here) as decoder:
+                yield encoder, decoder
 
     def prepare(self, segment: Segment) -> None:
         """Makes both ready for the steps of a segment: their objectives, and the parameters that these use."""
@@ -56,37 +71,29 @@ class Players:
 
     def average(self, images: int) -> None:
         """Moves the averages by a step of `images` images."""
-        self.encoder_ema.update(self.encoder, images)
-        self.decoder_ema.update(self.decoder, images)
+        self.encoder_engine.average(images)
+        self.decoder_engine.average(images)
 
     def reset_optimizers(self) -> None:
         self.encoder_engine.reset()
         self.decoder_engine.reset()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that training has made, by canonical name (checkpoint/state.py), sharing memory."""
-        tensors: dict[str, Tensor] = {}
-        for name in NAMES:
-            network = getattr(self, name)
-            tensors |= network_tensors(name, network)
-            tensors |= network_tensors(f"{name}_ema", getattr(self, f"{name}_ema").module)
-            tensors |= optimizer_tensors(f"{name}_optim", network, getattr(self, f"{name}_engine").optimizer)
-        return tensors
+        """Everything that training has made, by canonical name (checkpoint/state.py), sharing memory.
 
-    def full_size(self) -> int:
-        """Bytes of `tensors` once every parameter has been trained."""
-        networks = sum(tensor.nbytes for name in NAMES for tensor in getattr(self, name).state_dict().values())
-        return 4 * networks  # weights, their average, and Adam's two moments
+        All processes call it together. Where no process holds it all, each gets the values of its share
+        (checkpoint/writing.py) and meta tensors for the rest.
+        """
+        specs = self.encoder_engine.specs() | self.decoder_engine.specs()
+        mine = frozenset(share(specs, world_size())[rank()])
+        return self.encoder_engine.tensors(mine) | self.decoder_engine.tensors(mine)
 
     def restore_networks(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over networks and averages. ValueError naming a tensor that is missing or does not fit."""
-        for name in NAMES:
-            restore_network(name, getattr(self, name), tensors)
-            restore_network(f"{name}_ema", getattr(self, f"{name}_ema").module, tensors)
+        self.encoder_engine.restore_networks(tensors)
+        self.decoder_engine.restore_networks(tensors)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what `tensors` once gave. ValueError naming a tensor that is missing or does not fit."""
-        self.restore_networks(tensors)
-        for name in NAMES:
-            network = getattr(self, name)
-            restore_optimizer(f"{name}_optim", network, getattr(self, f"{name}_engine").optimizer, tensors)
+        self.encoder_engine.restore(tensors)
+        self.decoder_engine.restore(tensors)

@@ -54,12 +54,33 @@ def join(device: torch.device, timeout: timedelta) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         global _timeout
         _timeout = timeout
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        dist.init_process_group(_backend(device), timeout=timeout)
+
+
+def join_alone(device: torch.device) -> None:
+    """A process alone becomes a group, for libraries that need one."""
+    from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not in __all__
+
+    if not dist.is_initialized():
+        dist.init_process_group(_backend(device), store=HashStore(), rank=0, world_size=1)
+
+
+def _backend(device: torch.device) -> str:
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+_destroy: Callable[[], None] = dist.destroy_process_group
+
+
+def leave_through(destroy: Callable[[], None]) -> None:
+    """For a library that keeps groups of its own: its way to end the group, instead of torch's."""
+    global _destroy
+    _destroy = destroy
 
 
 def leave() -> None:
     if dist.is_initialized():
-        dist.destroy_process_group()
+        _destroy()
 
 
 def host_group() -> dist.ProcessGroup | None:

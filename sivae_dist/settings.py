@@ -2,7 +2,7 @@
 
 import re
 from decimal import Decimal
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
@@ -42,3 +42,14 @@ def at(value: T | dict[int, T], resolution: int, name: str) -> T:
     if resolution not in value:
         raise ValueError(f"{name} has no value for {resolution} px; it has {sorted(value)}")
     return value[resolution]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -77,7 +77,7 @@ class Trainer:
         NonFiniteError, SampleError or OSError end it; what is saved stays valid.
         """
         if self.images < self.schedule.total:
-            self.saver.rehearse(self.players.tensors(), self.players.full_size())
+            self.saver.rehearse(self.players.tensors(), self.players.full_size)
         stopped = not self._make_up()
         while self.images < self.schedule.total and not stopped:
             try:
@@ -204,8 +204,8 @@ class Trainer:
         self.monitor.scalars(step, row, self.loader, self.quarantine.total, self.device)
 
     def _log_images(self, step: Step) -> None:
-        if self.monitor.speaks:
-            self.monitor.images(step, preview(self.settings, self.players, self.loader, self._stage(step)))
+        here = self.monitor.speaks
+        self.monitor.images(step, preview(self.settings, self.players, self.loader, self._stage(step), here=here))
 
     def _make_evaluator(self) -> "Evaluator | None":
         if not self.settings.evaluation.every:
@@ -242,9 +242,9 @@ class Trainer:
         watchdog.expect(slow=True)
         start = perf_counter()
         live = self.settings.evaluation.live
-        networks = self.players.networks if live else self.players.averages
         try:
-            rows = self.evaluator.evaluate(Pretrained(self.settings.model, *networks, stage, self.images, live))
+            with self.players.whole(live=live) as networks:
+                rows = self.evaluator.evaluate(Pretrained(self.settings.model, *networks, stage, self.images, live))
         except StoppedError:
             return None
         self.monitor.evaluated(self.images, rows, perf_counter() - start)

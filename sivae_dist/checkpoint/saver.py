@@ -54,14 +54,16 @@ class CheckpointSaver:
     def rehearse(self, tensors: Mapping[str, Tensor], size: int) -> None:
         """Writes `tensors`, filled up to `size` bytes, and removes them: a full disk shows before training does.
 
+        For meta tensors, which are another process's to save, any values will do.
         OSError naming folder and size, on all processes.
         """
         missing = range(0, size - sum(tensor.nbytes for tensor in tensors.values()), _PADDING)
         zeros = {f"padding.{at}": torch.zeros(min(_PADDING, missing.stop - at), dtype=torch.uint8) for at in missing}
+        values = {n: torch.zeros_like(t, device="cpu") if t.is_meta else t for n, t in tensors.items()}
         final = self.folder.path / "rehearsal"
         partial = final.with_name(".tmp-rehearsal")
         try:
-            write_files(partial, final, self._snapshot(0, {**tensors, **zeros}, {}), self._group)
+            write_files(partial, final, self._snapshot(0, values | zeros, {}), self._group)
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"no checkpoint of {size / 1e6:,.1f} MB can be written to {self.folder.path}: {error}"

@@ -6,7 +6,7 @@ encoder_optim.{step,exp_avg,exp_avg_sq}.NAME    Adam's state, of parameters that
 decoder...                                  likewise
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +55,18 @@ def restore_optimizer(prefix: str, network: nn.Module, optimizer: Optimizer, ten
         optimizer.state[parameter] = targets
 
 
-def _copy(name: str, tensors: Mapping[str, Tensor], target: Tensor) -> None:
+def checked(name: str, tensors: Mapping[str, Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The saved tensor. ValueError when it is missing or has another shape or type."""
     saved = tensors.get(name)
     if saved is None:
         raise ValueError(f"the checkpoint has no tensor {name}")
-    if saved.shape != target.shape:
-        raise ValueError(f"{name} is {list(saved.shape)} there and {list(target.shape)} here")
-    if saved.dtype != target.dtype:
-        raise ValueError(f"{name} is {saved.dtype} there and {target.dtype} here")
+    if saved.shape != torch.Size(shape):
+        raise ValueError(f"{name} is {list(saved.shape)} there and {list(shape)} here")
+    if saved.dtype != dtype:
+        raise ValueError(f"{name} is {saved.dtype} there and {dtype} here")
+    return saved
+
+
+def _copy(name: str, tensors: Mapping[str, Tensor], target: Tensor) -> None:
     with torch.no_grad():
-        target.copy_(saved)
+        target.copy_(checked(name, tensors, target.shape, target.dtype))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -100,7 +99,7 @@ def _save(folder: Path, tensors: dict[str, Tensor], group: Any) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        state_dict_saver.save(contiguous, storage_writer=writer, process_group=group, no_dist=not dist.is_initialized())
+        state_dict_saver.save(contiguous, storage_writer=writer, process_group=group, no_dist=world_size() == 1)
     except CheckpointException as error:  # a BaseException, which no handler further up would see
         raise OSError("; ".join(f"process {k}: {one_line(e[0])}" for k, e in error.failures.items())) from error
 

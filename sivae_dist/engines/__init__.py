@@ -1,5 +1,26 @@
 """Engines: how an objective is differentiated and a network's step is taken on one or many processes."""
 
-from sivae_dist.engines.ddp import DdpEngine, EngineSettings
+from torch import nn
 
-__all__ = ["DdpEngine", "EngineSettings"]
+from sivae_dist.engines.base import Engine, NetworkT
+from sivae_dist.engines.ddp import DdpEngine
+from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.optimizer import EmaSettings, OptimizerSettings
+
+__all__ = ["Engine", "make_engine"]
+
+
+def make_engine(
+    settings: DdpSettings | ZeroSettings,
+    optimizer: OptimizerSettings,
+    ema: EmaSettings,
+    name: str,
+    network: NetworkT,
+    partner: nn.Module,
+) -> Engine[NetworkT]:
+    """The engine of one player that the settings name; all processes make it together."""
+    if settings.name == "ddp":
+        return DdpEngine(settings, optimizer, ema, name, network, partner)
+    from sivae_dist.engines.zero_divided import ENGINES  # DeepSpeed takes seconds
+
+    return ENGINES[settings.stage](settings, optimizer, ema, name, network, partner)

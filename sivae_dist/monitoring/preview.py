@@ -13,22 +13,34 @@ from sivae_dist.randomness import normals
 
 
 @torch.no_grad()
-def preview(settings: RunSettings, players: Players, loader: Loader, stage: Stage) -> dict[str, Tensor]:
+def preview(
+    settings: RunSettings, players: Players, loader: Loader, stage: Stage, *, here: bool = True
+) -> dict[str, Tensor]:
     """Grids by tag: real images over their reconstructions, samples, and samples of the averaged decoder.
 
-    Always the same images (of the test split when there is one) and the same latents. Talks to no other process.
+    Always the same images (of the test split when there is one) and the same latents. All processes call it together;
+    those without `here` draw nothing.
     """
     columns, engine, device = settings.monitoring.grid, settings.engine, loader.device
-    manifest = loader.manifest
-    count = min(2 * columns, manifest.samples)
-    first = manifest.train if manifest.test >= count else 0
-    pixels = loader.pictures(stage.resolution, range(first, first + count))
-    real = blend_real(to_images(torch.from_numpy(pixels).to(device)).to(engine.dtype), stage.blend)
+    pictures: dict[str, Tensor] = {}
     z = normals(settings.seed, "preview", 0, 2 * columns, settings.model.latent, device).to(engine.dtype)
-    with torch.autocast(device.type, engine.amp, enabled=engine.amp is not None):
-        reconstructed = players.decoder(players.encoder(real, stage)[0], stage)
-        samples = {"sample": players.decoder(z, stage), "sample_ema": players.decoder_ema.module(z, stage)}
-    pairs = figures.in_rows(real, reconstructed, columns=columns)
-    return {"images/real_reconstruction": figures.grid(pairs, columns)} | {
-        f"images/{name}": figures.grid(images, columns) for name, images in samples.items()
-    }
+    autocast = torch.autocast(device.type, engine.amp, enabled=engine.amp is not None)
+    with players.whole(live=True, here=here) as (encoder, decoder):
+        if here:
+            real = blend_real(_real(loader, stage.resolution, 2 * columns).to(engine.dtype), stage.blend)
+            with autocast:
+                reconstructed, pictures["sample"] = decoder(encoder(real, stage)[0], stage), decoder(z, stage)
+            pictures["real_reconstruction"] = figures.in_rows(real, reconstructed, columns=columns)
+    with players.whole(live=False, here=here) as (_, decoder):
+        if here:
+            with autocast:
+                pictures["sample_ema"] = decoder(z, stage)
+    return {f"images/{name}": figures.grid(images, columns) for name, images in pictures.items()}
+
+
+def _real(loader: Loader, resolution: int, count: int) -> Tensor:
+    manifest = loader.manifest
+    count = min(count, manifest.samples)
+    first = manifest.train if manifest.test >= count else 0
+    pixels = loader.pictures(resolution, range(first, first + count))
+    return to_images(torch.from_numpy(pixels).to(loader.device))

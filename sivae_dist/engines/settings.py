@@ -1,0 +1,193 @@
+"""How a run is trained: with which engine, in which precision, and what of DeepSpeed's own configuration."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Discriminator, Field, field_validator, model_validator
+
+from sivae_dist.settings import Settings, flatten
+
+
+class _EngineSettings(Settings):
+    """What every engine has."""
+
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """`bf16`: autocast inside the networks, weights and losses in fp32. `fp64`: everything, for verification."""
+    compile: bool = False
+    """torch.compile of both objectives, once for every resolution and again for its transition."""
+    channels_last: bool = True
+    """Memory format of weights and images; faster for convolutions on a GPU with bf16 and on a CPU."""
+    max_batch_per_rank: int | None = Field(None, ge=1)
+    """Images that one process takes at once; larger shares are accumulated in equal parts. None: no limit."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and images."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+    @property
+    def amp(self) -> torch.dtype | None:
+        """The autocast type inside the networks."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
+    @property
+    def weight_format(self) -> torch.memory_format:
+        """How weights lie in memory."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def parts(self, share: int) -> int:
+        """The least number of equal micro-batches for one process's share of a batch."""
+        limit = self.max_batch_per_rank or share
+        return next(k for k in range(1, share + 1) if share % k == 0 and share // k <= limit)
+
+
+class DdpSettings(_EngineSettings):
+    """torch's DistributedDataParallel."""
+
+    name: Literal["ddp"] = "ddp"
+
+
+_OWN = {
+    "train_batch_size": "schedule.batch",
+    "train_micro_batch_size_per_gpu": "engine.max_batch_per_rank",
+    "gradient_accumulation_steps": "engine.max_batch_per_rank",
+    "gradient_clipping": "optimizer.clip",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+    "bf16": "engine.precision",
+    "fp16": "engine.precision",
+    "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "zero_optimization.stage": "engine.stage",
+    "zero_optimization.offload_optimizer": "engine.offload",
+}
+"""Keys of DeepSpeed's that other settings decide, and which."""
+
+_FREE = frozenset(
+    {
+        "comms_logger",
+        "memory_breakdown",
+        "prescale_gradients",
+        "steps_per_print",
+        "wall_clock_breakdown",
+        "zero_optimization.allgather_bucket_size",
+        "zero_optimization.allgather_partitions",
+        "zero_optimization.contiguous_gradients",
+        "zero_optimization.overlap_comm",
+        "zero_optimization.reduce_bucket_size",
+        "zero_optimization.reduce_scatter",
+        "zero_optimization.round_robin_gradients",
+        "zero_optimization.stage3_max_live_parameters",
+        "zero_optimization.stage3_max_reuse_distance",
+        "zero_optimization.stage3_model_persistence_threshold",
+        "zero_optimization.stage3_param_persistence_threshold",
+        "zero_optimization.stage3_prefetch_bucket_size",
+    }
+)
+"""Keys of DeepSpeed's that change speed, memory or what is printed, and not what is learned."""
+
+_BUCKET = 1 << 23
+"""Elements that are sent at once: 34 MB. DeepSpeed's own 5e8 would cost each player 2 GB, more than the networks do."""
+
+
+def _read(value: object) -> object:
+    """What a JSON file holds, if it is one that is named."""
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        return json.loads(Path(value).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{value} cannot be read as JSON: {error}") from None
+
+
+class ZeroSettings(_EngineSettings):
+    """DeepSpeed's ZeRO: what every process would hold a copy of is divided among them."""
+
+    name: Literal["zero"] = "zero"
+    stage: Literal[0, 1, 2, 3] = 1
+    """Divided among the processes: 1 the optimizer's state, 2 gradients too, 3 weights and averages too; 0 nothing."""
+    offload: bool = False
+    """The optimizer's state, and its step, on the CPU; from stage 1 on."""
+    deepspeed: Annotated[dict[str, Any], BeforeValidator(_read)] = {}
+    """More of DeepSpeed's own configuration, or a JSON file that holds it. A file is read when the run is begun."""
+
+    @property
+    def weight_format(self) -> torch.memory_format:
+        """DeepSpeed keeps weights in flat buffers of its own, one after the other."""
+        return torch.contiguous_format
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _without_auto(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return _strip(values)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ZeroSettings":
+        if self.precision == "fp64":
+            raise ValueError("precision=fp64: DeepSpeed keeps the optimizer's state in fp32; use engine.name=ddp")
+        if self.compile:
+            raise ValueError("compile=true needs engine.name=ddp: DeepSpeed's hooks are in the way of torch.compile")
+        if self.offload and self.stage == 0:
+            raise ValueError("offload=true needs a stage from 1 to 3")
+        ours = flatten(self.configuration(None))
+        for key, value in flatten(self.deepspeed).items():
+            if key in _FREE or any(key.startswith(f"{free}.") for free in _FREE):
+                continue
+            if key in ours and ours[key] == value:
+                continue
+            whose = next((own for name, own in _OWN.items() if key == name or key.startswith(f"{name}.")), None)
+            raise ValueError(
+                f"deepspeed: {key} is decided by {whose}; leave it out"
+                if whose
+                else f"deepspeed: {key} is none of the keys that can be passed on: {', '.join(sorted(_FREE))}"
+            )
+        return self
+
+    def configuration(self, clip: float | None) -> dict[str, Any]:
+        """DeepSpeed's, with the user's own merged in."""
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            "allgather_bucket_size": _BUCKET,
+            "memory_efficient_linear": False,  # it would replace torch's own for everybody in the process
+            "reduce_bucket_size": _BUCKET,
+            "stage3_prefetch_bucket_size": _BUCKET,
+        }
+        if self.offload:
+            zero["offload_optimizer"] = {"device": "cpu"}
+        ours = {
+            "train_micro_batch_size_per_gpu": 1,  # for its own reports of speed
+            "gradient_accumulation_steps": 1,  # the engine says itself which backward is the last
+            "gradient_clipping": clip or 0.0,
+            "steps_per_print": None,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # it would compile one of its own, which has no guarded step
+            "zero_optimization": zero,
+        }
+        theirs = dict(self.deepspeed)
+        zero |= theirs.pop("zero_optimization", {})
+        return ours | theirs
+
+
+def _strip(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what says "auto", as configurations for other trainers do: it means whatever we set."""
+    kept = {key: _strip(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in kept.items() if value != "auto"}
+
+
+def _named(values: object) -> object:
+    """The engine is DDP unless another is named. ValueError in one line when only the name was changed."""
+    if not isinstance(values, dict):
+        return values
+    values = {"name": "ddp"} | values
+    if values["name"] == "ddp":
+        others = ZeroSettings.model_fields.keys() - DdpSettings.model_fields.keys()
+        if foreign := [str(key) for key in values if key in others]:
+            raise ValueError(
+                f"ddp has no {' and no '.join(foreign)}; give the engine as a whole, 'engine={{name: ddp}}'"
+            )
+    return values
+
+
+EngineSettings = Annotated[DdpSettings | ZeroSettings, Discriminator("name"), BeforeValidator(_named)]

@@ -1,0 +1,93 @@
+"""DeepSpeed's ZeRO: what DDP keeps a copy of in every process is divided among them.
+
+A DeepSpeed engine trains a fixed set of parameters, so every segment gets a new one, and what the optimizer knows is
+carried over. In between, and in checkpoints, it is held by parameter as ever.
+"""
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from sivae_dist.engines import deepspeed_setup
+from sivae_dist.engines.base import Engine, NetworkT, Update
+from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.optimizer import EmaSettings, OptimizerSettings, guarded_step, state_is_finite
+
+
+class ZeroEngine(Engine[NetworkT]):
+    """Stage 0: DeepSpeed averages the gradients, and every process holds a copy of everything."""
+
+    def __init__(
+        self,
+        settings: DdpSettings | ZeroSettings,
+        optimizer: OptimizerSettings,
+        ema: EmaSettings,
+        name: str,
+        network: NetworkT,
+        partner: nn.Module,
+    ) -> None:
+        super().__init__(settings, optimizer, ema, name, network, partner)
+        assert isinstance(settings, ZeroSettings)
+        self.device = next(network.parameters()).device
+        self.configuration = settings.configuration(self.clip)
+        self.build = optimizer.build
+        self._deepspeed = deepspeed_setup.load(self.device)
+        self._engine: Any = None
+
+    def prepare(self, objective: nn.Module, parts_in_use: list[nn.Module]) -> None:
+        self._close()
+        self.parameters = [p for part in parts_in_use for p in part.parameters()]
+        with self.turn():
+            self.optimizer = self._make_optimizer()
+            self._engine, *_ = self._deepspeed.initialize(
+                model=objective, optimizer=self.optimizer, config=self.configuration, dist_init_required=False
+            )
+            self._adopt()
+
+    def _make_optimizer(self) -> Adam:
+        """For the parameters in use, before DeepSpeed takes it over."""
+        return self.optimizer
+
+    def _adopt(self) -> None:
+        """After DeepSpeed has laid out its own state."""
+
+    def _close(self) -> None:
+        """Ends the DeepSpeed engine. Whoever wants what it holds asks before."""
+        if self._engine is None:
+            return
+        self._engine.destroy()
+        self._engine.optimizer = None  # destroyed again when it is collected, it would take the next one's links down
+        self._engine = None
+        gc.collect()  # it is full of cycles, which hold all that it has divided
+
+    def update(self, inputs: Sequence[tuple[Any, ...]], lr: float, allowed: Tensor) -> Update:
+        with self.turn():
+            sound = self._sound()
+            outputs = self._backward(inputs, sound)
+            norm, taken = self._step(lr, allowed)
+        return Update(outputs, norm, sound, taken)
+
+    def _sound(self) -> Tensor:
+        return state_is_finite(self.optimizer, self.parameters)
+
+    def _backward(self, inputs: Sequence[tuple[Any, ...]], sound: Tensor) -> list[tuple[Any, ...]]:
+        """The gradient, and the outputs. What is not finite here becomes a gradient that is not finite everywhere."""
+        assert self._engine is not None
+        outputs = []
+        for index, arguments in enumerate(inputs):
+            self._engine.set_gradient_accumulation_boundary(index == len(inputs) - 1)
+            loss, *rest = self._engine(*arguments)
+            loss = loss / torch.where(sound & torch.isfinite(loss), len(inputs), torch.nan)
+            self._engine.backward(loss, scale_wrt_gas=False)
+            outputs.append(tuple(rest))
+        return outputs
+
+    def _step(self, lr: float, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient's norm, and whether the step was taken."""
+        norm, taken = guarded_step(self.optimizer, self.parameters, lr, self.clip, allowed)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, taken
