@@ -115,6 +115,42 @@ def assert_same(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> 
         assert torch.equal(got[name], tensor), name
 
 
+def largest_difference(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> float:
+    """Over all tensors, of the norm of the difference relative to the norm."""
+    assert got.keys() == want.keys()
+    return max(
+        (torch.linalg.vector_norm(got[name] - want[name]) / (torch.linalg.vector_norm(want[name]) + 1e-3)).item()
+        for name in want
+    )
+
+
+def disturb(trainer: Trainer) -> Trainer:
+    """Moves all parameters off where they start, so that noise has a strength and every gradient a size.
+
+    At first some gradients are zero but for rounding errors (a bias before a normalization, when no activation bends),
+    which Adam makes as large as any other.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for network in (trainer.players.encoder, trainer.players.decoder):
+            for p in network.parameters():
+                p += 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    return trainer
+
+
+def gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """A copy of all that a checkpoint would hold, on every process, whoever holds it."""
+    tensors = trainer.players.tensors()
+    mine = snapshot({name: tensor for name, tensor in tensors.items() if not tensor.is_meta})
+    parts: list[Any] = [mine]
+    if dist.is_initialized():
+        parts *= dist.get_world_size()
+        dist.all_gather_object(parts, mine)
+    values = {name: tensor for part in parts for name, tensor in part.items()}
+    assert values.keys() == tensors.keys()
+    return {name: values[name] for name in tensors}
+
+
 # Processes.
 
 

@@ -281,7 +281,7 @@ def test_a_tensor_of_a_network_that_does_not_fit_is_named(misfit: str) -> None:
 
 def _optimized() -> tuple[nn.Module, torch.optim.Adam, dict[str, Tensor]]:
     network = _networks()
-    optimizer = OptimizerSettings().build(network)
+    optimizer = OptimizerSettings().build(network.parameters())
     part = cast(nn.ModuleDict, network.blocks)["8"]
     for _ in range(3):
         for p in part.parameters():
@@ -294,7 +294,7 @@ def test_optimizers_come_back_and_go_on_the_same() -> None:
     network, optimizer, tensors = _optimized()
     other = _networks(5)
     restore_network("e", other, network_tensors("e", network))
-    its = OptimizerSettings().build(other)
+    its = OptimizerSettings().build(other.parameters())
     for p in other.parameters():  # what it had before is forgotten
         p.grad = torch.ones_like(p)
     guarded_step(its, list(other.parameters()), 0.0, None)

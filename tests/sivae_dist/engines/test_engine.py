@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from data_pipelines.loader import Batch
 from sivae_dist.engines import ddp
+from sivae_dist.engines.settings import DdpSettings
 from sivae_dist.models.layers import Conv2d
 from sivae_dist.objectives import DecoderObjective, EncoderObjective, soft_intro
 from sivae_dist.objectives.soft_intro import SoftIntroDecoderObjective, SoftIntroEncoderObjective
@@ -26,7 +27,17 @@ from sivae_dist.optimizer import Ema, EmaSettings, OptimizerSettings, guarded_st
 from sivae_dist.processes import rank, world_size
 from sivae_dist.run import RunDirectory
 from sivae_dist.trainer import NonFiniteError, Trainer
-from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
+from tests.helpers import (
+    assert_same,
+    begin,
+    disturb,
+    largest_difference,
+    on_processes,
+    random_set,
+    snapshot,
+    tiny_settings,
+    train,
+)
 
 STEPS = 6
 """Of tiny_settings: 2 at 4 px, 2 in transition to 8 px, 2 at 8 px."""
@@ -47,35 +58,12 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     return {name: t.double() for name, t in trainer.players.tensors().items() if "_optim." not in name}
 
 
-def largest_difference(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
-    """Over all tensors, of the norm of the difference relative to the norm."""
-    assert got.keys() == want.keys()
-    return max(
-        (torch.linalg.vector_norm(got[name] - want[name]) / (torch.linalg.vector_norm(want[name]) + 1e-3)).item()
-        for name in want
-    )
-
-
-def disturb(trainer: Trainer) -> Trainer:
-    """Moves all parameters off where they start, so that noise has a strength and every gradient a size.
-
-    At first some gradients are zero but for rounding errors (a bias before a normalization, when no activation bends),
-    which Adam makes as large as any other.
-    """
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for network in (trainer.players.encoder, trainer.players.decoder):
-            for p in network.parameters():
-                p += 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    return trainer
-
-
 # Parts of a batch, and processes.
 
 
 def test_parts_are_equal_and_as_few_as_the_limit_allows() -> None:
     for limit, share, parts in [(None, 8, 1), (8, 8, 1), (4, 8, 2), (3, 8, 4), (1, 8, 8), (5, 7, 7), (99, 7, 1)]:
-        assert ddp.EngineSettings(max_batch_per_rank=limit).parts(share) == parts
+        assert DdpSettings(max_batch_per_rank=limit).parts(share) == parts
 
 
 @pytest.mark.parametrize(("limit", "parts"), [(4, 2), (3, 4)])
@@ -360,7 +348,7 @@ def _stepped(value: float, *, times: int = 1, clip: float | None = None) -> tupl
     """A layer after two good steps, and after `times` more in which one gradient is `value`."""
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
-    optimizer = OptimizerSettings().build(layer)
+    optimizer = OptimizerSettings().build(layer.parameters())
     norm = torch.zeros(())
     for step in range(2 + times):
         for p in layer.parameters():
@@ -399,7 +387,7 @@ def test_guarded_step_is_adam(clip: float | None) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(4, 3).double()
     ours = OptimizerSettings(beta1=0.8, beta2=0.95, eps=1e-6, clip=clip)
-    optimizer = ours.build(layer)
+    optimizer = ours.build(layer.parameters())
     p = torch.cat([q.detach().flatten() for q in layer.parameters()])
     m = v = torch.zeros_like(p)
     for t, lr in enumerate((0.1, 0.03, 0.2), start=1):
@@ -421,7 +409,7 @@ def test_guarded_step_is_adam(clip: float | None) -> None:
 def test_guarded_step_leaves_parameters_without_gradient_alone() -> None:
     layer = nn.Linear(2, 2)
     before = snapshot(layer.state_dict())
-    optimizer = OptimizerSettings().build(layer)
+    optimizer = OptimizerSettings().build(layer.parameters())
     layer.weight.grad = torch.ones_like(layer.weight)
     guarded_step(optimizer, list(layer.parameters()), 0.1, None)
     assert torch.equal(layer.bias, before["bias"]) and layer.bias not in optimizer.state
