@@ -131,7 +131,7 @@ class ZeroSettings(_EngineSettings):
             raise ValueError("compile=true needs engine.name=ddp: DeepSpeed's hooks are in the way of torch.compile")
         if self.offload and self.stage == 0:
             raise ValueError("offload=true needs a stage from 1 to 3")
-        ours = flatten(self.configuration(None))
+        ours = flatten(self._ours(None))
         for key, value in flatten(self.deepspeed).items():
             if key in _FREE or any(key.startswith(f"{free}.") for free in _FREE):
                 continue
@@ -147,6 +147,11 @@ class ZeroSettings(_EngineSettings):
 
     def configuration(self, clip: float | None) -> dict[str, Any]:
         """DeepSpeed's, with the user's own merged in."""
+        ours, theirs = self._ours(clip), dict(self.deepspeed)
+        zero = ours["zero_optimization"] | theirs.pop("zero_optimization", {})
+        return ours | theirs | {"zero_optimization": zero}
+
+    def _ours(self, clip: float | None) -> dict[str, Any]:
         zero: dict[str, Any] = {
             "stage": self.stage,
             "allgather_bucket_size": _BUCKET,
@@ -156,7 +161,7 @@ class ZeroSettings(_EngineSettings):
         }
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
-        ours = {
+        return {
             "train_micro_batch_size_per_gpu": 1,  # for its own reports of speed
             "gradient_accumulation_steps": 1,  # the engine says itself which backward is the last
             "gradient_clipping": clip or 0.0,
@@ -165,9 +170,6 @@ class ZeroSettings(_EngineSettings):
             "zero_force_ds_cpu_optimizer": False,  # it would compile one of its own, which has no guarded step
             "zero_optimization": zero,
         }
-        theirs = dict(self.deepspeed)
-        zero |= theirs.pop("zero_optimization", {})
-        return ours | theirs
 
 
 def _strip(values: dict[str, Any]) -> dict[str, Any]:
