@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.processes import rank
 from sivae_dist.run import RunDirectory
 from tests.helpers import begin, disturb, gathered, tiny_settings, train
@@ -22,13 +23,13 @@ def begun(path: Path, data: Path, *assignments: str, steps: int = 3) -> Path:
     """
     every = f"checkpoint.every={8 * steps}"
     train(disturb(begin(path, tiny_settings(data, every, *assignments))), steps=steps)
-    assert len(list(RunDirectory(path).checkpoints.glob("images-*"))) == 1
+    assert CheckpointFolder(RunDirectory(path).checkpoints).final(8 * steps).exists()
     return path
 
 
-def with_engine(run: Path, data: Path, engine: str, *assignments: str, name: str | None = None) -> Path:
+def with_engine(run: Path, data: Path, engine: str, *assignments: str, path: Path | None = None) -> Path:
     """A copy of the run that goes on with another engine; `assignments` as it was begun."""
-    copy = run.with_name(f"{run.name}-{name or engine}")
+    copy = path or run.with_name(f"{run.name}-{engine}")
     shutil.copytree(run, copy)
     RunDirectory(copy).open(tiny_settings(data, ENGINES[engine], *assignments))
     return copy
