@@ -61,6 +61,8 @@ class ZeroEngine(Engine[NetworkT]):
             return
         self._engine.destroy()
         self._engine.optimizer = None  # destroyed again when it is collected, it would take the next one's links down
+        self._engine.module_forward_pre_hook.remove()  # DeepSpeed remembers modules, and through these all the rest
+        self._engine.module_forward_post_hook.remove()
         self._engine = None
         gc.collect()  # it is full of cycles, which hold all that it has divided
 

@@ -224,6 +224,7 @@ class DividedEngine(DividedOptimizerEngine[NetworkT]):
     def _detach(self) -> None:
         for parameter in self.network.parameters():
             self._slice(parameter).data = self._slice(parameter).data.clone()
+            del parameter._z3_optimizer  # type: ignore[attr-defined]
         for module in self.network.modules():
             for name in ("pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "ds_grads_remaining"):
                 module.__dict__.pop(name, None)  # the next engine would go on with this one's
