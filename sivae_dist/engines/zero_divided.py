@@ -216,6 +216,9 @@ class DividedEngine(DividedOptimizerEngine[NetworkT]):
     def _discard(self) -> None:
         if self._engine is not None:
             self._engine.empty_partition_cache()
+            for module in self._engine.module.modules():  # the next engine would go on with what this one left there
+                for name in ("pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "ds_grads_remaining"):
+                    module.__dict__.pop(name, None)
         super()._discard()
 
     def _link(self) -> None:
@@ -225,9 +228,6 @@ class DividedEngine(DividedOptimizerEngine[NetworkT]):
         for parameter in self.network.parameters():
             self._slice(parameter).data = self._slice(parameter).data.clone()
             del parameter._z3_optimizer  # type: ignore[attr-defined]
-        for module in self.network.modules():
-            for name in ("pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "ds_grads_remaining"):
-                module.__dict__.pop(name, None)  # the next engine would go on with this one's
 
     def _get(self, parameter: nn.Parameter, moment: str) -> Tensor:
         part: Tensor = self._deepspeed.utils.safe_get_local_optimizer_state(parameter, moment)

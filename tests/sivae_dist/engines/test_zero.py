@@ -1,5 +1,6 @@
 """What is particular to DeepSpeed's engines: what a process holds, steps that are not taken, and how it is started."""
 
+import gc
 import math
 import os
 import shutil
@@ -85,13 +86,13 @@ def test_what_is_divided_is_held_once_by_all_together(data: Path, tmp_path: Path
 
 
 def _re_made(paths: list[Path]) -> list[int]:
-    """How many of the moments of a run's past segments are still in memory at its end, for each run."""
+    """How much of the engines of a run's past segments is still in memory at its end, for each run."""
     return [len(_survivors(begin(path))) for path in paths]
 
 
-def _survivors(trainer: Trainer) -> list[Tensor]:
-    past: dict[str, list[weakref.ref[Tensor]]] = {player: [] for player in PLAYERS}
-    gone: list[weakref.ref[Tensor]] = []
+def _survivors(trainer: Trainer) -> list[Any]:
+    past: dict[str, list[weakref.ref[Any]]] = {player: [] for player in PLAYERS}
+    gone: list[weakref.ref[Any]] = []
     for player in PLAYERS:
         engine: Any = getattr(trainer.players, f"{player}_engine")
 
@@ -100,12 +101,14 @@ def _survivors(trainer: Trainer) -> list[Tensor]:
         ) -> None:
             gone.extend(past[player])
             original(*arguments)
-            past[player] = [weakref.ref(state["exp_avg"]) for state in engine.optimizer.state.values()]
+            made = [state["exp_avg"] for state in engine.optimizer.state.values()]
+            made += [engine._engine, getattr(engine._engine.optimizer, "parameter_offload", engine._engine.optimizer)]
+            past[player] = [weakref.ref(thing) for thing in made]
 
         engine.prepare = prepare
     train(trainer)
     assert len(gone) >= 4 and all(references for references in past.values())
-    return [tensor for reference in gone if (tensor := reference()) is not None]
+    return [thing for reference in gone if (thing := reference()) is not None]
 
 
 def test_nothing_stays_of_an_engine_when_the_next_one_is_made(run: Path, data: Path, tmp_path: Path) -> None:
@@ -114,6 +117,27 @@ def test_nothing_stays_of_an_engine_when_the_next_one_is_made(run: Path, data: P
         for checkpoint in CheckpointFolder(RunDirectory(path).checkpoints).paths():
             shutil.rmtree(checkpoint)
     assert on_processes(2, _re_made, paths) == [[0, 0]] * 2
+
+
+def _collected_late(path: Path) -> Tensors:
+    """What a run holds in which something else keeps each of DeepSpeed's engines for a step longer."""
+    trainer = begin(path)
+    engines: list[Any] = [trainer.players.encoder_engine, trainer.players.decoder_engine]
+    kept: list[Any] = []
+
+    def keep() -> None:
+        kept.append([engine._engine for engine in engines])
+        del kept[:-2]
+        gc.collect()
+
+    train(trainer, after=keep)
+    return gathered(trainer)
+
+
+def test_an_engine_that_is_collected_late_does_no_harm(run: Path, data: Path, tmp_path: Path) -> None:
+    late, plain = (with_engine(run, data, "zero1", path=tmp_path / name) for name in ("late", "plain"))
+    (want,) = on_processes(2, go_on, [plain])[0]
+    assert_same(on_processes(2, _collected_late, late)[0], want)
 
 
 def _whole(paths: list[Path]) -> list[tuple[dict[str, Any], Tensors]]:

@@ -1,0 +1,110 @@
+"""Memory of each process, and time of a step, with DDP and every stage of ZeRO.
+
+    python -m benchmarks.engines [--config ffhq256] [--resolution 64] [--processes 2 4] [--steps 3] [--out FILE]
+
+Every process takes one image through both players' updates of the warm-up, at a resolution whose activations leave the
+weights to be seen. "Held" is what a process has between two steps beyond what it had before the networks were made,
+"peak" the most that it had meanwhile; both are resident memory, of the process with the most.
+"""
+
+import argparse
+import ctypes
+import gc
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing.spawn import spawn
+
+from benchmarks.report import report
+from sivae_dist.config import load_config
+from sivae_dist.objectives import Draws
+from sivae_dist.players import Players
+from sivae_dist.processes import everyone, join, leave, rank
+from sivae_dist.schedule import Segment
+
+CPU = torch.device("cpu")
+ENGINES = {"DDP": "{name: ddp}"} | {f"ZeRO {stage}": f"{{name: zero, stage: {stage}}}" for stage in (0, 1, 2, 3)}
+
+
+def resident(key: str) -> float:
+    """MB of this process: VmRSS now, VmHWM at most since `forget`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1e3
+
+
+def forget() -> None:
+    """Begins the peak anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def work(index: int, arguments: argparse.Namespace, engine: str, count: int, meeting: str) -> None:
+    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=count)
+    join(CPU, timedelta(minutes=30))
+    settings = load_config(arguments.config, ["data.path=unused", "device=cpu", f"engine={engine}"])
+    if settings.engine.name == "zero":
+        from sivae_dist.engines import deepspeed_setup
+
+        deepspeed_setup.load(CPU)
+    before = resident("VmRSS")
+    forget()
+    players = Players(settings, CPU)
+    players.prepare(Segment(arguments.resolution, blending=False, warming_up=True))
+    size = (1, settings.model.channels, arguments.resolution, arguments.resolution)
+    x, allowed = torch.rand(size), torch.ones((), dtype=torch.bool)
+    latent = settings.model.latent
+    draws = Draws(torch.randn(1, latent), torch.randn(1, 3, latent))
+    seconds = []
+    for _ in range(arguments.steps):
+        start = time.perf_counter()
+        encoder = players.encoder_engine.update([(x, None, draws)], 0.001, allowed)
+        (z,) = (z for _, z in encoder.outputs)
+        players.decoder_engine.update([(x, z, None, draws)], 0.001, encoder.taken)
+        players.average(count)
+        seconds.append(time.perf_counter() - start)
+        del encoder, z
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
+    figures = everyone(lambda: (resident("VmRSS") - before, resident("VmHWM") - before, statistics.median(seconds[1:])))
+    if rank() == 0:
+        held, peak, step = (max(values) for values in zip(*figures, strict=True))
+        parameters = players.full_size / 16e6
+        Path(f"{meeting}.figures").write_text(f"{parameters:.1f} {held:.0f} {peak:.0f} {step:.1f}")
+    leave()
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    for count in arguments.processes:
+        say(f"\n{count} processes:\n\n| engine | held, MB | peak, MB | a step, s |\n|---|---|---|---|")
+        for name, engine in ENGINES.items():
+            with tempfile.TemporaryDirectory() as folder:
+                meeting = f"{folder}/meeting"
+                spawned: Any = spawn  # it has no annotations
+                spawned(work, (arguments, engine, count, meeting), count)
+                parameters, held, peak, step = Path(f"{meeting}.figures").read_text().split()
+            say(f"| {name} | {held} | {peak} | {step} |")
+    say(f"\n{parameters} million parameters, {4 * float(parameters):.0f} MB as float32.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="ffhq256")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="a file for the results")
+    arguments = parser.parse_args()
+    with report(arguments.out, "Engines", ("torch", "deepspeed")) as say:
+        measure(arguments, say)
+
+
+if __name__ == "__main__":
+    main()
