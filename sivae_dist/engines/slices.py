@@ -1,4 +1,4 @@
-"""A tensor cut into one slice a process, as ZeRO 3 cuts weights: consecutive elements, zeros after the last."""
+"""A tensor cut into one slice a process, as ZeRO 3 cuts weights: consecutive elements, and padding after the last."""
 
 import math
 from collections.abc import Sequence

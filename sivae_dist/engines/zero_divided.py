@@ -14,7 +14,6 @@ from sivae_dist.engines.base import NetworkT
 from sivae_dist.engines.slices import put_together, slice_of
 from sivae_dist.engines.zero import ZeroEngine
 from sivae_dist.optimizer import state_is_finite
-from sivae_dist.processes import rank
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -202,9 +201,6 @@ class DividedEngine(DividedOptimizerEngine[NetworkT]):
         self._deepspeed.zero.Init(
             module=self.network, dtype=self.settings.dtype, config_dict_or_path=self.configuration
         )
-        for name, parameter in self.network.named_parameters():
-            parts = self._slice(parameter)
-            parts[max(0, self._shapes[name].numel() - rank() * parts.numel()) :] = 0  # DeepSpeed leaves what lay there
         for parameter in self.ema.module.parameters():
             parameter.data = slice_of(parameter)
 
