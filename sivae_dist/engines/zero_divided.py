@@ -197,6 +197,7 @@ class DividedEngine(DividedOptimizerEngine[NetworkT]):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        assert not list(self.network.buffers())  # which DeepSpeed would not divide
         self._template = deepcopy(self.network).to("meta")
         self._deepspeed.zero.Init(
             module=self.network, dtype=self.settings.dtype, config_dict_or_path=self.configuration
