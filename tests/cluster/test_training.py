@@ -40,6 +40,8 @@ SETTINGS = (
 )
 RESOURCES = ("--nodes", 2, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
 TWO_A_NODE = ("--gpus-per-node", 2)
+WHOLE = ("--nodes", 4, "--gpus-per-node", 1, "--cpus-per-task", 4, "--mem", "1G", "--time", 20)
+"""All CPUs of the cluster."""
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +202,26 @@ def test_preemption(site: Site, undisturbed: Path, tmp_path: Path) -> None:
     run, urgent = tmp_path / "run", tmp_path / "urgent"
     job = site.submit(run, "--partition", "main")
     site.wait_for(run, job, EVERY // 2)
-    whole = ("--nodes", 4, "--gpus-per-node", 2, "--cpus-per-task", 2, "--mem", "1G", "--time", 20)
-    other = site.submit(urgent, "schedule.images={4: 400, 8: 400}", "--partition", "urgent", resources=whole)
+    other = site.submit(urgent, "schedule.images={4: 400, 8: 400}", "--partition", "urgent", resources=WHOLE)
     site.finished(urgent, other, restarts=0)
     site.finished(run, job, restarts=1)
     assert_nothing_was_lost(run, job)
     assert_equal_runs(run, undisturbed)
+
+
+def test_preemption_with_the_other_loader_and_engine(site: Site, tmp_path: Path) -> None:
+    """DALI decodes the level that is a tar and ZeRO divides optimizer and gradients, before and after. What comes
+    between is the same run, which nobody disturbs."""
+    tars = random_set(tmp_path / "tars", samples=64, array_max_resolution=4)
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    settings = ("data.loader=dali", "engine={name: zero, stage: 2}", "--exclude", "n3,n4")
+    job = site.submit(run, *settings, "--partition", "main", data=tars)
+    site.wait_for(run, job, EVERY + 40)
+    other = site.submit(reference, *settings, "--partition", "urgent", "--cpus-per-task", 4, data=tars)
+    site.finished(reference, other, restarts=0)
+    site.finished(run, job, restarts=1)
+    assert_nothing_was_lost(run, job)
+    assert_equal_runs(run, reference)
 
 
 def test_requeued_by_hand(site: Site, undisturbed: Path, tmp_path: Path) -> None:
