@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env test lint format demo faults bench bench-checkpoint bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
+.PHONY: help env test lint format demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
@@ -36,7 +36,7 @@ help:
 	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
 	echo "make faults  kill, signal, fill disks and damage files, and print the table (ARGS='--help' tells more; 40 minutes)"
-	echo "make bench   measure everything; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation: one thing (ARGS='--help')"
+	echo "make bench   measure everything; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation, -engines: one thing (ARGS='--help')"
 	echo "make sivae   run the command: make sivae ARGS='train --help'"
 	echo "make wheel   build dist/sivae-*.whl      make clean    remove what the tools left in the clone"
 	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 7 GB; delete that folder to be rid of it."
@@ -100,9 +100,9 @@ faults: env
 	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 	exec "$(BIN)/python" -m tests.faults $(ARGS)
 
-bench: bench-loader bench-prepare bench-scale bench-verify bench-checkpoint bench-evaluation
+bench: bench-loader bench-prepare bench-scale bench-verify bench-checkpoint bench-evaluation bench-engines
 
-bench-checkpoint bench-evaluation bench-prepare bench-scale bench-verify: bench-%: env
+bench-checkpoint bench-engines bench-evaluation bench-prepare bench-scale bench-verify: bench-%: env
 	exec "$(BIN)/python" -m benchmarks.$* $(ARGS)
 
 # Other loaders live in an environment on top of the pinned one, which they must not change; without them, or without

@@ -1,19 +1,18 @@
-"""Memory of each process, and time of a step, with DDP and every stage of ZeRO.
+"""Memory of each process with DDP and every stage of ZeRO.
 
-    python -m benchmarks.engines [--config ffhq256] [--resolution 64] [--processes 2 4] [--steps 3] [--out FILE]
+    python -m benchmarks.engines [--config ffhq256] [--resolution 64] [--processes 2 4] [--steps 2] [--out FILE]
 
 Every process takes one image through both players' updates of the warm-up, at a resolution whose activations leave the
-weights to be seen. "Held" is what a process has between two steps beyond what it had before the networks were made,
-"peak" the most that it had meanwhile; both are resident memory, of the process with the most.
+weights to be seen. "Held" is what a process has between two steps beyond what it had before the networks were made;
+"step" the most that it has during one, "start" the most before the first one. All is resident memory, of the process
+with the most.
 """
 
 import argparse
 import ctypes
 import gc
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -61,36 +60,36 @@ def work(index: int, arguments: argparse.Namespace, engine: str, count: int, mee
     size = (1, settings.model.channels, arguments.resolution, arguments.resolution)
     x, allowed = torch.rand(size), torch.ones((), dtype=torch.bool)
     latent = settings.model.latent
-    draws = Draws(torch.randn(1, latent), torch.randn(1, 3, latent))
-    seconds = []
+    noise = torch.randn(1, 4, players.decoder.noise_size(arguments.resolution))
+    draws = Draws(torch.randn(1, latent), torch.randn(1, 3, latent), noise)
+    start = resident("VmHWM")
     for _ in range(arguments.steps):
-        start = time.perf_counter()
+        forget()
         encoder = players.encoder_engine.update([(x, None, draws)], 0.001, allowed)
         (z,) = (z for _, z in encoder.outputs)
         players.decoder_engine.update([(x, z, None, draws)], 0.001, encoder.taken)
         players.average(count)
-        seconds.append(time.perf_counter() - start)
         del encoder, z
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
-    figures = everyone(lambda: (resident("VmRSS") - before, resident("VmHWM") - before, statistics.median(seconds[1:])))
+    figures = everyone(lambda: (resident("VmRSS") - before, resident("VmHWM") - before, start - before))
     if rank() == 0:
-        held, peak, step = (max(values) for values in zip(*figures, strict=True))
+        held, step, start = (max(values) for values in zip(*figures, strict=True))
         parameters = players.full_size / 16e6
-        Path(f"{meeting}.figures").write_text(f"{parameters:.1f} {held:.0f} {peak:.0f} {step:.1f}")
+        Path(f"{meeting}.figures").write_text(f"{parameters:.1f} {held:.0f} {step:.0f} {start:.0f}")
     leave()
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     for count in arguments.processes:
-        say(f"\n{count} processes:\n\n| engine | held, MB | peak, MB | a step, s |\n|---|---|---|---|")
+        say(f"\n{count} processes:\n\n| engine | held, MB | step, MB | start, MB |\n|---|---|---|---|")
         for name, engine in ENGINES.items():
             with tempfile.TemporaryDirectory() as folder:
                 meeting = f"{folder}/meeting"
                 spawned: Any = spawn  # it has no annotations
                 spawned(work, (arguments, engine, count, meeting), count)
-                parameters, held, peak, step = Path(f"{meeting}.figures").read_text().split()
-            say(f"| {name} | {held} | {peak} | {step} |")
+                parameters, held, step, start = Path(f"{meeting}.figures").read_text().split()
+            say(f"| {name} | {held} | {step} | {start} |")
     say(f"\n{parameters} million parameters, {4 * float(parameters):.0f} MB as float32.")
 
 
@@ -99,9 +98,10 @@ def main() -> None:
     parser.add_argument("--config", default="ffhq256")
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--out", type=Path, help="a file for the results")
     arguments = parser.parse_args()
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 17)  # what a process gives back is no longer its own
     with report(arguments.out, "Engines", ("torch", "deepspeed")) as say:
         measure(arguments, say)
 
