@@ -86,6 +86,13 @@ class Site:
             assert self.cluster.job(job).state in ("PENDING", "RUNNING", "COMPLETING", "SIGNALING"), log(run)
             time.sleep(0.1)
 
+    def wait_for_start(self, run: Path, job: str, limit: float = 60) -> None:
+        """Until all processes are there, and the first has left word of the start."""
+        deadline = time.monotonic() + limit
+        while not JobRecord(run).starts_of(job) or len(self.cluster.tasks(job)) < 2:
+            assert time.monotonic() < deadline, f"{self.cluster.job(job)}\n{log(run)}"
+            time.sleep(0.1)
+
     def finished(self, run: Path, job: str, restarts: int, limit: float = 240) -> None:
         """Waits for the end, which has to be the right one after as many restarts."""
         try:
@@ -150,7 +157,7 @@ def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:
     """Of a run that saves when it is asked to, and of one that does not come to it."""
     run, late = tmp_path / "run", tmp_path / "late"
     jobs = {late: site.submit(late, "--time", 1)}
-    site.wait_for(late, jobs[late], EVERY // 2)
+    site.wait_for_start(late, jobs[late])
     with held(site.cluster.tasks(jobs[late])[1].pid):
         jobs[run] = site.submit(run, "--time", 10)
         site.wait_for(run, jobs[run], EVERY // 2)
