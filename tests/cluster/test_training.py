@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,8 +166,9 @@ def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:
             os.kill(task.pid, signal.SIGSTOP)
         site.cluster.run("scontrol", "update", f"JobId={jobs[run]}", "TimeLimit=1")
         for job in jobs.values():
-            site.cluster.wait(job, "COMPLETING", "PENDING", "RUNNING", restarts=1, limit=120)
-            site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+            site.cluster.wait(job, "COMPLETED", "COMPLETING", "PENDING", "RUNNING", restarts=1, limit=120)
+            with suppress(RuntimeError):  # it may have finished while the other was waited for
+                site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
     for path, job in jobs.items():
         site.finished(path, job, restarts=1)
         assert_equal_runs(path, undisturbed)
