@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -105,7 +106,9 @@ class DaliDecoder:
 
         A GPU's tensor belongs to the stream that is current there. Raises DaliError when any cannot be decoded.
         """
-        with self._lock:
+        # The current device is a thread's own, and DALI waits on that one's streams.
+        here = torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+        with self._lock, here:
             if self._closed:
                 raise ValueError("the decoder is closed")
             made_for, room = self._made_for

@@ -28,7 +28,7 @@ def parse_time(value: object) -> object:
     # With days the first number means hours; without them it means hours only if there are three.
     units = (3600, 60, 1) if days is not None or len(numbers) == 3 else (60, 1)
     seconds = 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
-    return max(1, math.ceil(seconds / 60))
+    return math.ceil(seconds / 60)
 
 
 class ClusterSettings(Settings):

@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def snapshot(run: Path) -> Path | None:
-    """A copy of the checkout that this comes from, as it is now; None when it is installed and not a checkout.
+    """A copy of the checkout that this comes from, as it is now, with code that git does not know yet; None when it is
+    installed and not a checkout.
 
     Raises ValueError when it cannot be made.
     """
@@ -25,7 +26,9 @@ def snapshot(run: Path) -> Path | None:
     folder = run / "code"
     copy = folder / f"{1 + sum(1 for _ in folder.glob('*')):03d}"
     try:
-        with RsyncSnapshot(copy, root_dir=ROOT):
+        new = ["git", "-C", str(ROOT), "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py"]
+        names = subprocess.run(new, capture_output=True, text=True, check=True).stdout.split("\0")
+        with RsyncSnapshot(copy, root_dir=ROOT, include=[name for name in names if name]):
             return copy
     except subprocess.CalledProcessError:
         raise ValueError(

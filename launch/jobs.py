@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.record import JobRecord, Row
+from sivae_dist.ownership import owner_of
 
 _LIMIT = 60
 
@@ -20,7 +21,8 @@ class State:
 
     @property
     def is_alive(self) -> bool:
-        return self.name in ("pending", "running")
+        """As far as is known."""
+        return self.name in ("pending", "running", "unknown")
 
 
 def state_of(run: Path) -> State:
@@ -28,12 +30,15 @@ def state_of(run: Path) -> State:
     return states_of([run])[0]
 
 
-def states_of(runs: list[Path]) -> list[State]:
-    """The same for many, of which SLURM is asked once."""
+def states_of(runs: list[Path], certain: bool = False) -> list[State]:
+    """The same for many, of which SLURM is asked once. `certain`: ValueError when it does not answer."""
     jobs = [JobRecord(run).last_job() for run in runs]
     queued = [job["job"] for run, job in zip(runs, jobs, strict=True) if job and _may_wait(run, job)]
     alive = _slurm(queued) if queued else {}
-    return [_state(run, job, alive) for run, job in zip(runs, jobs, strict=True)]
+    states = [_state(run, job, alive) for run, job in zip(runs, jobs, strict=True)]
+    if certain and (unknown := [state.detail for state in states if state.name == "unknown"]):
+        raise ValueError(f"whether there is a job already cannot be told: {unknown[0]}; try again later")
+    return states
 
 
 def _may_wait(run: Path, job: Row) -> bool:
@@ -44,8 +49,7 @@ def _may_wait(run: Path, job: Row) -> bool:
 def _state(run: Path, job: Row | None, alive: dict[str, State]) -> State:
     record = JobRecord(run)
     if job is None:
-        owner = run / ".owner"
-        return State("running", f"by {owner.read_text()}") if owner.exists() else State("not submitted")
+        return State("running", f"by {owner}") if (owner := owner_of(run)) else State("not submitted")
     if record.is_finished():
         return State("finished")
     if (found := _local(job) if job["kind"] == "local" else alive.get(job["job"])) is not None:
@@ -67,10 +71,10 @@ def _local(job: Row) -> State | None:
 
 def _slurm(jobs: list[str]) -> dict[str, State]:
     """Of those that SLURM has, or of all when it does not answer."""
-    states = "--states=PENDING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,SIGNALING"
-    # Of arrays, whose elements wait in one line unless --array is given.
+    # Of arrays, whose elements wait in one line unless --array is given. Without --states it lists all that have not
+    # ended, which no list of states would: one that runs may have another one shown (CONFIGURING, STAGE_OUT, ...).
     numbers = sorted({job.split("_")[0] for job in jobs})
-    command = ["squeue", "--noheader", "--array", states, f"--jobs={','.join(numbers)}", "--format=%i|%T|%r|%N|%L"]
+    command = ["squeue", "--noheader", "--array", f"--jobs={','.join(numbers)}", "--format=%i|%T|%r|%N|%L"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -92,9 +96,11 @@ def cancel(run: Path) -> str:
     record = JobRecord(run)
     job, state = record.last_job(), state_of(run)
     if job is None or not state.is_alive:
-        raise ValueError(f"{run} has no job that could be cancelled: {state.name}")
+        raise ValueError(f"{run} has no job that could be cancelled: {state.name} {state.detail}".rstrip())
     if job["kind"] == "local" and job["host"] != socket.gethostname():
-        raise ValueError(f"{run} is trained on {job['host']}: cancel it there")
+        raise ValueError(
+            f"{run} is trained on {job['host']}: cancel it there (if that machine is gone, remove {record.jobs})"
+        )
     record.cancel(job["job"])
     alone = job.get("runs", 1) == 1
     if alone and state.name == "pending":

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from sivae_dist.ends import INTERRUPTED, STOPPED, Logs
+from sivae_dist.ownership import owned
 from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import SIGNALS
 
@@ -39,7 +40,7 @@ def launch(path: Path, processes: int) -> int:
     ValueError when the run is being trained already.
     """
     run = RunDirectory(path)
-    with run.owned() as note:
+    with owned(path) as note:
         if note:
             print(note, flush=True)
         return start([str(path)], run.logs, processes)

@@ -72,8 +72,9 @@ class JobRecord:
         found = [row["given_up"] for row in _rows(self.starts) if row["job"] == job and "given_up" in row]
         return found[-1] if found else None
 
-    def is_started(self, job: str, restart: int) -> bool:
-        return any(row["restart"] == restart for row in self.starts_of(job))
+    def start(self, job: str, restart: int) -> Row | None:
+        """With `failed`, the reason, when it came to nothing."""
+        return next((row for row in self.starts_of(job) if row["restart"] == restart), None)
 
     def is_running(self, job: str) -> bool:
         """Whether a start of this job has not left word of its end; it may have been killed."""

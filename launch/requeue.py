@@ -9,10 +9,11 @@ only so many seconds are left.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
-from datetime import datetime
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,11 @@ from sivae_dist.ends import STOPPED, Logs
 
 FINISHED = "has finished"
 
-_WAITS = (1.0, 5.0, 15.0, 30.0)
-"""Seconds before each further try."""
+_WAITS = (1.0, 5.0, 15.0, *[30.0] * 18)
+"""Seconds before each further try to reach the controller, which may be started anew."""
+
+_GOES_ON = {"RUNNING", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING", "CONFIGURING", "STAGE_OUT"}
+"""States of a job that nobody is ending; some are shown for a moment in place of RUNNING."""
 
 _LOOK = 300.0
 """Seconds between two looks at a time limit, which an administrator may change."""
@@ -46,7 +50,8 @@ def judge(run: Path, job: str, restart: int, late: bool = False) -> Verdict:
         return Verdict(False, "was cancelled" + ("" if code == STOPPED else " and has not saved"))
     if (why := record.given_up(job)) is not None:
         return Verdict(False, why)
-    if not record.is_started(job, restart):
+    start = record.start(job, restart)
+    if start is None:
         return Verdict(True, "has not had its turn")
     if code == STOPPED:
         if record.is_stuck(job):
@@ -61,8 +66,10 @@ def judge(run: Path, job: str, restart: int, late: bool = False) -> Verdict:
                 False, f"{why}; given up after {NO_PROGRESS} starts without a new checkpoint: set a longer signal_delay"
             )
         return Verdict(True, why)
-    why = f"failed: {logs.reason() or 'a process or its node was lost'}"
-    if logs.is_final():
+    unknown = "a process or its node was lost" if code is None else "the lines above say why"
+    refused = start.get("failed")  # before it could leave word in the logs, which may be another's
+    why = f"failed: {refused or logs.reason() or unknown}"
+    if not refused and logs.is_final():
         return Verdict(False, f"{why} (see {logs.failure}); mend that and submit again")
     if record.is_stuck(job):
         return Verdict(False, f"{why}; given up after {NO_PROGRESS} starts without a new checkpoint ({logs.path})")
@@ -90,24 +97,32 @@ def main(plan: Path, late: bool = False) -> int:
     _count_failed_start(runs, place)
     verdicts = {run: judge(run, place.job, place.restart, late) for run in runs}
     again = any(verdict.again for verdict in verdicts.values())
-    state = _facts(place.job)["JobState"] if again else ""
+    try:
+        state = _facts(place.job)["JobState"] if again else ""
+    except subprocess.SubprocessError:
+        for run in runs:
+            tell(run, f"job {place.job}, start {place.restart + 1}: SLURM does not answer; submit it again to go on")
+        raise
+    requeued = state in _GOES_ON
     for run, verdict in verdicts.items():
         after = ""
         if verdict.again:
-            after = "; requeued" if state == "RUNNING" else f"; not requeued here, as SLURM has it as {state}"
+            after = "; requeued" if requeued else f"; not requeued here, as SLURM has it as {state}"
         elif verdict.why != FINISHED and JobRecord(run).given_up(place.job) is None:
             JobRecord(run).give_up(place.job, place.restart, verdict.why)
         tell(run, f"job {place.job}, start {place.restart + 1}: {verdict.why}{after}")
-    if again and state == "RUNNING":
+    if requeued:
         _scontrol("requeue", place.job)
     return 0 if all(verdict.again or verdict.why == FINISHED for verdict in verdicts.values()) else 1
 
 
 def wait_for_limit(job: str, seconds: float) -> None:
     """Returns when only so many are left to a job; never for one without a limit."""
+    end = "Unknown"
     while True:
-        end = _facts(job)["EndTime"]  # by this node's clock and time zone, or Unknown
-        left = _LOOK if end == "Unknown" else (datetime.fromisoformat(end) - datetime.now()).total_seconds() - seconds
+        with suppress(subprocess.SubprocessError):  # what it last said holds
+            end = _facts(job, tries=1)["EndTime"]  # in seconds since 1970, or Unknown
+        left = _LOOK if end == "Unknown" else float(end) - time.time() - seconds
         if left <= 0:
             return
         time.sleep(min(left, _LOOK))
@@ -118,21 +133,24 @@ def _count_failed_start(runs: list[Path], place: SlurmPlace) -> None:
     of the first run that is left: or a job would be requeued for ever."""
     records = [JobRecord(run) for run in runs]
     left = [record for record in records if not record.is_finished() and record.given_up(place.job) is None]
-    if left and not any(record.is_started(place.job, place.restart) for record in records):
-        left[0].started(place.job, place.restart, node=place.node, processes=0)
+    if left and all(record.start(place.job, place.restart) is None for record in records):
+        failed = "its processes did not come to start; what they printed lies in logs/jobs"
+        left[0].started(place.job, place.restart, node=place.node, processes=0, failed=failed)
 
 
-def _facts(job: str) -> dict[str, str]:
-    """What SLURM knows of a job. JobState is RUNNING, unless it is being ended from outside."""
-    words = _scontrol("--oneliner", "show", "job", job).split()
+def _facts(job: str, tries: int | None = None) -> dict[str, str]:
+    """What SLURM knows of a job. `tries`: for ten minutes when None."""
+    words = _scontrol("--oneliner", "show", "job", job, tries=tries).split()
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def _scontrol(*arguments: str) -> str:
-    """What scontrol prints; tried for some minutes, since a controller may be busy or starting anew."""
-    for wait in (*_WAITS, None):
+def _scontrol(*arguments: str, tries: int | None = None) -> str:
+    environment = os.environ | {"SLURM_TIME_FORMAT": "%s"}  # seconds, which no time zone and no summer changes
+    for wait in (*_WAITS, None)[-tries if tries else None :]:
         try:
-            done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=True)
+            done = subprocess.run(
+                ["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=True, env=environment
+            )
             return done.stdout
         except subprocess.SubprocessError:
             if wait is None:

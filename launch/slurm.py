@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import submitit
 from submitit.helpers import clean_env
 
 from launch.clusters import ClusterSettings, slurm_config
-from launch.code import describe, importing, snapshot
+from launch.code import describe, snapshot
 from launch.record import JobRecord
 from launch.task import Task
 
@@ -50,7 +51,6 @@ def make_executor(
             python = "python3"
         else:
             python = f"apptainer exec --nv {shlex.quote(cluster.container_image)} python3"
-    path = [f"export {name}={shlex.quote(value)}" for name, value in importing(code).items()]
     requeue = f"{shlex.quote(sys.executable)} -m launch.requeue {shlex.quote(str(plan))}"
     # submitit's own handling of signals is replaced as soon as ours are listened to (launch/task.py), so that its count
     # of time-outs is never used up.
@@ -75,8 +75,10 @@ def make_executor(
         setup=[
             "trap : TERM USR1 USR2",
             "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
-            *path,
             *cluster.setup,
+            "set +e",  # whatever the setup has set: what follows a failure is decided below
+            "export PYTHONSAFEPATH=1"
+            + ("" if code is None else f" PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"),
             f"{requeue} {cluster.margin} &",
             "watcher=$!",
         ],
@@ -115,10 +117,12 @@ def hand_in(submission: Callable[[], T]) -> T:
     """What submitit returns. Raises ValueError when SLURM refuses the job."""
     where = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}  # of the cluster, not of a job
     try:
-        with clean_env():  # a job that is submitted out of another must not inherit its place
-            os.environ |= where
+        with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
+            os.environ |= where  # but a job that is submitted out of another must not inherit its place
             return submission()
     except submitit.core.utils.FailedJobError as error:
         raise ValueError(f"SLURM refuses the job: {' '.join(str(error).split())}") from None
+    except RuntimeError as error:  # of submitit, where there is no SLURM
+        raise ValueError(f"{error}; --cluster local trains on this machine") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise ValueError(f"the job could not be submitted: {error}") from None

@@ -55,7 +55,7 @@ def load_sweep(path: Path) -> Sweep:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from None
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()]
-        raise ValueError("\\n".join(lines)) from None
+        raise ValueError("\n".join(lines)) from None
     if not any(True for _ in sweep.points()):
         raise ValueError(f"{path} has neither a grid nor runs")
     return sweep

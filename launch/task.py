@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from submitit.helpers import Checkpointable
 from launch.place import SlurmPlace
 from launch.record import JobRecord
 from launch.requeue import runs_of, tell
-from sivae_dist.ends import STOPPED
+from sivae_dist.ends import STOPPED, Logs
+from sivae_dist.ownership import owned
 
 _PATIENCE = 300.0
 """Seconds to wait for the first process's word of where it is; shared file systems take their time."""
@@ -47,33 +49,48 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
 
 def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
     """An exit code of launch/worker.py; also 0 when the job goes on for another run's sake alone."""
-    from launch.worker import main
-    from sivae_dist.run import RunDirectory
-
-    directory, record = RunDirectory(run), JobRecord(run)
-    meeting = directory.logs.path / "jobs" / f"rendezvous-{place.job}-{place.restart}.json"
+    logs, record = Logs(run / "logs"), JobRecord(run)
+    meeting = logs.path / "jobs" / f"rendezvous-{place.job}-{place.restart}.json"
     with ExitStack() as stack:
         if place.rank == 0:
             if not record.is_due(place.job):
                 _say(meeting, None)
                 return 0
-            note = stack.enter_context(directory.owned())
-            stack.enter_context(_copied(directory.logs.combined))
-            directory.logs.forget_failure()
+            try:
+                note = stack.enter_context(owned(run))
+            except ValueError as error:  # whose logs these are
+                record.started(place.job, place.restart, node=place.node, processes=0, failed=str(error))
+                raise
+            logs.forget_failure()
             record.started(place.job, place.restart, node=place.node, processes=place.world_size)
+            stack.enter_context(_copied(logs.combined))
             tell(
                 run,
                 f"job {place.job}, start {place.restart + 1}: {place.world_size} processes, the first on {place.node}",
             )
             if note:
                 print(note, flush=True)
+        stack.enter_context(_noted(logs, place.rank))
         if not stack.enter_context(_met(meeting, place)):
             return 0
+        from launch.worker import main
+
         code = main([str(run)], stop)
         stop.leave()
         if place.rank == 0:
             record.ended(place.job, place.restart, code)
     return code
+
+
+@contextmanager
+def _noted(logs: Logs, rank: int) -> Iterator[None]:
+    """Where the processes do not come to train, the reason lies where it would else: a module that the image lacks, a
+    first process that is not found. For what follows see worker.main."""
+    try:
+        yield
+    except Exception:
+        logs.note_failure(rank, traceback.format_exc(), final=False)
+        raise
 
 
 @contextmanager

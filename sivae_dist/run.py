@@ -14,14 +14,9 @@ RUN/logs/stacks-N.txt  where the threads of process N were when it was found han
 RUN/logs/evaluate/     the same of `sivae evaluate`
 """
 
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from sivae_dist.config import RunSettings, changes_the_past, differences, override, read_yaml, validate
 from sivae_dist.ends import Logs
@@ -72,27 +67,6 @@ class RunDirectory:
     def evaluation_logs(self) -> Logs:
         """Of `sivae evaluate`, which may run while the run is trained."""
         return Logs(self.path / "logs" / "evaluate")
-
-    @contextmanager
-    def owned(self) -> Iterator[str | None]:
-        """Keeps other commands from training this run; gives a line to tell when the last owner died in office.
-
-        ValueError naming host and process when the run has a living owner.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock, owner = FileLock(self.path / ".lock", timeout=0), self.path / ".owner"
-        try:
-            lock.acquire()
-        except Timeout:
-            name = owner.read_text() if owner.exists() else "another command"
-            raise ValueError(f"{self.path} is being trained by {name}") from None
-        try:
-            dead = owner.read_text() if owner.exists() else None
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            yield f"note: {dead}, which trained this run, is gone; taking over" if dead else None
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
 
     def settings(self, overrides: Sequence[str] = ()) -> RunSettings:
         """The settings of the run, with `key=value` overrides applied. ValueError when this is no run."""

@@ -1,6 +1,7 @@
 """`sivae status`, `logs` and `cancel`: the jobs of runs."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
 
 _POLL = 0.5
+_ASK = 30.0
+"""Seconds between two looks at a file that grows, and between two questions to SLURM, whom many ask."""
 
 
 def status(
@@ -108,14 +111,18 @@ def logs(
     """Print a run's log."""
     with one_line_errors():
         from launch.jobs import state_of
+        from launch.record import JobRecord
 
         path = _log(run, rank)
+        job = JobRecord(run).last_job() or {}
+        every, asked, alive = (_ASK if job.get("kind") == "slurm" else 0.0), -math.inf, follow
         with path.open(errors="replace") as file:
             while True:
-                alive = not follow or state_of(run).is_alive
+                if follow and time.monotonic() >= asked + every:
+                    alive, asked = state_of(run).is_alive, time.monotonic()
                 while text := file.read(1 << 16):
                     typer.echo(text, nl=False)
-                if not follow or not alive:
+                if not alive:
                     return
                 time.sleep(_POLL)
 

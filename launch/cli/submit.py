@@ -52,9 +52,10 @@ def submit(
                 outcomes.append(check.fine)
             raise typer.Exit(0 if all(outcomes) else 1)
         from launch.cli.train import check as check_run
-        from launch.jobs import state_of
+        from launch.jobs import states_of
 
-        if (state := state_of(run.path)).is_alive:
+        (state,) = states_of([run.path], certain=True)
+        if state.is_alive:
             raise ValueError(f"{run.path} has a job already, {state.name} {state.detail}: cancel it first")
         images = check_run(settings, wanted.processes)
         for key in run.open(settings):

@@ -45,7 +45,7 @@ def sweep(
             return
         index = [{"run": run.path.name, **point} for run, point in zip(runs, points, strict=True)]
         paths, left = [], []
-        states = states_of([run.path for run in runs])
+        states = states_of([run.path for run in runs], certain=True)
         for run, settings, total, state in zip(runs, prepared, totals, states, strict=True):
             if state.is_alive or state.name == "finished":
                 continue

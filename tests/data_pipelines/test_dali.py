@@ -391,9 +391,9 @@ def _in_use() -> Use:
     return resident, len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
 
-def _rebuild(root: Path, times: int) -> list[Use]:
+def _rebuild(root: Path, times: int, device: torch.device = CPU) -> list[Use]:
     """Changes phase so often; what is in use after each, and when the loader is closed."""
-    loader = make(root, "dali", threads=2)
+    loader = make(root, "dali", device, threads=2)
     assert isinstance(loader, DaliLoader)
     pipelines, used, position = [], [], 0
     for number in range(times):
@@ -414,6 +414,23 @@ def test_nothing_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None
     assert memory[49] <= 1.02 * memory[4]
     assert threads[49] == threads[5] and files[49] == files[5]
     assert threads[50] <= threads[49] - 4 and files[50] < files[49]  # the loader's two, and as many of DALI's
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_gpu_memory_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None:
+    (used,) = on_processes(1, _rebuild_on_a_gpu, roots["jpeg"], limit=120)
+    assert used[1] <= 1.02 * used[0]
+
+
+def _rebuild_on_a_gpu(root: Path) -> list[int]:
+    """Of the whole device, after 5 and after 50."""
+    used = []
+    for times in (5, 45):
+        _rebuild(root, times, torch.device("cuda", 0))
+        free, total = torch.cuda.mem_get_info(0)
+        used.append(total - free)
+    return used
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.ownership import owned
 from sivae_dist.run import RunDirectory
 from tests.command import sivae
 from tests.events import scalars
@@ -27,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_values_are_printed_and_recorded(run: Path, cache: Path) -> None:
-    with RunDirectory(run).owned():  # as if it were being trained
+    with owned(run):  # as if it were being trained
         done = sivae("evaluate", run, *RANDOM, "--samples", 12, "--nproc", 2)
     printed = done.stdout.splitlines()
     where = "8 px, ema weights, 48 images seen)"

@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_a_cluster_by_name_by_file_and_by_itself(files: Path, monkeypatch: pytes
     [
         ("nowhere", {}, "there is no cluster nowhere: neither a file nor one of example, mine"),
         ("mine", {"time": "soon"}, "options: time: 'soon' is no time limit"),
+        ("mine", {"time": "0"}, "options: time: Input should be greater than or equal to 1"),
         ("odd", {}, r"odd\.yaml: partitoin: Extra inputs"),
     ],
 )
@@ -110,3 +112,22 @@ def test_containers(tmp_path: Path, runtime: str, start: str) -> None:
 def test_without_gpus(tmp_path: Path) -> None:
     lines = script(tmp_path, gpus_per_node=0, tasks_per_node=3)
     assert "#SBATCH --ntasks-per-node=3" in lines and not any("--gpus" in line for line in lines)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_the_setup_sets_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """However the processes ended, the last line is reached, and finds the snapshot before what modules provide."""
+    commands, said = tmp_path / "bin", tmp_path / "said"
+    commands.mkdir()
+    python = commands / "python"
+    python.write_text(f'#!/bin/sh\necho "$PYTHONPATH $*" >> {said}\n[ $# = 3 ] || exec sleep 600\n')
+    (commands / "srun").write_text(f"#!/bin/sh\nwhile ! [ -s {said} ]; do sleep 0.01; done\nexit {code}\n")
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    monkeypatch.setattr("launch.slurm.sys.executable", str(python))
+    text = "\n".join(script(tmp_path, setup=["set -euo pipefail", "export PYTHONPATH=/modules"]))
+    environment = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "1"}
+    done = subprocess.run(["bash"], input=text, text=True, capture_output=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    path = f"{tmp_path}/code:/modules -m launch.requeue {tmp_path}"
+    assert said.read_text().splitlines() == [f"{path} 20", path]

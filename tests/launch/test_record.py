@@ -1,6 +1,8 @@
 """Whether a run is started again, from how it ended."""
 
-from datetime import datetime, timedelta
+import os
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ def started(run: Path, restart: int = 0, code: int | None = None) -> None:
     [
         (0, False, "has finished"),
         (STOPPED, True, "was asked to stop and has saved"),
-        (1, True, "failed: a process or its node was lost"),
+        (1, True, "failed: the lines above say why"),
         (None, True, "failed: a process or its node was lost"),
     ],
 )
@@ -84,27 +86,30 @@ def test_late_for_the_time_limit(run: Path) -> None:
 
 
 def test_waits_for_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And looks again, since it may be changed meanwhile."""
-    now = datetime.now()
-    ends = iter(["Unknown", now + timedelta(seconds=4), now + timedelta(seconds=1000), now + timedelta(seconds=1000)])
+    """And looks again, since it may be changed meanwhile; also when the controller was away."""
+    now = time.time()
+    away = subprocess.CalledProcessError(1, "scontrol")
+    ends = iter(["Unknown", now + 4, now + 1000, away, now + 1000])
     waits: list[float] = []
 
-    def facts(job: str) -> dict[str, str]:
-        assert job == JOB
+    def facts(job: str, tries: int) -> dict[str, str]:
+        assert job == JOB and tries == 1
         end = next(ends)
-        return {"EndTime": end if isinstance(end, str) else end.isoformat(timespec="seconds")}
+        if isinstance(end, Exception):
+            raise end
+        return {"EndTime": str(end)}
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) > 3:
+        if len(waits) > 4:
             raise StopIteration
 
     monkeypatch.setattr(requeue, "_facts", facts)
     monkeypatch.setattr(requeue.time, "sleep", sleep)
     with pytest.raises(StopIteration):
         requeue.wait_for_limit(JOB, 2)
-    assert waits[0] == 300 and 0 < waits[1] <= 2 and waits[2:] == [300, 300]
-    ends = iter([now + timedelta(seconds=2)])
+    assert waits[0] == 300 and 0 < waits[1] <= 2 and waits[2:] == [300, 300, 300]
+    ends = iter([now + 2])
     requeue.wait_for_limit(JOB, 5)
 
 
@@ -157,7 +162,7 @@ def test_a_job_that_comes_to_nothing_is_given_up(run: Path, monkeypatch: pytest.
     """As one whose container is missing: its processes never come to leave word."""
     asked: list[str] = []
 
-    def scontrol(*arguments: str) -> str:
+    def scontrol(*arguments: str, tries: int | None = None) -> str:
         asked.append(arguments[0])
         return "JobId=17 JobState=RUNNING Reason=None"
 
@@ -168,14 +173,62 @@ def test_a_job_that_comes_to_nothing_is_given_up(run: Path, monkeypatch: pytest.
         assert requeue.main(run) == (0 if restart < NO_PROGRESS - 1 else 1)
     assert asked.count("requeue") == NO_PROGRESS - 1
     text = (run / "logs" / "log.txt").read_text()
+    assert text.count("its processes did not come to start; what they printed lies in logs/jobs") == NO_PROGRESS
     assert text.count("; requeued") == NO_PROGRESS - 1 and f"given up after {NO_PROGRESS} starts" in text
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[str]:
+    """What scontrol is asked, which tells this state of the job."""
+    asked: list[str] = []
+
+    def scontrol(*arguments: str, tries: int | None = None) -> str:
+        asked.append(arguments[0])
+        return f"JobState={state} X=1"
+
+    monkeypatch.setattr(requeue, "_scontrol", scontrol)
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    return asked
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "SIGNALING", "STOPPED"])
+def test_a_job_that_nobody_ends_is_requeued(run: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    asked = answers(monkeypatch, state)
+    started(run, 0, STOPPED)
+    assert requeue.main(run) == 0
+    assert asked.count("requeue") == 1
+
+
+def test_a_controller_that_is_away(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for; where it stays away, the log says what to do."""
+    commands, calls = tmp_path / "bin", tmp_path / "calls"
+    commands.mkdir()
+    stand_in = commands / "scontrol"
+    monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    waits: list[float] = []
+    monkeypatch.setattr(requeue.time, "sleep", waits.append)
+    started(run, 0, STOPPED)
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >> {calls}; [ $(wc -l < {calls}) -gt 3 ] && echo JobState=RUNNING')
+    stand_in.chmod(0o755)
+    assert requeue.main(run) == 0
+    assert waits == [1, 5, 15] and calls.read_text().splitlines()[-1] == f"requeue {JOB}"
+    stand_in.write_text("#!/bin/sh\nexit 1")
+    with pytest.raises(subprocess.CalledProcessError):
+        requeue.main(run)
+    assert sum(waits) > 500
+    assert (run / "logs" / "log.txt").read_text().endswith("SLURM does not answer; submit it again to go on\n")
+
+
+def test_of_a_start_that_was_refused_only_its_own_reason_counts(run: Path) -> None:
+    """What the owner of the run left of a failure is not this job's."""
+    Logs(run / "logs").note_failure(0, "ValueError: of somebody else", final=True)
+    JobRecord(run).started(JOB, 0, failed="it is being trained by process 5")
+    assert judge(run, JOB, 0) == (True, "failed: it is being trained by process 5")
 
 
 @pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "NODE_FAIL"])
 def test_what_slurm_ends_itself_is_left_to_it(run: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(requeue, "_scontrol", lambda *words: asked.append(words[0]) or f"JobState={state} X=1")
-    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    asked = answers(monkeypatch, state)
     started(run, 0, STOPPED)
     requeue.main(run)
     assert "requeue" not in asked

@@ -1,0 +1,53 @@
+"""Who trains a run. Without torch, for whoever only looks."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_PATIENCE = 1.0
+"""Seconds that a command waits for one that only looks (owner_of), which holds the lock for an instant."""
+
+
+@contextmanager
+def owned(run: Path) -> Iterator[str | None]:
+    """Keeps other commands from training this run; gives a line to tell when the last owner died in office.
+
+    ValueError naming host and process when the run has a living owner.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(run / ".lock", timeout=_PATIENCE), run / ".owner"
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{run} is being trained by {_name(run)}") from None
+    try:
+        dead = owner.read_text() if owner.exists() else None
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield f"note: {dead}, which trained this run, is gone; taking over" if dead else None
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def owner_of(run: Path) -> str | None:
+    """Host and process that train a run now; None when none does, whatever a process that was killed has left."""
+    if not (run / ".owner").exists():
+        return None
+    try:
+        FileLock(run / ".lock", timeout=0).acquire().lock.release()
+    except Timeout:
+        return _name(run)
+    except PermissionError:  # of another user: as far as can be seen
+        return _name(run)
+    return None
+
+
+def _name(run: Path) -> str:
+    try:
+        return (run / ".owner").read_text() or "another command"
+    except FileNotFoundError:
+        return "another command"
