@@ -14,7 +14,6 @@ import gc
 import os
 import tempfile
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from benchmarks.report import report
 from sivae_dist.config import load_config
 from sivae_dist.objectives import Draws
 from sivae_dist.players import Players
-from sivae_dist.processes import everyone, join, leave, rank
+from sivae_dist.processes import everyone, leave, rank
 from sivae_dist.schedule import Segment
 
 CPU = torch.device("cpu")
@@ -47,7 +46,6 @@ def work(index: int, arguments: argparse.Namespace, engine: str, count: int, mee
     os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count)}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=count)
-    join(CPU, timedelta(minutes=30))
     settings = load_config(arguments.config, ["data.path=unused", "device=cpu", f"engine={engine}"])
     if settings.engine.name == "zero":
         from sivae_dist.engines import deepspeed_setup

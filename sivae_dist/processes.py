@@ -85,7 +85,12 @@ def leave() -> None:
 
 def host_group() -> dist.ProcessGroup | None:
     """A new group of all processes for what happens on the host beside training; None for a process alone."""
-    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_timeout)) if world_size() > 1 else None
+    return new_group("gloo") if world_size() > 1 else None
+
+
+def new_group(backend: str | None = None) -> dist.ProcessGroup:
+    """A group of all processes, as patient as the first one."""
+    return cast(dist.ProcessGroup, dist.new_group(backend=backend, timeout=_timeout))
 
 
 def everyone(action: Callable[[], T], group: Any = None) -> list[T]:

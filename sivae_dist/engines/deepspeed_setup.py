@@ -30,4 +30,6 @@ def load(device: torch.device) -> ModuleType:
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     processes.leave_through(deepspeed.comm.destroy_process_group)
+    if deepspeed.utils.groups._WORLD_GROUP is None:  # its own would lose patience before the watchdog does
+        deepspeed.utils.groups._WORLD_GROUP = processes.new_group()
     return deepspeed

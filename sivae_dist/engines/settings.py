@@ -65,28 +65,19 @@ _OWN = {
 }
 """Keys of DeepSpeed's that other settings decide, and which."""
 
-_FREE = frozenset(
-    {
-        "comms_logger",
-        "memory_breakdown",
-        "prescale_gradients",
-        "steps_per_print",
-        "wall_clock_breakdown",
-        "zero_optimization.allgather_bucket_size",
-        "zero_optimization.allgather_partitions",
-        "zero_optimization.contiguous_gradients",
-        "zero_optimization.overlap_comm",
-        "zero_optimization.reduce_bucket_size",
-        "zero_optimization.reduce_scatter",
-        "zero_optimization.round_robin_gradients",
-        "zero_optimization.stage3_max_live_parameters",
-        "zero_optimization.stage3_max_reuse_distance",
-        "zero_optimization.stage3_model_persistence_threshold",
-        "zero_optimization.stage3_param_persistence_threshold",
-        "zero_optimization.stage3_prefetch_bucket_size",
-    }
-)
-"""Keys of DeepSpeed's that change speed, memory or what is printed, and not what is learned."""
+_FREE: dict[str, type] = {
+    "allgather_bucket_size": int,
+    "contiguous_gradients": bool,
+    "overlap_comm": bool,
+    "reduce_bucket_size": int,
+    "reduce_scatter": bool,
+    "stage3_max_live_parameters": int,
+    "stage3_max_reuse_distance": int,
+    "stage3_model_persistence_threshold": int,
+    "stage3_param_persistence_threshold": int,
+    "stage3_prefetch_bucket_size": int,
+}
+"""Keys of DeepSpeed's zero_optimization that change speed or memory, and not what is learned; and what they take."""
 
 _BUCKET = 1 << 23
 """Elements that are sent at once: 34 MB. DeepSpeed's own 5e8 would cost each player 2 GB, more than the networks do."""
@@ -131,9 +122,11 @@ class ZeroSettings(_EngineSettings):
             raise ValueError("compile=true needs engine.name=ddp: DeepSpeed's hooks are in the way of torch.compile")
         if self.offload and self.stage == 0:
             raise ValueError("offload=true needs a stage from 1 to 3")
-        ours = flatten(self._ours(None))
+        ours = flatten(self._ours())
         for key, value in flatten(self.deepspeed).items():
-            if key in _FREE or any(key.startswith(f"{free}.") for free in _FREE):
+            part, _, inner = key.partition(".")
+            if part == "zero_optimization" and inner in _FREE:
+                _check(key, value, _FREE[inner])
                 continue
             if key in ours and ours[key] == value:
                 continue
@@ -141,17 +134,17 @@ class ZeroSettings(_EngineSettings):
             raise ValueError(
                 f"deepspeed: {key} is decided by {whose}; leave it out"
                 if whose
-                else f"deepspeed: {key} is none of the keys that can be passed on: {', '.join(sorted(_FREE))}"
+                else f"deepspeed: {key} is none of what can be passed on: zero_optimization's {', '.join(_FREE)}"
             )
         return self
 
     def configuration(self, clip: float | None) -> dict[str, Any]:
         """DeepSpeed's, with the user's own merged in."""
-        ours, theirs = self._ours(clip), dict(self.deepspeed)
-        zero = ours["zero_optimization"] | theirs.pop("zero_optimization", {})
-        return ours | theirs | {"zero_optimization": zero}
+        ours = self._ours()
+        zero = ours["zero_optimization"] | self.deepspeed.get("zero_optimization", {})
+        return ours | {"gradient_clipping": clip or 0.0, "zero_optimization": zero}
 
-    def _ours(self, clip: float | None) -> dict[str, Any]:
+    def _ours(self) -> dict[str, Any]:
         zero: dict[str, Any] = {
             "stage": self.stage,
             "allgather_bucket_size": _BUCKET,
@@ -164,12 +157,19 @@ class ZeroSettings(_EngineSettings):
         return {
             "train_micro_batch_size_per_gpu": 1,  # for its own reports of speed
             "gradient_accumulation_steps": 1,  # the engine says itself which backward is the last
-            "gradient_clipping": clip or 0.0,
             "steps_per_print": None,
+            "timers": {"throughput": {"enabled": False}},  # it would wait for the device in every pass
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # it would compile one of its own, which has no guarded step
             "zero_optimization": zero,
         }
+
+
+def _check(key: str, value: Any, kind: Any) -> None:
+    if type(value) is not kind or value < 0:
+        raise ValueError(
+            f"deepspeed: {key} is {'true or false' if kind is bool else 'a whole number'}, and not {value!r}"
+        )
 
 
 def _strip(values: dict[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,8 @@ class DividedOptimizerEngine(ZeroEngine[NetworkT]):
 
     def _step(self, lr: float, allowed: Tensor) -> tuple[Tensor, Tensor]:
         # DeepSpeed itself leaves a step out when the norm is not finite.
-        self.optimizer.found_inf = (~allowed).to(torch.float32)  # type: ignore[attr-defined]
+        # Copied to where the optimizer is by us, who wait for it; torch would not.
+        self.optimizer.found_inf = (~allowed).to(self._flat[0].device, torch.float32)  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -189,8 +190,9 @@ class DividedOptimizerEngine(ZeroEngine[NetworkT]):
 class DividedEngine(DividedOptimizerEngine[NetworkT]):
     """Stage 3: weights and averages are divided as well.
 
-    A process has the whole weights of a layer only while it is passed through, by hooks that DeepSpeed hangs on the
-    network's modules. The average's parameters hold slices.
+    Hooks that DeepSpeed hangs on the network's modules put the weights of a layer together before it is passed through.
+    Both objectives pass through layers several times, so that most stay whole until the step, after which there are
+    slices again. The average's parameters hold slices always.
     """
 
     _flat_tensors = "fp32_partitioned_groups_flat"

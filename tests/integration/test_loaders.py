@@ -35,23 +35,23 @@ def assert_same_end(run: Path, other: Path) -> None:
 
 
 def decoded(run: Path) -> int:
-    """From tars, by the first of two processes: its half of the batches, and pictures for TensorBoard."""
-    return max(row.get("data/decoded", 0) for row in read_rows(run / "speed.jsonl"))
+    """From tars, by the first of two processes since its last start: its half of the batches, and pictures for
+    TensorBoard."""
+    return [row["data/decoded"] for row in read_rows(run / "speed.jsonl") if "data/decoded" in row][-1]  # type: ignore[no-any-return]
 
 
-@pytest.mark.timeout(600)  # five commands of two processes each, most of it imports
+@pytest.mark.timeout(600)  # four commands of two processes each, most of it imports
 def test_either_loader_and_both_in_turn(tmp_path: Path) -> None:
+    """DALI begins, after a kill our own goes on, and after another DALI again; what is learned is our own's."""
     data = random_set(tmp_path / "data", samples=40, resolution=16, array_max_resolution=4, format="jpeg")
-    cpu, dali, turns, log = tmp_path / "cpu", tmp_path / "dali", tmp_path / "turns", tmp_path / "log"
-    for run in (cpu, dali):
-        sivae("train", *settings(data, run.name), "--run-dir", run)
-    assert decoded(dali) == decoded(cpu) >= (IMAGES - AT_4_PX) // 2
-    assert_same_end(dali, cpu)
-
+    cpu, turns, log = tmp_path / "cpu", tmp_path / "turns", tmp_path / "log"
+    sivae("train", *settings(data, "cpu"), "--run-dir", cpu)
+    assert decoded(cpu) >= (IMAGES - AT_4_PX) // 2
     for loader, images in (("dali", 100), ("cpu", 200)):
         with started("train", *settings(data, loader), "--run-dir", turns, log=log) as process:
             wait_for_images(process, turns, images, log)
             os.killpg(process.pid, signal.SIGKILL)
     done = sivae("train", *settings(data, "dali"), "--run-dir", turns)
     assert "continuing from" in done.stdout and "note: data.loader differs" in done.stdout
+    assert 0 < decoded(turns) < decoded(cpu)
     assert_same_end(turns, cpu)
