@@ -115,7 +115,7 @@ def main(run: Path, processes: int, job: str) -> int:
         signal.signal(number, forward)
     restart = 0
     while not record.is_cancelled(job):
-        Logs(run / "logs").forget_failure()
+        Logs(run / "logs").forget_failure()  # of an earlier start, if this one is refused before it does so itself
         record.started(job, restart, node=socket.gethostname(), processes=processes, process=os.getpid())
         tell(run, f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
         child = subprocess.Popen([sys.executable, "-m", "launch.local", str(run), str(processes)])

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,8 +119,10 @@ def wait_for_limit(job: str, seconds: float) -> None:
     """Returns when only so many are left to a job; never for one without a limit."""
     end = "Unknown"
     while True:
-        with suppress(subprocess.SubprocessError):  # what it last said holds
+        try:
             end = _facts(job, tries=1)["EndTime"]  # in seconds since 1970, or Unknown
+        except subprocess.SubprocessError as error:
+            print(f"warning: {error}; the time limit is taken to be the one known last", file=sys.stderr, flush=True)
         left = _LOOK if end == "Unknown" else float(end) - time.time() - seconds
         if left <= 0:
             return

@@ -117,8 +117,9 @@ def hand_in(submission: Callable[[], T]) -> T:
     """What submitit returns. Raises ValueError when SLURM refuses the job."""
     where = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}  # of the cluster, not of a job
     try:
+        # A job that is submitted out of another must not inherit its place; a user's own SBATCH_ACCOUNT and such hold.
         with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
-            os.environ |= where  # but a job that is submitted out of another must not inherit its place
+            os.environ |= where
             return submission()
     except submitit.core.utils.FailedJobError as error:
         raise ValueError(f"SLURM refuses the job: {' '.join(str(error).split())}") from None

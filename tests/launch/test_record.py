@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -206,7 +207,8 @@ def test_a_controller_that_is_away(run: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_ID", JOB)
     waits: list[float] = []
-    monkeypatch.setattr(requeue.time, "sleep", waits.append)
+    # Not time.sleep itself, which subprocess calls too while a command takes its time.
+    monkeypatch.setattr(requeue, "time", SimpleNamespace(sleep=waits.append, strftime=time.strftime))
     started(run, 0, STOPPED)
     stand_in.write_text(f'#!/bin/sh\necho "$@" >> {calls}; [ $(wc -l < {calls}) -gt 3 ] && echo JobState=RUNNING')
     stand_in.chmod(0o755)

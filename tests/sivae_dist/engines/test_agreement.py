@@ -1,5 +1,6 @@
 """DeepSpeed's engines against DDP: the same step, and a hundred."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.engines import ddp
+from sivae_dist.engines.settings import _FREE
 from sivae_dist.run import RunDirectory
 from tests.engines import ENGINES, ZERO, Tensors, begun, go_on, with_engine
 from tests.helpers import on_processes, random_set
 
-OWN = (
-    "{allgather_bucket_size: 1000, contiguous_gradients: false, overlap_comm: true, reduce_bucket_size: 1000,"
-    " reduce_scatter: false, stage3_max_live_parameters: 1000,"
-    " stage3_max_reuse_distance: 1000, stage3_param_persistence_threshold: 0, stage3_prefetch_bucket_size: 100}"
-)
+OWN = {
+    "allgather_bucket_size": 1000, "contiguous_gradients": False, "overlap_comm": True, "reduce_bucket_size": 1000,
+    "reduce_scatter": False, "stage3_max_live_parameters": 1000, "stage3_max_reuse_distance": 1000,
+    "stage3_model_persistence_threshold": 1000, "stage3_param_persistence_threshold": 100,
+    "stage3_prefetch_bucket_size": 100,
+}  # fmt: skip
 """All that a user may tell DeepSpeed beside our settings, as we do not."""
 
 
@@ -44,12 +47,13 @@ def test_one_step_from_equal_state_is_that_of_ddp(
     as they do between two memory formats under DDP. Adam divides them by themselves: it takes an eps not to have these
     errors as large as any step.
     """
+    assert OWN.keys() == _FREE.keys()
     assignments = ("optimizer.eps=1e-5", *assignments)
     run = begun(tmp_path / "run", data, *assignments)
     paths = {engine: with_engine(run, data, engine, *assignments) for engine in ENGINES}
     if count == 2:
         for engine in ("zero2", "zero3"):
-            own = (*assignments, f"engine.deepspeed={{zero_optimization: {OWN}}}")
+            own = (*assignments, f"engine.deepspeed={json.dumps({'zero_optimization': OWN})}")
             paths[f"{engine} with its own"] = with_engine(run, data, engine, *own, path=tmp_path / f"own-{engine}")
     want, *others = on_processes(count, go_on, list(paths.values()), 1, limit=200)[0]
     found, _ = CheckpointFolder(RunDirectory(run).checkpoints).newest_valid()
