@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist.durations import duration
 
 MOST_FAULTS = 100
 """That `verify` prints."""
@@ -106,15 +107,15 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
         yield _Lines()
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(TextColumn(what), *columns, console=console) as bar:
         task = bar.add_task(what, total=None, rate="")
         rate = _Rate()
 
         def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=f"{rate(done):.0f} images/s")
+            bar.update(task, completed=done, total=total, rate=rate.told(done, total))
 
         yield show
 
@@ -132,6 +133,12 @@ class _Rate:
         seconds, images = now - self._start[0], done - self._start[1]
         return images / seconds if seconds > 0 else 0.0
 
+    def told(self, done: int, total: int) -> str:
+        """The rate and the time left, for people."""
+        rate = self(done)
+        left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
+        return f"{rate:.0f} images/s{left}"
+
 
 class _Lines:
     """Progress as plain lines, one every few seconds and one at the end."""
@@ -143,13 +150,12 @@ class _Lines:
         self._next = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        rate = self._rate(done)
+        told = self._rate.told(done, total)
         now = time.monotonic()
         if now < self._next and done < total:
             return
         self._next = now + self.SECONDS
-        left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-        print(f"{done}/{total} images, {rate:.0f} images/s{left}", flush=True)
+        print(f"{done}/{total} images, {told}", flush=True)
 
 
 @app.command()

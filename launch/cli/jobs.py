@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist.durations import duration
 
 if TYPE_CHECKING:
     from launch.jobs import State
@@ -57,7 +58,7 @@ def _line(run: Path, state: "State") -> list[str]:
     images, rate = metrics.get("images", 0), speed.get("speed/images_per_second")
     left = ""
     if total and rate and state.name == "running":
-        left = _duration((total - images) / rate)
+        left = duration((total - images) / rate)
     job = record.last_job()
     restarts = max(len(record.starts_of(job["job"])) - 1, 0) if job else 0
     values = [metrics.get(tag) for tag in ("reconstruction/per_value", "kl/real", "kl/fake")]
@@ -87,12 +88,6 @@ def last_row(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda row: 
         if wanted(row):
             return dict(row)
     return None
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    days, minutes = divmod(minutes, 24 * 60)
-    return (f"{days} d " if days else "") + f"{minutes // 60}:{minutes % 60:02}"
 
 
 def cancel(run: Run) -> None:

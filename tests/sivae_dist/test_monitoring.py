@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sivae_dist.checkpoint import Saved
 from sivae_dist.monitoring import console
-from sivae_dist.monitoring.console import Reporter, duration
+from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.scalars import Rows, read_rows
@@ -204,14 +204,6 @@ def test_messages(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) ->
     silent.progress(10, "4x4", 1.0)
     silent.close()
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3599.4, "59:59"), (3723, "1:02:03"), (360000, "100:00:00")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 # All at once.
