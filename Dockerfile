@@ -1,7 +1,8 @@
 # docker build -t sivae .
 # docker run --gpus all --ipc=host --user $(id -u):$(id -g) -v /my/data:/workspace/data -v /my/runs:/workspace/runs sivae train ...
 #
-# CUDA comes with the pinned wheels of torch; the host needs only NVIDIA's driver and container toolkit.
+# docs/install.md explains it, and docs/slurm.md its use under SLURM. CUDA comes with the pinned wheels of torch; the host
+# needs only NVIDIA's driver and container toolkit.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
@@ -19,15 +20,16 @@ RUN PIP_NO_CACHE_DIR=1 make env \
     && ln -s "$(dirname "$(make env | tail -n 1)")" /opt/sivae-env
 
 COPY . .
-RUN printf '#!/bin/sh\nexec /opt/sivae-env/bin/python -P -m launch.cli "$@"\n' > /usr/local/bin/sivae \
-    && chmod 755 /usr/local/bin/sivae \
-    && useradd --create-home --uid 1000 sivae \
+RUN useradd --create-home --uid 1000 sivae \
     && install -d -o sivae -g sivae /workspace
 
 # HOME is writable for any --user, since torch.compile and triton keep caches there.
+# The NVIDIA variables are what makes container runtimes other than `docker run --gpus` (enroot, pyxis, Kubernetes) bring
+# the GPUs in: their hook does nothing when NVIDIA_VISIBLE_DEVICES is unset.
 RUN install -d -m 1777 /tmp/home
 ENV PATH=/opt/sivae-env/bin:$PATH \
-    PYTHONPATH=/opt/sivae \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp/home

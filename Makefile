@@ -1,8 +1,8 @@
 # Every target does its own set-up: `make test` or `make demo` on a fresh clone is enough.
 #
-# The environment holds the pinned dependencies only and lies outside the clone, under SIVAE_ENVS, in a folder
-# named after what it is made from; clones with the same pins share it. The project itself is always imported
-# from the clone that called make.
+# The pinned environment holds the dependencies only and lies outside the clone, under SIVAE_ENVS, in a folder named
+# after what it is made from; clones with the same pins share it. Each clone has a thin environment of its own on top,
+# with `sivae`, so that the command always runs the code of the clone that it was made for.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env test lint format demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
+.PHONY: help env pinned test lint format demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
@@ -27,11 +27,12 @@ dependency_part := sed -n '/^dependencies = \[/,/^\]/p; /^\[project.optional-dep
 key := $(shell { cat constraints.txt; $(dependency_part); } | sha256sum | cut -c1-12)
 ENV := $(SIVAE_ENVS)/py$(version)-$(key)
 BIN := $(ENV)/bin
+CLONE_ENV := $(SIVAE_ENVS)/clone-$(notdir $(CURDIR))-$(shell printf %s "$(CURDIR)" | sha256sum | cut -c1-8)
 
 export PYTHONPATH := $(CURDIR)
 
 help:
-	echo "make env     build or find the pinned environment; the last line printed is its bin folder"
+	echo 'make env     set up everything and print the folder that holds sivae: export PATH="$$(make env):$$PATH"'
 	echo "make test    ruff, mypy and pytest (PYTEST_ARGS='-k name' narrows the tests)"
 	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
@@ -41,8 +42,30 @@ help:
 	echo "make wheel   build dist/sivae-*.whl      make clean    remove what the tools left in the clone"
 	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 7 GB; delete that folder to be rid of it."
 
+# The clone's own environment: sivae, and the commands that a user of it types as well. What pip installs goes here and
+# leaves the pinned environment alone.
+env: pinned
+	made="$(CLONE_ENV)/made-from"
+	if [ "$$(cat "$$made" 2>/dev/null)" != "$(BIN) $(CURDIR)" ]; then
+		"$(BIN)/python" -m venv --clear --without-pip "$(CLONE_ENV)" >&2
+		packages() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
+		printf '%s\n' "import site; site.addsitedir('$$(packages "$(BIN)/python")')" "$(CURDIR)" \
+			> "$$(packages "$(CLONE_ENV)/bin/python")/sivae.pth"
+		while read -r name module; do
+			printf '#!/bin/sh\nexec "%s" -P -m %s "$$@"\n' "$(CLONE_ENV)/bin/python" "$$module" > "$(CLONE_ENV)/bin/$$name"
+			chmod 755 "$(CLONE_ENV)/bin/$$name"
+		done <<-'END'
+			sivae launch.cli
+			tensorboard tensorboard.main
+			torchrun torch.distributed.run
+			pip pip
+		END
+		echo "$(BIN) $(CURDIR)" > "$$made"
+	fi
+	echo "$(CLONE_ENV)/bin"
+
 # .ready is written last, so an interrupted build is started anew; the lock keeps two makes apart.
-env:
+pinned:
 	if [ -z "$(PYTHON)" ]; then
 		echo "error: no Python 3.11 or newer found; install one (Debian: apt-get install python3) or set SIVAE_PYTHON" >&2
 		exit 1
@@ -78,38 +101,37 @@ env:
 			touch "$(ENV)/.ready"
 		fi
 	fi
-	echo "$(BIN)"
 
 test: lint
 	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 	exec "$(BIN)/python" -m pytest $(PYTEST_ARGS)
 
-lint: env
+lint: pinned
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 
-format: env
+format: pinned
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
 demo: env
-	exec "$(BIN)/python" -m launch.demo
+	exec "$(CLONE_ENV)/bin/python" -m launch.demo
 
-faults: env
+faults: pinned
 	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 	exec "$(BIN)/python" -m tests.faults $(ARGS)
 
 bench: bench-loader bench-prepare bench-scale bench-verify bench-checkpoint bench-evaluation bench-engines
 
-bench-checkpoint bench-engines bench-evaluation bench-prepare bench-scale bench-verify: bench-%: env
+bench-checkpoint bench-engines bench-evaluation bench-prepare bench-scale bench-verify: bench-%: pinned
 	exec "$(BIN)/python" -m benchmarks.$* $(ARGS)
 
 # Other loaders live in an environment on top of the pinned one, which they must not change; without them, or without
 # a network, what is missing is named in the table.
 PEERS := $(ENV)-peers-$(shell sha256sum benchmarks/peers.txt | cut -c1-8)
 
-bench-peers: env
+bench-peers: pinned
 	if [ ! -e "$(PEERS)/.ready" ]; then
 		echo "building $(PEERS) (a minute, about 100 MB)" >&2
 		unset PYTHONPATH
@@ -124,10 +146,10 @@ bench-peers: env
 bench-loader: bench-peers
 	exec "$(PEERS)/bin/python" -m benchmarks.loader $(ARGS)
 
-sivae: env
+sivae: pinned
 	exec "$(BIN)/python" -m launch.cli $(or $(ARGS),--help)
 
-wheel: env
+wheel: pinned
 	"$(BIN)/python" -m build --wheel --no-isolation --outdir dist .
 
 clean:

@@ -30,7 +30,7 @@ def import_dali() -> Any:
         return import_module("nvidia.dali")
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f'data.loader=dali needs NVIDIA DALI ({reason}): pip install "sivae[dali]"') from None
+        raise ValueError(f"data.loader=dali needs NVIDIA DALI ({reason}): pip install nvidia-dali-cuda130") from None
 
 
 class DaliLoader(Loader):

@@ -35,7 +35,7 @@ class DataSettings(Settings):
     """Mirror every image with probability 1/2."""
     loader: Literal["cpu", "dali"] = "cpu"
     """What decodes the levels that are stored as tars: threads on the CPU, or NVIDIA DALI (`pip install
-    "sivae[dali]"`), on the GPU where a run has one. Order, flips and damaged samples are the same."""
+    nvidia-dali-cuda130`), on the GPU where a run has one. Order, flips and damaged samples are the same."""
     threads: int = Field(2, ge=1)
     """Reading and decoding threads of each process."""
     prefetch: int = Field(4, ge=1)

@@ -3,8 +3,9 @@
 import os
 import shutil
 import subprocess
-from importlib.metadata import version
 from pathlib import Path
+
+from sivae_dist import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,4 +49,4 @@ def describe(code: Path | None) -> str:
     """For the record."""
     if code is None and (ROOT / ".git").exists():
         return f"{ROOT}, as it was at each start"
-    return str(code) if code is not None else f"sivae {version('sivae')}"
+    return str(code) if code is not None else f"sivae {__version__}"

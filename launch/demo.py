@@ -5,6 +5,7 @@ Every step is a command that a user could type; it is shown before it runs. What
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def images_seen() -> int:
 
 
 def main() -> None:
+    if shutil.which("sivae") is None:
+        print(f'# to type these commands yourself: export PATH="{Path(sys.executable).parent}:$PATH"')
     if not IMAGES.exists():
         run("data", "draw", "faces", IMAGES, "--count", FACES)
     if not DATA.exists():
@@ -82,7 +85,7 @@ def main() -> None:
     for name, arguments in PICTURES.items():
         run(*arguments, "--out", RUN.figures / f"{name}.png")
     print(f"\npictures:         {RUN.figures}")
-    print(f"curves and grids: {sys.executable} -m tensorboard.main --logdir {RUN.path}")
+    print(f"curves and grids: tensorboard --logdir {RUN.path}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ images = model.sample(16, seed=0)
 
 from typing import TYPE_CHECKING
 
-__all__ = ["load_pretrained"]
+__all__ = ["__version__", "load_pretrained"]
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sivae_dist.export import load_pretrained

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from sivae_dist import __version__
 from tests.command import ENVIRONMENT, ROOT
 
 SOURCES = ("data_pipelines", "sivae_dist", "launch", "configs", "pyproject.toml", "README.md", "LICENSE")
@@ -22,7 +23,10 @@ def test_wheel_outside_the_checkout(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
         names = archive.namelist()
+        points = next(archive.read(name) for name in names if name.endswith("entry_points.txt"))
     assert not [name for name in names if name.startswith(("tests/", "configs/"))]
+    assert b"sivae = launch.cli:main" in points
+    assert wheel.name.startswith(f"sivae-{__version__}-")
     assert any(name.endswith("LICENSE") for name in names)
     shown = subprocess.run(
         [sys.executable, "-P", "-m", "launch.cli", "config", "show", "official/ffhq256"],

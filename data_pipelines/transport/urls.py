@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.transport import CHUNK, TransferError, Transport, shown
 
 BLOCK = 8 << 20
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 _PASSING_STATUS = (408, 425, 429)  # besides 5xx
 
 
@@ -31,8 +31,8 @@ class UrlTransport(Transport):
         try:
             self._fs, root = url_to_fs(base, skip_instance_cache=True, **_options(scheme, timeout))
         except ImportError as error:
-            extra = _EXTRAS.get(scheme)
-            hint = f'pip install "sivae[{extra}]"' if extra else _one_line(error)
+            package = _PACKAGES.get(scheme)
+            hint = f"pip install {package}" if package else _one_line(error)
             raise ValueError(f"{self.location}: a package for {scheme}:// is missing: {hint}") from None
         except ValueError as error:
             raise ValueError(f"{self.location}: {_one_line(error)}") from None

@@ -1,14 +1,34 @@
 """The `sivae` command: a file for each group of commands, heavy imports inside the commands so that help is instant."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from launch.cli import checkpoints, config, curves, data, draw, evaluate, export, jobs, pictures, submit, sweep, train
+from sivae_dist import __version__
 
 app = typer.Typer(
-    help="Train Soft-IntroVAE at high resolution on many GPUs and nodes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sivae {__version__} ({Path(__file__).resolve().parents[2]})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and its folder.")
+    ] = False,
+) -> None:
+    """Train Soft-IntroVAE at high resolution on many GPUs and nodes."""
+
+
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 data.app.command("draw")(draw.draw)

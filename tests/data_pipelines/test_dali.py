@@ -453,7 +453,9 @@ def test_on_a_gpu(root: Path) -> None:
 
 def test_a_package_that_is_missing(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(ValueError, match=r'^data\.loader=dali needs NVIDIA DALI \(.*\): pip install "sivae\[dali\]"$'):
+    with pytest.raises(
+        ValueError, match=r"^data\.loader=dali needs NVIDIA DALI \(.*\): pip install nvidia-dali-cuda130$"
+    ):
         make(roots["png"], "dali")
     make(roots["png"], "cpu").close()
 

@@ -107,7 +107,7 @@ def test_a_missing_loader_is_named(data: Path, tmp_path: Path, monkeypatch: pyte
     arguments = (*SMALL, "data.loader=dali", "--data", data, "--run-dir", tmp_path / "run", "--dry-run")
     inside("train", *arguments)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    assert refused("train", *arguments).endswith('pip install "sivae[dali]"')
+    assert refused("train", *arguments).endswith("pip install nvidia-dali-cuda130")
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
