@@ -1,4 +1,4 @@
-"""`make demo`: the whole path on drawn faces, on two processes, with a kill in the middle.
+"""`make demo`: the whole path on drawn faces, on two processes (one where there is one GPU), with a kill in the middle.
 
 Every step is a command that a user could type; it is shown before it runs. What is there already is not made again.
 """
@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from sivae_dist.devices import usable_gpus
 from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run import RunDirectory
 
@@ -63,6 +64,11 @@ def train_until_killed(*arguments: object) -> None:
     )
 
 
+def processes() -> int:
+    """Two, each with a GPU of its own where there are any."""
+    return min(2, usable_gpus("auto") or 2)
+
+
 def images_seen() -> int:
     """Images at the last complete row of the run's metrics."""
     try:
@@ -78,7 +84,7 @@ def main() -> None:
         run("data", "draw", "faces", IMAGES, "--count", FACES)
     if not DATA.exists():
         run("data", "prepare", IMAGES, DATA, "--resolution", 32, "--array-max-resolution", 8, "--test", TEST)
-    command = ("train", "demo", "--data", DATA, "--run-dir", RUN.path, "--nproc", 2)
+    command = ("train", "demo", "--data", DATA, "--run-dir", RUN.path, "--nproc", processes())
     if images_seen() < KILL_AT:
         train_until_killed(*command)
     run(*command)
@@ -93,3 +99,5 @@ if __name__ == "__main__":
         main()
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
+    except ValueError as error:  # GPUs that cannot be used
+        sys.exit(f"error: {error}")

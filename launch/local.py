@@ -27,13 +27,6 @@ _PATIENCE = 25.0
 """Seconds after which torch's context loses patience (at 30) with processes that outlive another's failure."""
 
 
-def default_processes(device: str) -> int:
-    """One a GPU; one when the run is on the CPU."""
-    import torch
-
-    return torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 1
-
-
 def launch(path: Path, processes: int) -> int:
     """Trains a prepared run directory on `processes` processes; returns an exit code (launch/worker.py).
 

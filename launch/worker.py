@@ -23,9 +23,10 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from sivae_dist import watchdog
 from sivae_dist.config import RunSettings
+from sivae_dist.devices import pick_device
 from sivae_dist.ends import STOPPED, Logs
 from sivae_dist.guard import NonFiniteError
-from sivae_dist.processes import PeerError, is_of_lost_peer, join, leave, pick_device, rank
+from sivae_dist.processes import PeerError, is_of_lost_peer, join, leave, rank
 from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import Stop
 from sivae_dist.trainer import Trainer

@@ -4,13 +4,14 @@ import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
 
 from data_pipelines.loader import DataSettings
 from sivae_dist.checkpoint.settings import CheckpointSettings
+from sivae_dist.devices import check_name
 from sivae_dist.engines.settings import DdpSettings, EngineSettings
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.guard import GuardSettings
@@ -29,8 +30,8 @@ class RunSettings(Settings):
 
     seed: int = 0
     """Of the order, flips, latents, noise and initial weights."""
-    device: str = "auto"
-    """`auto` takes a GPU when there is one; or `cpu`, `cuda`."""
+    device: Annotated[str, AfterValidator(check_name)] = "auto"
+    """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
     init: InitSettings = InitSettings()
     data: DataSettings
     model: StyleSettings = StyleSettings()
@@ -86,7 +87,6 @@ RUN_PATH_INDEPENDENT = frozenset(
         "guard",
         "watchdog",
         "engine.compile",
-        "engine.checkpoint_activations",
         "engine.name",
         "engine.stage",
         "engine.offload",

@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from sivae_dist.devices import gpu_of, refuse_shared
+
 T = TypeVar("T")
 
 
@@ -32,19 +34,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is this process's own GPU when there is one, else the CPU. ValueError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device=cuda, but no GPU can be used here; set device=cpu or device=auto")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    return device
-
-
 _timeout: timedelta | None = None
 """What `join` was given; a new group does not take it from the first one."""
 
@@ -54,7 +43,29 @@ def join(device: torch.device, timeout: timedelta) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         global _timeout
         _timeout = timeout
-        dist.init_process_group(_backend(device), timeout=timeout)
+        if device.type == "cpu":
+            dist.init_process_group(_backend(device), timeout=timeout)
+        else:
+            _join_gpus(device, timeout)
+
+
+def _join_gpus(device: torch.device, timeout: timedelta) -> None:
+    """NCCL is given the device, so that it connects at once and never guesses one by rank."""
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, but not in __all__
+
+    store, index, count = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
+    store.set_timeout(timeout)
+    refuse_shared(everyones(store, index, count, gpu_of(device)))  # NCCL would fail less clearly
+    store = PrefixStore("default_pg", store)
+    dist.init_process_group(
+        _backend(device), store=store, rank=index, world_size=count, timeout=timeout, device_id=device
+    )
+
+
+def everyones(store: Any, index: int, count: int, value: str) -> list[str]:
+    """What each of `count` processes says, by rank, before there is a group; this is process `index`."""
+    store.set(f"sivae/{index}", value)
+    return [store.get(f"sivae/{other}").decode() for other in range(count)]
 
 
 def join_alone(device: torch.device) -> None:

@@ -13,6 +13,7 @@ from data_pipelines.store import open_store
 from sivae_dist import watchdog
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
 from sivae_dist.config import RunSettings
+from sivae_dist.devices import describe, start_line
 from sivae_dist.evaluation.rows import tag
 from sivae_dist.guard import Guard, NonFiniteError
 from sivae_dist.initialization import initial_tensors
@@ -24,7 +25,7 @@ from sivae_dist.monitoring.trace import Trace
 from sivae_dist.objectives import Draws
 from sivae_dist.players import Players
 from sivae_dist.pretrained import Pretrained
-from sivae_dist.processes import mean_over_processes, on_first, rank, world_size
+from sivae_dist.processes import everyone, mean_over_processes, on_first, rank, world_size
 from sivae_dist.quarantine import Quarantine
 from sivae_dist.randomness import draw
 from sivae_dist.run import RunDirectory
@@ -65,6 +66,8 @@ class Trainer:
         for note in notes:
             self.monitor.say(f"warning: {note}")
         self.monitor.say(origin)
+        devices = everyone(lambda: describe(device))
+        self.monitor.say(start_line(devices, settings.engine.precision, torch.get_num_threads()))
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
         self.loader = make_loader(settings.data, self.store, self.manifest, settings.seed, device)

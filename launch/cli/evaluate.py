@@ -15,7 +15,7 @@ def evaluate(
     metrics: Annotated[str | None, typer.Option(help="Some of fid,kid,psnr,ssim,mse; the run's by default.")] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Samples for fid and kid.")] = None,
     live: Annotated[bool, typer.Option("--live", help="The networks as they are, not their moving averages.")] = False,
-    nproc: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one on the CPU.")] = 0,
+    nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
 ) -> None:
     """Measure a checkpoint: FID and KID of samples, and PSNR, SSIM and mean squared error of reconstructions.
 
@@ -23,7 +23,8 @@ def evaluate(
     evaluation.*, data.* or device.
     """
     with one_line_errors():
-        from launch.local import default_processes, start
+        from launch.local import start
+        from sivae_dist.devices import check_processes, default_processes
         from sivae_dist.ends import STOPPED
         from sivae_dist.evaluation.request import Request
         from sivae_dist.run import RunDirectory
@@ -39,6 +40,7 @@ def evaluate(
         directory = RunDirectory(run)
         settings = request.settings(directory)
         processes = nproc or default_processes(settings.device)
+        check_processes(settings.device, processes)
         code = start([str(run), request.model_dump_json()], directory.evaluation_logs, processes)
     if code == STOPPED:
         typer.echo("stopped as asked; nothing was recorded", err=True)

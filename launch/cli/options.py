@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,9 @@ CheckpointOption = Annotated[
     ),
 ]
 Live = Annotated[bool, typer.Option("--live", help="The weights in training instead of their moving average.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU when there is one.")]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute; auto takes a GPU when there is one.")
+]
 Columns = Annotated[int, typer.Option(min=1, help="Images in a row.")]
 Seed = Annotated[int, typer.Option(min=0, help="Sample i follows from the seed and its number i alone.")]
 Numbers = Annotated[
@@ -31,7 +33,7 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Images only.")]
 
 def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
     from sivae_dist import load_pretrained
-    from sivae_dist.processes import pick_device
+    from sivae_dist.devices import pick_device
 
     return load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device))
 

@@ -188,8 +188,8 @@ def growth(
     """
     with one_line_errors():
         from sivae_dist import figures
+        from sivae_dist.devices import pick_device
         from sivae_dist.pretrained import load_growth
-        from sivae_dist.processes import pick_device
 
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
         models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device))

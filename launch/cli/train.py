@@ -17,15 +17,16 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.")] = None,
-    nproc: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one on the CPU.")] = 0,
+    nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Resolve, check and print the phases; train nothing.")
     ] = False,
 ) -> None:
     """Train, or continue where the run stands: to resume, run the same command again."""
     with one_line_errors("interrupted: run the same command again to continue from the last checkpoint"):
-        from launch.local import default_processes, launch
+        from launch.local import launch
         from sivae_dist.config import config_path, load_config, run_name
+        from sivae_dist.devices import check_processes, default_processes
         from sivae_dist.ends import STOPPED
         from sivae_dist.run import RunDirectory
 
@@ -34,6 +35,7 @@ def train(
             assignments.append(f"data.path={json.dumps(data)}")  # quoted: a command may look like YAML
         settings = load_config(config, assignments)
         processes = nproc or default_processes(settings.device)
+        check_processes(settings.device, processes)
         check(settings, processes)
         if dry_run:
             print_phases(settings, processes)
