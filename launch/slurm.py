@@ -1,10 +1,12 @@
 """Runs as SLURM jobs, through submitit: the batch script, and handing it in."""
 
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ from submitit.helpers import clean_env
 from launch.clusters import ClusterSettings, slurm_config
 from launch.code import describe, snapshot
 from launch.record import JobRecord
+from launch.slurm_options import arguments
 from launch.task import Task
 
 T = TypeVar("T")
@@ -26,6 +29,15 @@ class Executor(submitit.SlurmExecutor):
     @classmethod
     def affinity(cls) -> int:
         return 2
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        """sbatch's own sentence, among what a site's filters print about jobs."""
+        text = string if isinstance(string, str) else string.decode(errors="replace")
+        found = re.search(r"Submitted batch job (\d+)", text)
+        if found is None:
+            raise RuntimeError(f"sbatch does not give the number of the job: {text!r}")
+        return found[1]
 
     def script(self) -> str:
         """The batch script."""
@@ -39,11 +51,11 @@ def make_executor(
     cluster: ClusterSettings,
     code: Path | None,
     parallel: int | None = None,
-    sbatch: Mapping[str, str] | None = None,
+    after: str | None = None,
 ) -> Executor:
     """`plan`: a run or a sweep's plan (requeue.runs_of); `code`: a snapshot to import from; `parallel`: tasks of an
-    array at once; `sbatch`: further options."""
-    srun = ["--kill-on-bad-exit=1", *cluster.srun]
+    array at once; `after`: a further dependency, as SLURM writes it."""
+    srun = ["--kill-on-bad-exit=1", *arguments(cluster.srun)]
     python = None
     if cluster.container_image is not None:
         if cluster.container_runtime == "pyxis":
@@ -52,15 +64,19 @@ def make_executor(
         else:
             python = f"apptainer exec --nv {shlex.quote(cluster.container_image)} python3"
     requeue = f"{shlex.quote(sys.executable)} -m launch.requeue {shlex.quote(str(plan))}"
+    options = {"requeue": True, **cluster.gpu_options(), **cluster.sbatch}
+    dependencies = [text for text in (options.get("dependency"), after) if isinstance(text, str)]
+    if dependencies:
+        options["dependency"] = ",".join(dependencies)
+    cpus = None if options.get("cpus-per-task") is False else cluster.cpus_per_task
     # submitit's own handling of signals is replaced as soon as ours are listened to (launch/task.py), so that its count
     # of time-outs is never used up.
     executor = Executor(folder, max_num_timeout=10**6, python=python)
     executor.update_parameters(
-        job_name=name,
+        job_name=name if cluster.job_name is None else cluster.job_name.replace("{name}", name),
         nodes=cluster.nodes,
         ntasks_per_node=cluster.processes_per_node,
-        cpus_per_task=cluster.cpus_per_task,
-        gpus_per_node=cluster.gpus_per_node or None,
+        cpus_per_task=cpus,
         mem=cluster.mem,
         time=cluster.time,
         partition=cluster.partition,
@@ -74,7 +90,8 @@ def make_executor(
         # With a handler the shell outlives what SLURM sends to all of a job, and sees to what follows.
         setup=[
             "trap : TERM USR1 USR2",
-            "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+            *([] if cpus is None else ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]),
+            "export SLURM_EXPORT_ENV=ALL",  # or --export=NONE would keep from the processes what follows
             *cluster.setup,
             "set +e",  # whatever the setup has set: what follows a failure is decided below
             "export PYTHONSAFEPATH=1"
@@ -84,7 +101,7 @@ def make_executor(
         ],
         teardown=["{ kill $watcher && wait $watcher; } 2>/dev/null", requeue],
         srun_args=srun,
-        additional_parameters={"requeue": True, **cluster.sbatch, **(sbatch or {})},
+        additional_parameters={name: value for name, value in options.items() if value is not False},
         **({} if parallel is None else {"array_parallelism": parallel}),
     )
     return executor
@@ -98,7 +115,7 @@ def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
     run = run.resolve()
     code = snapshot(run)
     executor = make_executor(run / "logs" / "jobs", run, name, cluster, code)
-    job = hand_in(lambda: executor.submit(Task(run)))
+    job = hand_in(executor, lambda: executor.submit(Task(run)))
     JobRecord(run).submitted(job=job.job_id, kind="slurm", images=images, **facts(cluster, code))
     return str(job.job_id)
 
@@ -113,17 +130,46 @@ def facts(cluster: ClusterSettings, code: Path | None) -> dict[str, Any]:
     }
 
 
-def hand_in(submission: Callable[[], T]) -> T:
+def check_sbatch() -> None:
+    """ValueError where no job can be submitted."""
+    if shutil.which("sbatch") is None:
+        raise ValueError(
+            "sbatch is not found on this machine: submit from a login node of a SLURM cluster (its module may have to "
+            "be loaded), or train on this machine with --cluster local"
+        )
+
+
+def hand_in(executor: Executor, submission: Callable[[], T]) -> T:
     """What submitit returns. Raises ValueError when SLURM refuses the job."""
+    check_sbatch()
     where = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}  # of the cluster, not of a job
+    before = dict(os.environ)
     try:
-        # A job that is submitted out of another must not inherit its place; a user's own SBATCH_ACCOUNT and such hold.
+        # A job that is submitted out of another must not inherit its place; a user's own SBATCH_ACCOUNT and such hold
+        # where the script has no line for them, which sbatch would let come first.
         with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
             os.environ |= where
+            for name in _overridden(executor.script()):
+                os.environ.pop(name, None)
             return submission()
     except submitit.core.utils.FailedJobError as error:
-        raise ValueError(f"SLURM refuses the job: {' '.join(str(error).split())}") from None
-    except RuntimeError as error:  # of submitit, where there is no SLURM
-        raise ValueError(f"{error}; --cluster local trains on this machine") from None
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"the job could not be submitted: {error}") from None
+        raise ValueError(f"SLURM refuses the job: {_sentences(str(error))}") from None
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise ValueError(f"the job could not be submitted: {' '.join(str(error).split())}") from None
+    finally:
+        os.environ.update(before)
+
+
+def _overridden(script: str) -> set[str]:
+    """Environment variables of sbatch that say something else about what the script settles."""
+    names = {line.removeprefix("#SBATCH --").partition("=")[0] for line in script.splitlines() if "#SBATCH --" in line}
+    names |= {"array-inx", "no-requeue", "no-kill", "wait", "timelimit", "mem-per-node", "quiet"}
+    if names & {"gpus-per-node", "gpus", "gpus-per-task", "gres"}:
+        names |= {"gpus-per-node", "gpus", "gpus-per-task", "gres"}
+    return {f"SBATCH_{name.upper().replace('-', '_')}" for name in names}
+
+
+def _sentences(text: str) -> str:
+    """What sbatch says, on one line."""
+    lines = (re.sub(r"^\s*sbatch:\s*(error:\s*)?", "", line).strip() for line in text.splitlines())
+    return "; ".join(line for line in lines if line) or "sbatch gives no reason"

@@ -94,9 +94,9 @@ def submit(
         plan = folder / "plans" / f"{time.time_ns()}-{number}.json"
         plan.parent.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps([[str(run) for run in task] for task in part]))
-        after = {"dependency": f"afterany:{jobs[-1]}"} if jobs else {}
+        after = f"afterany:{jobs[-1]}" if jobs else None
         executor = make_executor(folder / "jobs", plan, name, cluster, code, parallel, after)
-        handed = hand_in(partial(_map, executor, plan, len(part)))
+        handed = hand_in(executor, partial(_map, executor, plan, len(part)))
         for job, task in zip(handed, part, strict=True):
             for run in task:
                 JobRecord(run).submitted(job=job.job_id, kind="slurm", images=total[run], runs=len(task), **known)

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from launch.clusters import ClusterSettings
+    from sivae_dist.config import RunSettings
 
 LOCAL = "local"
 
@@ -21,24 +22,48 @@ Resources = dict[str, Any] | None
 """Those of the options below that were given."""
 
 _OPTIONS: dict[str, Any] = {
+    "job_name": Annotated[
+        str | None, typer.Option(help="Name of the job, in place of the configuration's or the sweep's.")
+    ],
     "nodes": Annotated[int | None, typer.Option(min=1, help="Nodes.")],
     "gpus_per_node": Annotated[
-        int | None, typer.Option(min=0, help="GPUs a node, one process for each; 0 trains on CPUs.")
+        str | None,
+        typer.Option(
+            metavar="N|TYPE:N",
+            help="GPUs per node, one process for each: 4, or a100:4. 0 trains on CPUs.",
+            show_default=False,
+        ),
     ],
-    "tasks_per_node": Annotated[int | None, typer.Option(min=1, help="Processes a node, where it is not one a GPU.")],
-    "cpus_per_task": Annotated[int | None, typer.Option(min=1, help="CPUs a process.")],
-    "mem": Annotated[str | None, typer.Option(help="Memory a node, like 64G.")],
+    "gpus_per_task": Annotated[str | None, typer.Option(metavar="1|TYPE:1", help="Bind one GPU to each process.")],
+    "gres": Annotated[str | None, typer.Option(help="Generic resources per node, in place of GPUs: gpu:a100:4.")],
+    "tasks_per_node": Annotated[
+        int | None, typer.Option(min=1, help="Processes per node, where it is not one per GPU.")
+    ],
+    "cpus_per_task": Annotated[int | None, typer.Option(min=1, help="CPUs per process.")],
+    "mem": Annotated[str | None, typer.Option(help="Memory per node, like 64G.")],
     "time": Annotated[str | None, typer.Option(help="Time limit: minutes, hh:mm:ss or days-hh:mm:ss.")],
     "partition": Annotated[str | None, typer.Option(help="Partition to queue in.")],
     "account": Annotated[str | None, typer.Option(help="Account to charge.")],
     "qos": Annotated[str | None, typer.Option(help="Quality of service.")],
     "constraint": Annotated[str | None, typer.Option(help="Features that nodes must have.")],
     "exclude": Annotated[str | None, typer.Option(help="Nodes not to use.")],
+    "signal_delay": Annotated[
+        int | None, typer.Option(min=1, help="Seconds before the time limit at which the run saves and stops.")
+    ],
     "container_image": Annotated[str | None, typer.Option(help="Container image, run as the cluster's settings say.")],
     "setup": Annotated[
         list[str] | None, typer.Option(help='Shell command before the processes start: "module load cuda".')
     ],
+    "sbatch": Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="Any option of sbatch, in place of ours: mail-type=END, exclusive."),
+    ],
+    "srun": Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=VALUE]", help="Any option of srun: mpi=pmix, cpu-bind=cores.")
+    ],
 }
+
+_LOCAL_OPTIONS = {"gpus_per_node", "tasks_per_node"}
 
 
 def with_resources(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,4 +93,21 @@ def asked_for(cluster: str, resources: Resources) -> "ClusterSettings":
     """A cluster's settings with the resources on top. ValueError in one line a problem."""
     from launch.clusters import load_cluster
 
-    return load_cluster("auto" if cluster == LOCAL else cluster, resources or {})
+    given = resources or {}
+    if cluster != LOCAL:
+        return load_cluster(cluster, given)
+    if others := [f"--{name.replace('_', '-')}" for name in given if name not in _LOCAL_OPTIONS]:
+        raise ValueError(f"{', '.join(others)}: for SLURM only; leave it out with --cluster local")
+    return load_cluster(None, given)
+
+
+def on_device(settings: "RunSettings", cluster: str, wanted: "ClusterSettings") -> "RunSettings":
+    """Settings with the device that the resources stand for, where they leave it open (`auto`): a job with GPUs never
+    trains on CPUs unnoticed. ValueError where they contradict each other."""
+    if settings.device.startswith("cuda") and not wanted.gpus:
+        raise ValueError(f"device={settings.device} needs GPUs, and none are asked for: set --gpus-per-node")
+    if cluster == LOCAL and "gpus_per_node" not in wanted.model_fields_set:
+        return settings  # this machine may have none
+    if settings.device != "auto":
+        return settings
+    return settings.model_copy(update={"device": "cuda" if wanted.gpus else "cpu"})

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, with_resources
+from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, on_device, with_resources
 
 
 @with_resources
@@ -36,21 +36,29 @@ def submit(
         assignments = list(overrides or [])
         if data is not None:
             assignments.append(f"data.path={json.dumps(data)}")
-        settings = load_config(config, assignments)
+        settings = on_device(load_config(config, assignments), cluster, wanted)
         name = run_name(config_path(config))
         run = RunDirectory(run_dir or Path("runs") / name)
         if dry_run:
+            outcomes = []
             if cluster != LOCAL:
                 from launch.slurm import make_executor
 
                 place = run.path.resolve()
                 executor = make_executor(place / "logs" / "jobs", place, name, wanted, place / "code" / "001")
                 typer.echo(executor.script())
-            outcomes = []
+                outcomes.append(_can_submit())
             for check in checks(settings, run.path, wanted.processes):
                 typer.echo(f"{'ok    ' if check.fine else 'FAILED'} {check.name}: {check.detail}")
                 outcomes.append(check.fine)
             raise typer.Exit(0 if all(outcomes) else 1)
+        if cluster == LOCAL:
+            from launch.background import submit as hand_in
+        else:
+            from launch.slurm import check_sbatch
+            from launch.slurm import submit as hand_in
+
+            check_sbatch()
         from launch.cli.train import check as check_run
         from launch.jobs import states_of
 
@@ -60,9 +68,17 @@ def submit(
         images = check_run(settings, wanted.processes)
         for key in run.open(settings):
             typer.echo(f"note: {key} differs from what this run was begun with")
-        if cluster == LOCAL:
-            from launch.background import submit as hand_in
-        else:
-            from launch.slurm import submit as hand_in
         job = hand_in(run.path, images, name, wanted)
         typer.echo(f"job {job}: {run.path} (sivae status {run.path}, sivae logs {run.path} -f)")
+
+
+def _can_submit() -> bool:
+    """Says in a dry run whether the job could be submitted from here."""
+    from launch.slurm import check_sbatch
+
+    try:
+        check_sbatch()
+    except ValueError as error:
+        typer.echo(f"FAILED slurm: {error}")
+        return False
+    return True

@@ -1,7 +1,9 @@
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launch import clusters
 from launch.clusters import ClusterSettings, load_cluster
@@ -27,7 +29,7 @@ def test_what_is_no_time_limit(text: object) -> None:
 @pytest.mark.parametrize(("minutes", "seconds"), [(1, 15), (4, 60), (8, 120), (6000, 120)])
 def test_the_request_to_stop_comes_early_enough(minutes: int, seconds: int) -> None:
     assert ClusterSettings(time=minutes).delay == seconds
-    assert ClusterSettings(time=minutes, signal_delay=300).delay == 300
+    assert ClusterSettings(time=minutes, signal_delay=45).delay == 45
 
 
 @pytest.fixture
@@ -51,9 +53,22 @@ def test_a_cluster_by_name_by_file_and_by_itself(files: Path, monkeypatch: pytes
     ("name", "changes", "message"),
     [
         ("nowhere", {}, "there is no cluster nowhere: neither a file nor one of example, mine"),
-        ("mine", {"time": "soon"}, "options: time: 'soon' is no time limit"),
-        ("mine", {"time": "0"}, "options: time: Input should be greater than or equal to 1"),
-        ("odd", {}, r"odd\.yaml: partitoin: Extra inputs"),
+        ("mien", {}, "; did you mean mine?"),
+        ("mine", {"time": "soon"}, r"options: time: 'soon' is no time limit: write minutes \(90\), hh:mm:ss or"),
+        ("mine", {"time": "0"}, "options: time: '0' is no time limit"),
+        ("mine", {"mem": "lots"}, "options: mem: 'lots' is no amount of memory: write 64G"),
+        ("mine", {"nodes": "2-4"}, "options: nodes: '2-4' is not a number from 1"),
+        (
+            "mine",
+            {"gpus_per_node": "all"},
+            r"options: gpus_per_node: 'all' is not a number of GPUs: write 4, or TYPE:N",
+        ),
+        ("mine", {"gpus_per_task": "2"}, "options: gpus_per_task: a process drives one GPU: write 1 or TYPE:1"),
+        ("mine", {"gres": "gpu:a100:x"}, "options: gres: 'gpu:a100:x' is not a request for GPUs: write gpu:4 or"),
+        ("mine", {"gres": "gpu:2", "gpus_per_node": 4}, "options: gres: gpu:2 and gpus_per_node: 4 contradict"),
+        ("mine", {"sbatch": ["gpus=9"], "nodes": 2}, "sbatch option gpus: 9 cannot be divided among 2 nodes"),
+        ("mine", {"signal_delay": 600, "time": 10}, "signal_delay: 600 s before a time limit of 600 s"),
+        ("odd", {}, r"odd\.yaml: unknown key partitoin; did you mean partition\?$"),
     ],
 )
 def test_mistakes(files: Path, name: str, changes: dict[str, object], message: str) -> None:
@@ -70,9 +85,17 @@ def test_what_yaml_would_take_for_a_number(files: Path) -> None:
     assert (found.time, found.nodes, found.partition, found.sbatch) == (720, 2, None, {"exclusive": True})
 
 
-def script(tmp_path: Path, **settings: object) -> list[str]:
-    cluster = ClusterSettings.model_validate(settings)
+def script(tmp_path: Path, cluster: ClusterSettings | None = None, **settings: object) -> list[str]:
+    cluster = cluster or ClusterSettings.model_validate(settings)
     return make_executor(tmp_path / "jobs", tmp_path, "my run", cluster, tmp_path / "code").script().splitlines()
+
+
+def lines_of(tmp_path: Path, cluster: ClusterSettings | None = None, **settings: object) -> dict[str, str]:
+    """The options in a batch script, each of which stands there once."""
+    lines = [line.removeprefix("#SBATCH --") for line in script(tmp_path, cluster, **settings) if "#SBATCH" in line]
+    found = dict(line.partition("=")[::2] for line in lines)
+    assert len(found) == len(lines), lines
+    return found
 
 
 def test_the_batch_script(tmp_path: Path) -> None:
@@ -107,6 +130,135 @@ def test_names_that_a_shell_would_read(tmp_path: Path) -> None:
 def test_containers(tmp_path: Path, runtime: str, start: str) -> None:
     lines = script(tmp_path, container_image="my.sqsh", container_runtime=runtime)
     assert any(start in line for line in lines if line.startswith("srun "))
+
+
+@pytest.mark.parametrize(
+    "sbatch",
+    [
+        {"job-name": "project-sub:test1", "cpus-per-task": "2", "mem": "32G", "exclusive": "true",
+         "mail-type": ["END", "FAIL"]},
+        {"job_name": "project-sub:test1", "-c": "2", "--mem": "32G", "exclusive": "", "mail_type": "END,FAIL"},
+        ["-J project-sub:test1", "-c2", "#SBATCH --mem 32G  # of a node", "--exclusive --mail-type=END,FAIL"],
+        ["job-name=old", "job-name=project-sub:test1", "cpus_per_task=2", "mem=32G", "exclusive", "mail-type=END,FAIL"],
+        "-J project-sub:test1 --cpus-per-task=2 --mem=32G --exclusive --mail-type END,FAIL",
+    ],
+)  # fmt: skip
+def test_each_option_of_sbatch_takes_the_place_of_ours(tmp_path: Path, sbatch: object) -> None:
+    lines = lines_of(tmp_path, mem="480G", cpus_per_task=8, sbatch=sbatch)
+    wanted = {
+        "job-name": "project-sub:test1",
+        "cpus-per-task": "2",
+        "mem": "32G",
+        "exclusive": "",
+        "mail-type": "END,FAIL",
+    }
+    assert wanted.items() <= lines.items()
+
+
+def test_options_of_the_command_come_before_those_of_the_file(files: Path, tmp_path: Path) -> None:
+    (files / "full.yaml").write_text(
+        "mem: 480G\nsetup: module load cuda\nsrun: --mpi=none --cpu-bind=cores\n"
+        "sbatch: {time: '30', comment: a file, licenses: x, partition: old, mem-per-cpu: 4G, signal: USR2@60}\n"
+    )
+    given = {"time": "60", "setup": ["export A=1"], "sbatch": ["comment=of mine", "-p new"], "srun": ["mpi=pmix"]}
+    cluster = load_cluster("full", given)
+    lines = lines_of(tmp_path, cluster)
+    wanted = {"time": "60", "comment": "'of mine'", "licenses": "x", "partition": "new", "mem-per-cpu": "4G"}
+    assert wanted.items() <= lines.items() and "mem" not in lines and lines["signal"] == "USR2@60"
+    assert cluster.setup == ("module load cuda", "export A=1")
+    assert cluster.srun == {"mpi": "pmix", "cpu-bind": "cores"}
+    assert lines_of(tmp_path, load_cluster("full", {"mem": "8G"})).keys() & {"mem", "mem-per-cpu"} == {"mem"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "processes", "wanted"),
+    [
+        ({"gpus_per_node": "a100:4", "nodes": "2"}, 4, 8, {"gpus-per-node": "a100:4"}),
+        ({"gpus_per_node": "a100:2,v100:1"}, 3, 3, {"gpus-per-node": "a100:2,v100:1"}),
+        ({"gpus_per_node": 4, "gpus_per_task": 1}, 4, 4, {"gpus-per-node": "4", "gpus-per-task": "1"}),
+        ({"gpus_per_task": "a100:1", "tasks_per_node": 2}, 2, 2, {"gpus-per-task": "a100:1"}),
+        ({"gres": "gpu:a100:4,nvme:100G"}, 4, 4, {"gres": "gpu:a100:4,nvme:100G"}),
+        ({"gres": "nvme:100G", "gpus_per_node": 2}, 2, 2, {"gres": "nvme:100G", "gpus-per-node": "2"}),
+        ({"gpus_per_node": 8, "sbatch": {"gres": "gpu:2"}}, 2, 2, {"gres": "gpu:2"}),
+        ({"nodes": 2, "sbatch": ["-G a100:8"]}, 4, 8, {"gpus": "a100:8"}),
+        ({"gpus_per_node": 4, "sbatch": {"gpus-per-node": "false"}}, 4, 4, {}),
+        ({"gpus_per_node": 0, "sbatch": ["--ntasks=6"], "nodes": 2}, 0, 6, {}),
+    ],
+)
+def test_gpus_however_they_are_asked_for(
+    tmp_path: Path, settings: dict[str, object], gpus: int, processes: int, wanted: dict[str, str]
+) -> None:
+    cluster = ClusterSettings.model_validate(settings)
+    lines = lines_of(tmp_path, cluster)
+    assert (cluster.gpus, cluster.processes) == (gpus, processes)
+    assert {name: value for name, value in lines.items() if name.startswith("g")} == wanted
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "wanted"),
+    [
+        ("gpus_per_node: a100:8", {"gpus_per_node": "2"}, {"gpus-per-node": "2"}),
+        ("gres: gpu:a100:8,nvme:1", {"gpus_per_node": "2"}, {"gres": "gpu:a100:2,nvme:1"}),
+        ("gres: gpu:a100:8,nvme:1", {"gpus_per_node": "v100:2"}, {"gres": "gpu:v100:2,nvme:1"}),
+        ("gres: gpu:a100:8,nvme:1", {"gpus_per_node": "0"}, {"gres": "nvme:1"}),
+        ("gpus_per_node: 8", {"gres": "gpu:2"}, {"gres": "gpu:2"}),
+        ("gpus_per_node: 8", {"sbatch": ["gpus=2"]}, {"gpus": "2"}),
+        ("sbatch: {gpus: 8}", {"gpus_per_node": "2"}, {"gpus-per-node": "2"}),
+        ("gpus_per_node: 8", {"gpus_per_task": "1"}, {"gpus-per-node": "8", "gpus-per-task": "1"}),
+        ("gpus_per_node: 8", {"gpus_per_task": "1", "tasks_per_node": 2}, {"gpus-per-task": "1"}),
+    ],
+)
+def test_gpus_of_the_command_instead_of_the_files(
+    files: Path, tmp_path: Path, below: str, above: dict[str, object], wanted: dict[str, str]
+) -> None:
+    (files / "gpus.yaml").write_text(below)
+    lines = lines_of(tmp_path, load_cluster("gpus", above))
+    assert {name: value for name, value in lines.items() if name.startswith("g")} == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sbatch": ["-o here.txt"]}, "sbatch option output cannot be set: `sivae logs` reads"),
+        ({"sbatch": {"no-requeue": True}}, "no-requeue cannot be set: a job that is preempted"),
+        ({"sbatch": {"requeue": "false"}}, "requeue cannot be switched off: a job that is preempted"),
+        ({"sbatch": {"open_mode": "truncate"}}, "open-mode cannot be truncate: each start would erase"),
+        ({"sbatch": {"signal": "B:USR1@60"}}, "signal cannot be B:USR1@60: all processes wait for USR2"),
+        ({"sbatch": {"array": "0-3"}}, "array cannot be set: `sivae sweep` makes the arrays"),
+        ({"sbatch": {"time": "false"}}, "time cannot be left out"),
+        ({"sbatch": {"partition": True}}, "partition needs a value"),
+        ({"sbatch": {"mem": "1G", "--mem": "2G"}}, "mem is given twice: 1G and 2G"),
+        ({"sbatch": ["2"]}, "-2 is not an option of SLURM's|is not the name of an option"),
+        ({"srun": ["--ntasks=3"]}, "srun option ntasks cannot be set: the number of processes is set by nodes"),
+        ({"srun": ["-K0"]}, "kill-on-bad-exit has to stay 1"),
+        ({"srun": ["--export=NONE"]}, "export has to begin with ALL, not NONE"),
+    ],
+)
+def test_what_a_run_needs_is_not_overridden(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^options: .*(?:{message})"):
+        load_cluster(None, options)
+
+
+def test_what_may_be_said_again(tmp_path: Path) -> None:
+    same = {"requeue": "true", "open-mode": "append", "signal": "SIGUSR2@60"}
+    lines = lines_of(tmp_path, sbatch=same, srun=["--kill-on-bad-exit", "--export=ALL,A=1"])
+    assert (lines["requeue"], lines["open-mode"], lines["signal"]) == ("", "append", "USR2@60")
+
+
+def test_a_dependency_of_the_user_and_one_of_ours(tmp_path: Path) -> None:
+    cluster = ClusterSettings.model_validate({"sbatch": {"dependency": "singleton"}, "job_name": "p-s:{name}"})
+    lines = make_executor(tmp_path, tmp_path, "six", cluster, None, after="afterany:7").script().splitlines()
+    assert "#SBATCH --dependency=singleton,afterany:7" in lines and "#SBATCH --job-name=p-s:six" in lines
+
+
+def test_the_example_has_every_key() -> None:
+    text = (Path(clusters.__file__).parent.parent / "configs" / "clusters" / "example.yaml").read_text()
+    keys = re.findall(r"^(?:# )?([a-z_]+):", text, re.MULTILINE)
+    assert keys == list(ClusterSettings.model_fields)
+    every = re.sub(r"^# (?=[a-z_]+:|  )", "", text, flags=re.MULTILINE)
+    values = yaml.load(every, yaml.BaseLoader)
+    values.pop("gres")  # which stands for gpus_per_node
+    assert ClusterSettings.model_validate(values).model_fields_set == set(keys) - {"gres"}
 
 
 def test_without_gpus(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""How SLURM is asked for GPUs: `4`, `a100:4`, and generic resources, `gpu:a100:4,nvme:100G`."""
+
+import re
+
+_TYPE = r"[\w.+-]*[A-Za-z][\w.+-]*"
+
+
+def gpu_count(text: str | int) -> int:
+    """GPUs in a request by number: `4`, `a100:4`, `a100:2,v100:2`. ValueError for anything else."""
+    parts = str(text).split(",")
+    found = [re.fullmatch(rf"\s*(?:{_TYPE}:)?(\d+)\s*", part, re.ASCII) for part in parts]
+    if not all(found):
+        raise ValueError(f"{str(text)!r} is not a number of GPUs: write 4, or TYPE:NUMBER (a100:4)")
+    return sum(int(match[1]) for match in found if match)
+
+
+def gres_count(gres: str | None) -> int:
+    """GPUs among generic resources. ValueError where their number cannot be read."""
+    return sum(_number(part) for part in _parts(gres) if _is_gpu(part))
+
+
+def without_gpus(gres: str | None) -> str | None:
+    """The other generic resources; None when there are none."""
+    return ",".join(part for part in _parts(gres) if not _is_gpu(part)) or None
+
+
+def with_gpus(gres: str, request: str | int) -> str:
+    """The same generic resources with other GPUs, of the type that they had unless `request` names one."""
+    gpus = [re.sub(r"^(?:gres[:/])?gpu[:=]?", "", part) for part in _parts(gres) if _is_gpu(part)]
+    kinds = {match[1] for one in gpus if (match := re.fullmatch(rf"({_TYPE})(?::\d+)?", one))}
+    kind = f"{kinds.pop()}:" if len(kinds) == 1 and str(request).isdecimal() else ""
+    wanted = [f"gpu:{kind}{part}" for part in str(request).split(",")]
+    return ",".join([*wanted, *filter(None, [without_gpus(gres)])])
+
+
+def _parts(gres: str | None) -> list[str]:
+    return [part.strip() for part in (gres or "").split(",") if part.strip()]
+
+
+def _is_gpu(part: str) -> bool:
+    return re.match(r"(?:gres[:/])?gpu(?:[:=]|$)", part) is not None
+
+
+def _number(part: str) -> int:
+    match = re.fullmatch(rf"(?:gres[:/])?gpu(?:[:=]({_TYPE}))?(?:[:=](\d+))?", part, re.ASCII)
+    if match is None:
+        raise ValueError(f"gres: {part!r} is not a request for GPUs: write gpu:4 or gpu:TYPE:NUMBER (gpu:a100:4)")
+    return int(match[2] or 1)
