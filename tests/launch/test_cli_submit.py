@@ -50,6 +50,13 @@ def wait_for_images(run: Path, images: int, limit: float = 120) -> None:
         time.sleep(0.1)
 
 
+def wait_for_starts(run: Path, count: int, limit: float = 120) -> None:
+    deadline, job = time.monotonic() + limit, (JobRecord(run).last_job() or {})["job"]
+    while len(JobRecord(run).starts_of(job)) < count:
+        assert time.monotonic() < deadline, (run / "logs" / "log.txt").read_text()
+        time.sleep(0.1)
+
+
 def workers(run: Path) -> list[int]:
     """Processes that train it."""
     found = []
@@ -78,6 +85,7 @@ def test_in_the_background_killed_cancelled_and_continued(data: Path, undisturbe
         wait_for_images(run, 440)
         assert "running on" in sivae("status", run).stdout
         os.kill(workers(run)[0], signal.SIGKILL)
+        wait_for_starts(run, 2)
         wait_for_images(run, 880)
         assert "saves and ends" in sivae("cancel", run).stdout
         wait(run, "cancelled")
