@@ -18,6 +18,8 @@ from launch.code import describe, importing, snapshot
 from launch.record import JobRecord
 from launch.requeue import judge, tell
 from sivae_dist.ends import STOPPED, Logs
+from sivae_dist.output import outlast_watchers
+from sivae_dist.signals import SIGNALS
 
 
 def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
@@ -111,7 +113,7 @@ def main(run: Path, processes: int, job: str) -> int:
         if child is not None and child.poll() is None:
             child.send_signal(signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, forward)
     restart = 0
     while not record.is_cancelled(job):
@@ -134,6 +136,7 @@ def main(run: Path, processes: int, job: str) -> int:
 
 
 if __name__ == "__main__":
+    outlast_watchers()
     what, *rest = sys.argv[1:]
     if what == "run":
         sys.exit(main(Path(rest[0]), int(rest[1]), rest[2]))

@@ -11,10 +11,12 @@ from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from launch.environment import forget_launchers
 from sivae_dist.ends import INTERRUPTED, STOPPED, Logs
+from sivae_dist.output import outlast_watchers
 from sivae_dist.ownership import owned
 from sivae_dist.run import RunDirectory
-from sivae_dist.stopping import SIGNALS
+from sivae_dist.signals import handling
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -41,6 +43,13 @@ def launch(path: Path, processes: int) -> int:
 
 def start(arguments: list[str], logs: Logs, processes: int) -> int:
     """Runs a worker with these arguments on `processes` processes; returns an exit code (launch/worker.py)."""
+    stale = forget_launchers()
+    if stale.get("WORLD_SIZE", "1") != "1":
+        print(
+            f"note: WORLD_SIZE={stale['WORLD_SIZE']} in the environment is another launcher's and is not used: "
+            f"--nproc says how many processes this command starts, {processes}",
+            file=sys.stderr,
+        )
     logs.forget_failure()
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
@@ -119,12 +128,8 @@ def _forwarding(ids: list[int]) -> Iterator[list[int]]:
         at_once = number == signal.SIGINT and told.count(number) > 1
         _send(ids, signal.SIGKILL if at_once else signal.SIGTERM)
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
-    try:
+    with handling(forward):
         yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _send(ids: list[int], number: int) -> None:
@@ -151,4 +156,5 @@ def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool)
 
 
 if __name__ == "__main__":
+    outlast_watchers()
     sys.exit(launch(Path(sys.argv[1]), int(sys.argv[2])))

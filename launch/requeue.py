@@ -81,11 +81,14 @@ def runs_of(plan: Path, index: int) -> list[Path]:
 
 
 def tell(run: Path, line: str) -> None:
-    """Adds a line to the log for people."""
-    log = Logs(run / "logs").combined
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+    """Adds a line to the log for people; where that is not possible, to stderr. A run does not end for it."""
+    log, line = Logs(run / "logs").combined, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        print(f"{line} (not in the log: {error})", file=sys.stderr, flush=True)
 
 
 def main(plan: Path, late: bool = False) -> int:

@@ -12,10 +12,12 @@ from typing import Any, TextIO
 
 from submitit.helpers import Checkpointable
 
+from launch.environment import forget_launchers
 from launch.place import SlurmPlace
 from launch.record import JobRecord
 from launch.requeue import runs_of, tell
 from sivae_dist.ends import STOPPED, Logs
+from sivae_dist.output import lasting_log, outlast_watchers
 from sivae_dist.ownership import owned
 
 _PATIENCE = 300.0
@@ -31,6 +33,7 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
     def __call__(self) -> None:
         from sivae_dist.stopping import Stop
 
+        outlast_watchers()
         place = SlurmPlace.from_environment()
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -97,6 +100,7 @@ def _noted(logs: Logs, rank: int) -> Iterator[None]:
 def _met(meeting: Path, place: SlurmPlace) -> Iterator[bool]:
     """Tells torch where the processes find each other: at a port that the first one's system has chosen, so that
     neither another job nor an earlier start of this one can have it. False when the first leaves this run out."""
+    forget_launchers()
     os.environ |= {
         "RANK": str(place.rank),
         "LOCAL_RANK": str(place.local_rank),
@@ -148,7 +152,7 @@ def _copied(log: Path) -> Iterator[None]:
     """What this process prints goes to the log for people as well."""
     log.parent.mkdir(parents=True, exist_ok=True)
     before = sys.stdout
-    with open(log, "a", buffering=1) as file:
+    with lasting_log(log) as file:
         sys.stdout = _Both(before, file)
         try:
             yield

@@ -26,6 +26,7 @@ from sivae_dist.config import RunSettings
 from sivae_dist.devices import pick_device
 from sivae_dist.ends import STOPPED, Logs
 from sivae_dist.guard import NonFiniteError
+from sivae_dist.output import outlast_watchers
 from sivae_dist.processes import PeerError, is_of_lost_peer, join, leave, rank
 from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import Stop
@@ -125,6 +126,7 @@ def _evaluate(run: RunDirectory, text: str, stop: Stop) -> bool:
 def process() -> NoReturn:
     """All that a process of its own does."""
     end_with_launcher()
+    outlast_watchers()
     stop = Stop()
     with stop.listening():
         code = main(sys.argv[1:], stop)

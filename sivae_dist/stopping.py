@@ -11,9 +11,7 @@ import torch.distributed as dist
 
 from sivae_dist.ends import INTERRUPTED
 from sivae_dist.processes import host_group
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-
+from sivae_dist.signals import handling
 
 class Stop:
     """Whether this process has been asked to end, and whether any has."""
@@ -27,13 +25,9 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """TERM, USR1, USR2 and Ctrl-C request the end; a second Ctrl-C ends the process at once."""
-        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-        try:
+        """TERM, HUP, USR1, USR2 and Ctrl-C request the end; a second Ctrl-C ends the process at once."""
+        with handling(self._on_signal):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

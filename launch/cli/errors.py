@@ -11,6 +11,8 @@ def one_line_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     """ValueError and OSError end the command with `error: ...` and code 1, Ctrl-C with `on_interrupt` and code 130."""
     try:
         yield
+    except BrokenPipeError:  # `| head` has what it wants: click ends the command without a word
+        raise
     except (ValueError, OSError) as error:
         from pydantic import ValidationError
 

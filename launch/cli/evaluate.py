@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist.output import outlast_watchers
 
 
 def evaluate(
@@ -23,6 +24,7 @@ def evaluate(
     evaluation.*, data.* or device.
     """
     with one_line_errors():
+        outlast_watchers()
         from launch.local import start
         from sivae_dist.devices import check_processes, default_processes
         from sivae_dist.ends import STOPPED

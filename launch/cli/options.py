@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launch.environment import forget_launchers
+
 if TYPE_CHECKING:
     from sivae_dist.pretrained import Pretrained
 
@@ -32,6 +34,7 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Images only.")]
 
 
 def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
+    forget_launchers()
     from sivae_dist import load_pretrained
     from sivae_dist.devices import pick_device
 

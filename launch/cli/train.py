@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist.output import outlast_watchers
 
 if TYPE_CHECKING:
     from sivae_dist.config import RunSettings
@@ -24,6 +25,7 @@ def train(
 ) -> None:
     """Train, or continue where the run stands: to resume, run the same command again."""
     with one_line_errors("interrupted: run the same command again to continue from the last checkpoint"):
+        outlast_watchers()
         from launch.local import launch
         from sivae_dist.config import config_path, load_config, run_name
         from sivae_dist.devices import check_processes, default_processes

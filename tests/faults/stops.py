@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from sivae_dist.ends import INTERRUPTED, STOPPED
-from sivae_dist.stopping import SIGNALS
+from sivae_dist.signals import SIGNALS
 from tests.faults.attempts import ALL, LAUNCHER, ONE, Attempt
 from tests.faults.results import Event, line_told, tracebacks
 from tests.faults.subjects import BATCH, EVERY, TOTAL, Progress, Reference, Subject, wait_for, wait_into_start

@@ -43,7 +43,7 @@ def nobody_is_left(run: Path, seconds: float = 20) -> None:
 
 @pytest.mark.parametrize(
     ("number", "target"),
-    [(signal.SIGINT, "launcher"), (signal.SIGUSR1, "one process"), (signal.SIGINT, "everyone")],
+    [(signal.SIGHUP, "launcher"), (signal.SIGUSR1, "one process"), (signal.SIGINT, "everyone")],
 )
 def test_a_signal_saves_the_step_and_ends_all(number: int, target: str, data: Path, tmp_path: Path) -> None:
     log, run = tmp_path / "log", tmp_path / "run"

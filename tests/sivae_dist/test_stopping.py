@@ -11,7 +11,8 @@ from sivae_dist.ends import INTERRUPTED
 from sivae_dist.processes import rank, world_size
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Step
-from sivae_dist.stopping import SIGNALS, Stop
+from sivae_dist.signals import SIGNALS
+from sivae_dist.stopping import Stop
 from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, start_process, tiny_settings
 
 SETTINGS = ("schedule.images={4: 24, 8: 48}", "checkpoint.keep=9", "monitoring.trace=true", "model.noise=true")
@@ -111,6 +112,7 @@ def test_a_process_alone_stops_after_the_step_in_which_it_was_asked(data: Path, 
 
 
 def _signalled(numbers: list[int]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may have been started under nohup
     before = [signal.getsignal(number) for number in SIGNALS]
     stop = Stop()
     with stop.listening():

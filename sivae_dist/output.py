@@ -1,0 +1,80 @@
+"""Printing that never ends what it tells of: to a closed pipe, a terminal that is gone, a file on a full disk."""
+
+import errno
+import io
+import select
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+_GONE = frozenset({errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO, errno.EBADF})
+"""What writing gives when nobody will ever read it again; anything else (a full disk) may pass."""
+
+
+class _Lasting(io.FileIO):
+    """A file whose writes do not fail: what cannot be written is dropped, and `warn` is called with the first reason."""
+
+    def __init__(self, file: int | Path, warn: Callable[[OSError], object], *, closefd: bool = True) -> None:
+        super().__init__(file, "a" if isinstance(file, Path) else "w", closefd=closefd)
+        self._warn = warn
+        self._warned = False
+        self._gone = False
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # of any buffer, as FileIO's
+        while not self._gone:
+            try:
+                if (written := super().write(data)) is not None:
+                    return written
+                select.select([], [self.fileno()], [])  # set not to block by whoever shares the terminal
+            except OSError as error:
+                self._gone = error.errno in _GONE
+                if not self._warned:
+                    self._warned = True
+                    self._warn(error)
+                break
+        return len(data)
+
+
+def outlast_watchers() -> None:
+    """From now on this process does not fail for want of a reader: `| head`, a lost connection, `> log` on a full disk.
+
+    What cannot be written to stdout is dropped with one line on stderr, and the other way round. Streams that are not
+    the process's own, as under a test's capture, are left alone.
+    """
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout = _lasting(sys.stdout, lambda error: _note("stdout", error, sys.stderr))
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        sys.stderr = _lasting(sys.stderr, lambda error: _note("stderr", error, sys.stdout))
+
+
+def lasting_log(path: Path) -> TextIO:
+    """A log to add lines to. Where it cannot be written, stderr says so once and the lines are dropped.
+
+    OSError when it cannot be opened.
+    """
+    raw = _Lasting(path, lambda error: print(f"warning: {path} cannot be written: {error.strerror}", file=sys.stderr))
+    return io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True)
+
+
+def _lasting(stream: TextIO, warn: Callable[[OSError], object]) -> TextIO:
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return stream
+    raw = _Lasting(descriptor, warn, closefd=False)
+    try:
+        stream.flush()
+    except OSError as error:
+        warn(error)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=getattr(stream, "line_buffering", True),
+    )
+
+
+def _note(name: str, error: OSError, other: TextIO | None) -> None:
+    if other is not None:
+        print(f"note: {name} cannot be written ({error.strerror}); all else continues", file=other, flush=True)
