@@ -9,12 +9,12 @@ Lines are appended at once, so that any process on any node may add one. No torc
 
 import json
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
 
 from sivae_dist.ends import Logs
+from sivae_dist.progress import saved_images
 
 Row = dict[str, Any]
 
@@ -95,8 +95,7 @@ class JobRecord:
 
     def saved(self) -> int:
         """Images at the newest complete checkpoint; 0 when there is none."""
-        names = (re.fullmatch(r"images-(\d+)", path.name) for path in (self.run / "checkpoints").glob("images-*"))
-        return max((int(name[1]) for name in names if name), default=0)
+        return saved_images(self.run)
 
     def is_stuck(self, job: str) -> bool:
         """Whether the last starts of a job all ended where they began."""

@@ -13,7 +13,7 @@ _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO, errno.
 
 
 class _Lasting(io.FileIO):
-    """A file whose writes do not fail: what cannot be written is dropped, and `warn` is called with the first reason."""
+    """A file whose writes do not fail: what cannot be written is dropped; `warn` is called with the first reason."""
 
     def __init__(self, file: int | Path, warn: Callable[[OSError], object], *, closefd: bool = True) -> None:
         super().__init__(file, "a" if isinstance(file, Path) else "w", closefd=closefd)

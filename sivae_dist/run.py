@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sivae_dist.config import RunSettings, changes_the_past, differences, override, read_yaml, validate
+from sivae_dist.config import RunSettings, override, read_yaml, validate
 from sivae_dist.ends import Logs
+from sivae_dist.progress import saved_images
+from sivae_dist.prolonging import continued
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,24 @@ class RunDirectory:
         override(values, overrides)
         return validate(values, str(self.config))
 
-    def open(self, settings: RunSettings) -> list[str]:
-        """Begins or continues a run with these settings and records them; returns the keys that changed meanwhile.
+    def continued(self, settings: RunSettings, train_samples: int | None = None) -> tuple[RunSettings, list[str]]:
+        """The settings with which this run is begun or continued when these are asked for, and what to note of them.
 
-        ValueError naming the keys when a change would contradict what the run has already done.
+        `train_samples` is the length of an epoch, for a schedule in epochs. ValueError naming the keys when a change
+        would contradict what the run has already done. Nothing is written.
         """
-        changed: list[str] = []
-        if self.config.exists():
-            changed = differences(self.settings().plain(), settings.plain())
-            refused = [key for key in changed if changes_the_past(key)]
-            if refused and any(self.checkpoints.glob("images-*")):
-                raise ValueError(
-                    f"{self.path} was begun with other settings ({', '.join(refused)}); "
-                    "continue it with the same, or choose another --run-dir"
-                )
+        if not self.config.exists():
+            return settings, []
+        return continued(self.path, self.settings(), settings, saved_images(self.path), train_samples)
+
+    def open(self, settings: RunSettings, train_samples: int | None = None) -> list[str]:
+        """Begins or continues a run with these settings and records them; returns what to note of what has changed.
+
+        ValueError as `continued`.
+        """
+        settings, notes = self.continued(settings, train_samples)
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self.path / ".config.yaml.partial"
         partial.write_text(settings.to_yaml())
         partial.rename(self.config)
-        return changed
+        return notes

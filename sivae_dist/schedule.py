@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sivae_dist.settings import ImagesPerResolution, IntPerResolution, PerResolution, Settings, at
+from sivae_dist.settings import Images, ImagesPerResolution, IntPerResolution, PerResolution, Settings, at
 
 
 class ScheduleSettings(Settings):
@@ -19,6 +19,9 @@ class ScheduleSettings(Settings):
     """The same in passes over the training samples."""
     blend: PerResolution = 0.5
     """Share of a phase during which its resolution is blended in; the first phase has no transition."""
+    blend_of: dict[int, Images] = {}
+    """Images that `blend` is a share of, where not of the whole phase. A run that is prolonged in the midst of a phase
+    sets it by itself, so that the transition stays as it was."""
     blend_curve: Literal["linear", "cosine"] = "cosine"
     """`cosine`: half a cosine, as the authors; `linear`: as StyleGAN."""
     batch: IntPerResolution = 32
@@ -93,6 +96,7 @@ class Schedule:
     def __init__(self, settings: ScheduleSettings, resolutions: list[int], train_samples: int, warmup: int = 0) -> None:
         """ValueError when a resolution has no value, an epoch no length or a batch no image."""
         self.settings = settings
+        self.train_samples = train_samples
         self.warmup = warmup
         self.phases: list[Phase] = []
         start = 0
@@ -105,6 +109,12 @@ class Schedule:
             blend = 0.0 if first else at(settings.blend, resolution, "schedule.blend")
             if not 0 <= blend <= 1:
                 raise ValueError(f"schedule.blend is {blend} at {resolution} px; it is a share, from 0 to 1")
+            blend_images = round(blend * settings.blend_of.get(resolution, images))
+            if blend_images > images:
+                raise ValueError(
+                    f"the {images:,} images at {resolution} px are fewer than its transition of {blend_images:,} "
+                    f"(schedule.blend of schedule.blend_of.{resolution})"
+                )
             rates = {key: at(getattr(settings, key), resolution, f"schedule.{key}") for key in _RATES}
             for key, rate in rates.items():
                 if not 0 <= rate < math.inf:
@@ -115,7 +125,7 @@ class Schedule:
                     resolution=resolution,
                     start=start,
                     images=images,
-                    blend_images=round(blend * images),
+                    blend_images=blend_images,
                     batch=batch,
                     **rates,
                 )
@@ -125,6 +135,8 @@ class Schedule:
         if not self.phases:
             raise ValueError("the schedule holds no image: every phase is empty")
         self.total = start
+        self.end = self._spans()[-1][2]
+        """Images seen when the run is over: `total`, or a little more, as the last batch of a phase is always whole."""
 
     def _images(self, resolution: int, train_samples: int) -> int:
         if self.settings.images is not None:
@@ -134,6 +146,45 @@ class Schedule:
         if not 0 <= epochs < math.inf:
             raise ValueError(f"schedule.epochs is {epochs} at {resolution} px; it must be 0 or more")
         return round(epochs * train_samples)
+
+    def _spans(self) -> list[tuple[Phase, int, int]]:
+        """Each phase with the positions [first, end) of its steps; without one where another's batch passes over it."""
+        spans, position = [], 0
+        for phase in self.phases:
+            first = position
+            position += max(0, math.ceil((phase.end - position) / phase.batch)) * phase.batch
+            spans.append((phase, first, position))
+        return spans
+
+    def begun(self, images: int) -> list[tuple[Phase, int, int]]:
+        """The phases of the first `images` images, each with the positions [first, end) of its steps up to there."""
+        spans = [(phase, first, min(end, images)) for phase, first, end in self._spans()]
+        return [(phase, first, end) for phase, first, end in spans if first < end]
+
+    def past(self, images: int) -> dict[str, object]:
+        """All that a run's first `images` images follow from, by the setting that says it.
+
+        Schedules with the same past take the same steps up to there. `images` is the end of a step.
+        """
+        begun = self.begun(images)
+        facts: dict[str, object] = {}
+        for phase, first, end in begun:
+            blended = first - phase.start < phase.blend_images
+            facts |= {
+                f"images.{phase.resolution}": (first, end),
+                f"batch.{phase.resolution}": phase.batch,
+                f"lr_encoder.{phase.resolution}": phase.lr_encoder,
+                f"lr_decoder.{phase.resolution}": phase.lr_decoder,
+                f"blend.{phase.resolution}": (phase.start, phase.blend_images) if blended else None,
+            }
+            if blended:
+                facts["blend_curve"] = self.settings.blend_curve
+        if begun and self.decay_at(images - begun[-1][0].batch) < 1:
+            last = self.phases[-1]
+            facts["final_decay"] = (last.end, self.settings.final_decay * last.images, self.settings.final_lr)
+        if len(begun) > 1:
+            facts["reset_optimizer"] = self.settings.reset_optimizer
+        return facts
 
     def phase_at(self, position: int) -> Phase:
         for phase in self.phases:

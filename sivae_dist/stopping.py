@@ -13,6 +13,7 @@ from sivae_dist.ends import INTERRUPTED
 from sivae_dist.processes import host_group
 from sivae_dist.signals import handling
 
+
 class Stop:
     """Whether this process has been asked to end, and whether any has."""
 

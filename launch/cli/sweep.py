@@ -27,6 +27,7 @@ def sweep(
         from launch.jobs import states_of
         from launch.sweep import INDEX, assignments, load_sweep, run_folder
         from sivae_dist.config import load_config
+        from sivae_dist.progress import saved_images
         from sivae_dist.run import RunDirectory
 
         wanted = asked_for(cluster, resources)
@@ -37,21 +38,23 @@ def sweep(
         common = [*described.overrides, *(overrides or [])]
         points = list(described.points())
         prepared = [load_config(described.config, [*common, *assignments(point)]) for point in points]
-        totals = [check(settings, wanted.processes) for settings in prepared]  # all of them before the first is begun
+        schedules = [
+            check(settings, wanted.processes) for settings in prepared
+        ]  # all of them before the first is begun
         runs = [RunDirectory(run_folder(place, number, point)) for number, point in enumerate(points)]
         if dry_run:
-            for run, total in zip(runs, totals, strict=True):
-                typer.echo(f"{run.path}: {total:,} images")
+            for run, schedule in zip(runs, schedules, strict=True):
+                typer.echo(f"{run.path}: {schedule.end:,} images")
             return
         index = [{"run": run.path.name, **point} for run, point in zip(runs, points, strict=True)]
         paths, left = [], []
         states = states_of([run.path for run in runs], certain=True)
-        for run, settings, total, state in zip(runs, prepared, totals, states, strict=True):
-            if state.is_alive or state.name == "finished":
+        for run, settings, schedule, state in zip(runs, prepared, schedules, states, strict=True):
+            if state.is_alive or (state.name == "finished" and saved_images(run.path) >= schedule.end):
                 continue
-            run.open(settings)
+            run.open(settings, schedule.train_samples)
             paths.append(run.path)
-            left.append(total)
+            left.append(schedule.end)
         if not paths:
             raise ValueError(f"all runs in {place} have finished, or have a job")
         (place / INDEX).write_text(json.dumps(index, indent=1))

@@ -11,6 +11,7 @@ from sivae_dist.output import outlast_watchers
 
 if TYPE_CHECKING:
     from sivae_dist.config import RunSettings
+    from sivae_dist.schedule import Schedule
 
 
 def train(
@@ -37,14 +38,18 @@ def train(
             assignments.append(f"data.path={json.dumps(data)}")  # quoted: a command may look like YAML
         settings = load_config(config, assignments)
         processes = nproc or default_processes(settings.device)
+<<<<<<< HEAD
         check_processes(settings.device, processes)
         check(settings, processes)
+=======
+        schedule = check(settings, processes)
+>>>>>>> 15dfa60 (A run can be prolonged: the schedule may change ahead of what was trained (RunDirectory.continued says whether))
         if dry_run:
             print_phases(settings, processes)
             return
         run = RunDirectory(run_dir or Path("runs") / run_name(config_path(config)))
-        for key in run.open(settings):
-            typer.echo(f"note: {key} differs from what this run was begun with")
+        for note in run.open(settings, schedule.train_samples):
+            typer.echo(f"note: {note}")
         code = launch(run.path, processes)
     if code == STOPPED:
         typer.echo("stopped as asked, and saved: run the same command again to continue", err=True)
@@ -52,8 +57,8 @@ def train(
         raise typer.Exit(code)
 
 
-def check(settings: "RunSettings", processes: int) -> int:
-    """Images of the whole run. ValueError for everything that can be known to fail before a process is started."""
+def check(settings: "RunSettings", processes: int) -> "Schedule":
+    """The schedule of the run. ValueError for everything that can be known to fail before a process is started."""
     from data_pipelines.store import open_store
     from sivae_dist.trainer import check_data, make_schedule
 
@@ -62,7 +67,7 @@ def check(settings: "RunSettings", processes: int) -> int:
     check_data(settings, manifest)
     schedule = make_schedule(settings, manifest)
     schedule.check_world_size(processes)
-    return schedule.total
+    return schedule
 
 
 _FAKES = {

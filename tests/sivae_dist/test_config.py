@@ -305,13 +305,14 @@ def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
     begin(run)
     changes = ["data.threads=7", "data.path=moved", "checkpoint.every=3k", "monitoring.grid=4", "device=cpu"]
     settings = mine(*changes)
-    assert run.open(settings) == sorted(change.partition("=")[0] for change in changes)
+    keys = sorted(change.partition("=")[0] for change in changes)
+    assert run.open(settings) == [f"{key} differs from what this run was begun with" for key in keys]
     assert run.settings() == settings and run.open(settings) == []
 
 
 @pytest.mark.parametrize(
     "change",
-    ["seed=3", "schedule.batch=64", "schedule.images.32=4k", "model.latent=16", "objective.beta_kl=2",
+    ["seed=3", "model.latent=16", "objective.beta_kl=2",
      "data.flip=false", "optimizer.beta1=0.5", "ema.half_life=1k", "engine.precision=bf16",
      "engine.max_batch_per_rank=4", "objective.beta_neg.4=5"],
 )  # fmt: skip
@@ -326,15 +327,15 @@ def test_the_past_cannot_be_changed(run: RunDirectory, change: str) -> None:
 
 def test_one_value_and_a_mapping_differ(run: RunDirectory) -> None:
     begin(run)
-    with pytest.raises(ValueError, match=r"schedule\.batch, schedule\.batch\.16, .*seed"):
-        run.open(mine("schedule.batch={4: 8, 8: 8, 16: 8, 32: 8}", "seed=1"))
+    with pytest.raises(ValueError, match=r"schedule\.batch, schedule\.batch\.16, .* would change what was done: the batch at 4 px"):
+        run.open(mine("schedule.batch={4: 8, 8: 8, 16: 8, 32: 8}"))
 
 
 def test_all_may_change_before_the_first_checkpoint(run: RunDirectory) -> None:
     begin(run, checkpoint=False)
     (run.checkpoints / ".tmp-images-000000002000").mkdir(parents=True)  # of a save that was not finished
     settings = mine("seed=3", "model.latent=16")
-    assert run.open(settings) == ["model.latent", "seed"]
+    assert [note.split()[0] for note in run.open(settings)] == ["model.latent", "seed"]
     assert run.settings() == settings
 
 
