@@ -65,21 +65,10 @@ def submit(
         (state,) = states_of([run.path], certain=True)
         if state.is_alive:
             raise ValueError(f"{run.path} has a job already, {state.name} {state.detail}: cancel it first")
-<<<<<<< HEAD
-        images = check_run(settings, wanted.processes)
-        for key in run.open(settings):
-            typer.echo(f"note: {key} differs from what this run was begun with")
-        job = hand_in(run.path, images, name, wanted)
-=======
         schedule = check_run(settings, wanted.processes)
         for note in run.open(settings, schedule.train_samples):
             typer.echo(f"note: {note}")
-        if cluster == LOCAL:
-            from launch.background import submit as hand_in
-        else:
-            from launch.slurm import submit as hand_in
         job = hand_in(run.path, schedule.end, name, wanted)
->>>>>>> 15dfa60 (A run can be prolonged: the schedule may change ahead of what was trained (RunDirectory.continued says whether))
         typer.echo(f"job {job}: {run.path} (sivae status {run.path}, sivae logs {run.path} -f)")
 
 

@@ -38,12 +38,8 @@ def train(
             assignments.append(f"data.path={json.dumps(data)}")  # quoted: a command may look like YAML
         settings = load_config(config, assignments)
         processes = nproc or default_processes(settings.device)
-<<<<<<< HEAD
         check_processes(settings.device, processes)
-        check(settings, processes)
-=======
         schedule = check(settings, processes)
->>>>>>> 15dfa60 (A run can be prolonged: the schedule may change ahead of what was trained (RunDirectory.continued says whether))
         if dry_run:
             print_phases(settings, processes)
             return

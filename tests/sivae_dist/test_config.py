@@ -327,7 +327,7 @@ def test_the_past_cannot_be_changed(run: RunDirectory, change: str) -> None:
 
 def test_one_value_and_a_mapping_differ(run: RunDirectory) -> None:
     begin(run)
-    with pytest.raises(ValueError, match=r"schedule\.batch, schedule\.batch\.16, .* would change what was done: the batch at 4 px"):
+    with pytest.raises(ValueError, match=r"schedule\.batch, schedule\.batch\.16, .* was done: the batch at 4 px"):
         run.open(mine("schedule.batch={4: 8, 8: 8, 16: 8, 32: 8}"))
 
 
