@@ -6,7 +6,10 @@ import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO, errno.EBADF})
 """What writing gives when nobody will ever read it again; anything else (a full disk) may pass."""
@@ -21,7 +24,7 @@ class _Lasting(io.FileIO):
         self._warned = False
         self._gone = False
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]  # of any buffer, as FileIO's
+    def write(self, data: "ReadableBuffer", /) -> int:
         while not self._gone:
             try:
                 if (written := super().write(data)) is not None:
@@ -33,7 +36,7 @@ class _Lasting(io.FileIO):
                     self._warned = True
                     self._warn(error)
                 break
-        return len(data)
+        return memoryview(data).nbytes
 
 
 def outlast_watchers() -> None:
