@@ -26,6 +26,8 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from data_pipelines.problems import first_error, short
+
 MANIFEST_NAME = "manifest.json"
 
 MAX_MANIFEST_BYTES = 1 << 28
@@ -39,20 +41,6 @@ INDEX_DTYPE = [("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
 
 Split = Literal["train", "test"]
 Count = Annotated[int, Field(ge=0, lt=1 << 60)]
-
-
-def first_error(error: ValidationError) -> str:
-    """The first complaint of a pydantic error as one line of bounded length, `field: message`."""
-    found = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in found["loc"])
-    message = _short(str(found["msg"]).removeprefix("Value error, "))
-    return f"{_short(place)}: {message}" if place else message
-
-
-def _short(text: str) -> str:
-    """Text that may come from a damaged file, as part of a line."""
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def is_power_of_two(number: int) -> bool:
@@ -268,12 +256,12 @@ class Manifest(_Strict):
         except RecursionError:
             raise ValueError(f"{name} is damaged (nested too deeply): prepare the data set again") from None
         except ValueError as error:  # of the parser, of Python for huge numbers, or of the functions given to it
-            raise ValueError(f"{name} is damaged ({_short(str(error))}): prepare the data set again") from None
+            raise ValueError(f"{name} is damaged ({short(str(error))}): prepare the data set again") from None
         if not isinstance(content, dict) or content.get("format") != "sivae-data":
             raise ValueError(f"{name} does not describe a data set made by `sivae data prepare`")
         if content.get("version") != 1:
             raise ValueError(
-                f"{name} has version {_short(repr(content.get('version')))} but this program reads version 1: "
+                f"{name} has version {short(repr(content.get('version')))} but this program reads version 1: "
                 "prepare the data set again or use the program that made it"
             )
         try:

@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from data_pipelines.problems import Problem, did_you_mean, problems
 from launch.gpu_requests import gpu_count, gres_count, with_gpus, without_gpus
 from launch.slurm_options import Options, sbatch_options, srun_options
 from sivae_dist.settings import Settings
+from sivae_dist.yaml_reading import read_yaml
 
 USER_FOLDER = Path("~/.config/sivae/clusters")
 
@@ -292,24 +293,20 @@ def load_cluster(name: str | None, changes: dict[str, Any]) -> ClusterSettings:
     above = _layer("options", changes)
     below = {} if path is None else _layer(str(path), _read(path))
     origin = "options" if path is None else str(path)
+    values = merge(below, above)
     try:
-        return ClusterSettings.model_validate(merge(below, above))
+        return ClusterSettings.model_validate(values)
     except ValidationError as error:
         lines = []
-        for problem in error.errors():
-            key = ".".join(map(str, problem["loc"][:1]))
-            place = "options" if key in above else origin
-            lines.append(f"{place}: {_explain(key, problem)}")
+        for problem in problems(error, ClusterSettings, values):
+            place = "options" if problem.key.partition(".")[0] in above else origin
+            lines.append(f"{place}: {_with_a_way_out(problem)}")
         raise ValueError("\n".join(lines)) from None
 
 
-def _explain(key: str, problem: Any) -> str:
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key.replace("-", "_"), list(ClusterSettings.model_fields), n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; options of sbatch that have no key go below `sbatch:`"
-        return f"unknown key {key}{hint}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
+def _with_a_way_out(problem: Problem) -> str:
+    known = not problem.whole or "did you mean" in problem.message
+    return str(problem) if known else f"{problem}; options of sbatch that have no key go below `sbatch:`"
 
 
 def _layer(origin: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -327,19 +324,15 @@ def _named(name: str) -> Path:
     if path is None:
         known = sorted({file.stem for file in _files()}) or ["none"]
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"there is no cluster {name}: neither a file nor one of {', '.join(known)}{hint}")
+        raise ValueError(
+            f"there is no cluster {name}: neither a file nor one of {', '.join(known)}{did_you_mean(near)}"
+        )
     return path
 
 
 def _read(path: Path) -> dict[str, Any]:
     """As text, for YAML would take 12:00:00 for a number."""
-    try:
-        values = yaml.load(path.read_text(), yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no settings")
+    values = read_yaml(path, as_text=True)
     return {key: value for key, value in values.items() if value != ""}
 
 

@@ -20,13 +20,14 @@ from typing import Any
 import submitit
 from pydantic import ValidationError
 
+from data_pipelines.problems import problems
 from launch.clusters import ClusterSettings, slurm_config
 from launch.code import snapshot
 from launch.record import JobRecord
 from launch.slurm import Executor, facts, hand_in, make_executor
 from launch.task import Task
-from sivae_dist.config import read_yaml
 from sivae_dist.settings import Settings
+from sivae_dist.yaml_reading import read_yaml
 
 _MAX_ARRAY = 1001  # SLURM's own default
 
@@ -49,13 +50,11 @@ class Sweep(Settings):
 
 def load_sweep(path: Path) -> Sweep:
     """ValueError in one line a problem."""
+    values = read_yaml(path)
     try:
-        sweep = Sweep.model_validate(read_yaml(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+        sweep = Sweep.model_validate(values)
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()]
-        raise ValueError("\n".join(lines)) from None
+        raise ValueError("\n".join(f"{path}: {problem}" for problem in problems(error, Sweep, values))) from None
     if not any(True for _ in sweep.points()):
         raise ValueError(f"{path} has neither a grid nor runs")
     return sweep

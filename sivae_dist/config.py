@@ -1,15 +1,17 @@
 """One run's settings: each component's own, composed, read from YAML and overridden by `key=value`."""
 
+import copy
 import difflib
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from data_pipelines.loader import DataSettings
+from data_pipelines.problems import Problem, did_you_mean, known_keys, nearest, problems
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.devices import check_name
 from sivae_dist.engines.settings import DdpSettings, EngineSettings
@@ -23,12 +25,13 @@ from sivae_dist.optimizer import EmaSettings, OptimizerSettings
 from sivae_dist.schedule import ScheduleSettings
 from sivae_dist.settings import Settings, flatten
 from sivae_dist.watchdog import WatchdogSettings
+from sivae_dist.yaml_reading import dump, parse, read_yaml
 
 
 class RunSettings(Settings):
     """Everything that a run is made from."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Of the order, flips, latents, noise and initial weights."""
     device: Annotated[str, AfterValidator(check_name)] = "auto"
     """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
@@ -62,7 +65,7 @@ class RunSettings(Settings):
         return _plain(self.model_dump())
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.plain(), sort_keys=False)
+        return dump(self.plain())
 
 
 def _plain(value: Any) -> Any:
@@ -97,17 +100,42 @@ RUN_PATH_INDEPENDENT = frozenset(
 
 
 def config_path(name: str | Path) -> Path:
-    """A configuration by path, or by the name of one that comes with the package (`tiny`, `configs/tiny.yaml`)."""
-    path = Path(name)
+    """A configuration by path, or by the name of one that comes with the package (`tiny`, `configs/tiny.yaml`).
+
+    ValueError with the nearest name when there is none.
+    """
+    path = Path(name).expanduser()
     if path.is_file():
         return path
-    package = Path(__file__).parent
     relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
-    for folder in (package / "configs", package.parent / "configs"):
+    for folder in _config_folders():
         for candidate in (folder / relative, folder / f"{relative}.yaml"):
             if candidate.is_file():
                 return candidate
-    raise ValueError(f"there is no configuration {name}: neither a file nor one that comes with sivae")
+    if path.is_dir():
+        inside = sorted(path.glob("*.y*ml"))
+        raise ValueError(
+            f"{name} is a directory, not a configuration; name a YAML file" + (f", like {inside[0]}" if inside else "")
+        )
+    ours = sorted({name for folder in _config_folders() for name in _names_in(folder)})
+    beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(str(name), [*beside, *ours], n=1) or difflib.get_close_matches(
+        path.stem, ours, n=1
+    )
+    raise ValueError(
+        f"there is no configuration {name}{did_you_mean(near)} "
+        f"(neither a file {path.absolute()} nor one that comes with sivae: {', '.join(ours)})"
+    )
+
+
+def _config_folders() -> tuple[Path, Path]:
+    package = Path(__file__).parent
+    return package / "configs", package.parent / "configs"
+
+
+def _names_in(folder: Path) -> list[str]:
+    found = (file.relative_to(folder).with_suffix("") for file in folder.rglob("*.yaml"))
+    return [name.as_posix() for name in found if name.parts[0] != "clusters"]
 
 
 def run_name(path: Path) -> str:
@@ -116,84 +144,90 @@ def run_name(path: Path) -> str:
     return "/".join(parts[parts.index("configs") + 1 :]) if "configs" in parts[:-1] else parts[-1]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no settings")
-    return values
-
-
 def override(values: dict[str, Any], assignments: Sequence[str]) -> None:
-    """Applies `group.key=value` in place; the value is read as YAML. ValueError for anything else."""
+    """Applies `group.key=value` in place; the value is read as YAML, and of the same key the last one counts.
+
+    ValueError for anything else.
+    """
     for assignment in assignments:
-        dotted, equals, text = assignment.partition("=")
-        if not equals or not dotted:
-            raise ValueError(f"{assignment!r} is not of the form key=value")
+        dotted, text = _split(assignment)
         *groups, last = dotted.split(".")
         target: dict[str | int, Any] = values  # type: ignore[assignment]
         for group in groups:
             inner = target.setdefault(_key(group), {})
+            if inner is None:
+                inner = target[_key(group)] = {}
             if not isinstance(inner, dict):
                 raise ValueError(f"{dotted}: {group} is {inner!r}, one value for all; set it as a whole")
             target = inner
         try:
-            target[_key(last)] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"{dotted}: {text!r} is not valid YAML") from None
+            target[_key(last)] = parse(text, assignment)
+        except ValueError as error:
+            open_brackets = any(text.count(a) != text.count(b) for a, b in ("{}", "[]"))
+            hint = "; put the whole in quotes, so that the shell does not split it" if open_brackets else ""
+            raise ValueError(f"{error}{hint}") from None
+
+
+def _split(assignment: str) -> tuple[str, str]:
+    """The dotted key and the text of its value. ValueError for an argument that is no assignment."""
+    dotted, equals, text = assignment.partition("=")
+    if equals and dotted and dotted == dotted.strip() and all(dotted.split(".")):
+        return dotted, text
+    hint = ""
+    if not equals and (Path(assignment).exists() or "/" in assignment):
+        hint = "; a data set is named by --data, a run's directory by --run-dir"
+    elif keys := nearest(re.split("[:= ]", assignment)[0], known_keys(RunSettings)):
+        hint = f"; write {keys[0]}=VALUE, without spaces"
+    raise ValueError(f"{assignment!r} is not of the form key=value{hint}")
 
 
 def _key(text: str) -> str | int:
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isdecimal() else text
 
 
-def validate(values: dict[str, Any], origin: str) -> RunSettings:
-    """Settings from plain values. ValueError in one line a problem, an unknown key with the nearest known one."""
+def validate(values: dict[str, Any], origin: str, assignments: Sequence[str] = ()) -> RunSettings:
+    """Settings from plain values with `group.key=value` overrides applied.
+
+    ValueError in one line a problem, which begins with the override that causes it, or with `origin`; an unknown key
+    comes with the nearest known one.
+    """
+    changed = copy.deepcopy(values)
+    override(changed, assignments)
     try:
-        return RunSettings.model_validate(values)
+        return RunSettings.model_validate(changed)
     except ValidationError as error:
-        lines: dict[str, str] = {}
-        for problem in error.errors():
-            place, message = _explain(problem)
-            lines.setdefault(place, f"{origin}: {message}")  # of a union's branches the first complaint will do
-        raise ValueError("\n".join(lines.values())) from None
+        own = {str(problem) for problem in _problems(values)} if assignments else set()
+        lines = [
+            f"{origin}: {problem}" if not assignments or str(problem) in own else _blamed(problem, assignments)
+            for problem in problems(error, RunSettings, changed)
+        ]
+        raise ValueError("\n".join(lines)) from None
 
 
-_BRANCHES = frozenset({"soft_intro", "intro", "vae", "ddp", "zero", "int", "float", "constrained-int"})
-"""What pydantic adds to a location to name a union's branch; it does not stand in the file."""
+def _problems(values: dict[str, Any]) -> list[Problem]:
+    try:
+        RunSettings.model_validate(values)
+    except ValidationError as error:
+        return problems(error, RunSettings, values)
+    return []
 
 
-def _explain(problem: Any) -> tuple[str, str]:
-    """Where a problem lies, as a dotted key, and what is wrong there."""
-    location = [str(part) for part in problem["loc"] if part not in _BRANCHES and "[" not in str(part)]
-    place = ".".join(location)
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _known_keys(RunSettings), n=1)
-        return place, f"unknown key {place}" + (f"; did you mean {near[0]}?" if near else "")
-    if problem["type"] == "missing":
-        return place, f"{place} is not set"
-    return place, f"{place}: {message}" if place else message
+def _blamed(problem: Problem, assignments: Sequence[str]) -> str:
+    """A problem that there would not be without the overrides, after the one that causes it."""
+    by_key = {assignment.partition("=")[0]: assignment for assignment in assignments}
+    causes = [key for key in by_key if f"{problem.key}.".startswith(f"{key}.") or key.startswith(f"{problem.key}.")]
+    key, *_ = reversed(causes or [key for key in by_key if key in problem.message] or [*by_key])
+    return f"{by_key[key]}: {problem.message if key == problem.key else problem}"
 
 
-def _known_keys(model: type[BaseModel]) -> list[str]:
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        keys.append(name)
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                keys += _known_keys(inner)
-    return keys
+def read_settings(path: Path, assignments: Sequence[str] = ()) -> RunSettings:
+    """The settings in a YAML file with overrides applied. ValueError as `validate`."""
+    return validate(read_yaml(path), str(path), assignments)
 
 
-def load_config(name: str | Path, assignments: list[str] | None = None) -> RunSettings:
-    """The settings in a YAML file (config_path) with overrides applied. ValueError in one line a problem."""
-    path = config_path(name)
-    values = read_yaml(path)
-    override(values, assignments or [])
-    return validate(values, str(path))
+def load_config(name: str | Path, assignments: Sequence[str] | None = None) -> RunSettings:
+    """The settings in a YAML file, by its path or name (config_path), with overrides. ValueError as `validate`."""
+    return read_settings(config_path(name), assignments or ())
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_pipelines.manifest import first_error
+from data_pipelines.problems import first_error
 from sivae_dist.checkpoint.files import sync_folder
 from sivae_dist.checkpoint.state import network_tensors
 from sivae_dist.models import Stage, StyleSettings, build

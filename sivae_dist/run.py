@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sivae_dist.config import RunSettings, override, read_yaml, validate
+from sivae_dist.config import RunSettings, read_settings
 from sivae_dist.ends import Logs
 from sivae_dist.progress import saved_images
 from sivae_dist.prolonging import continued
@@ -74,9 +74,7 @@ class RunDirectory:
         """The settings of the run, with `key=value` overrides applied. ValueError when this is no run."""
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run: it has no config.yaml")
-        values = read_yaml(self.config)
-        override(values, overrides)
-        return validate(values, str(self.config))
+        return read_settings(self.config, overrides)
 
     def continued(self, settings: RunSettings, train_samples: int | None = None) -> tuple[RunSettings, list[str]]:
         """The settings with which this run is begun or continued when these are asked for, and what to note of them.

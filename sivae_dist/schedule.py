@@ -38,7 +38,7 @@ class ScheduleSettings(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> "ScheduleSettings":
         if (self.images is None) == (self.epochs is None):
-            raise ValueError("give either schedule.images or schedule.epochs")
+            raise ValueError("give either schedule.images or schedule.epochs, and null for the other")
         return self
 
 

@@ -16,9 +16,9 @@ def one_line_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     except (ValueError, OSError) as error:
         from pydantic import ValidationError
 
-        from data_pipelines.manifest import first_error
+        from data_pipelines.problems import problems
 
-        text = first_error(error) if isinstance(error, ValidationError) else str(error)
+        text = "\n".join(map(str, problems(error))) if isinstance(error, ValidationError) else str(error)
         for line in text.splitlines() or [type(error).__name__]:
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(1) from None

@@ -187,7 +187,8 @@ def _named(values: object) -> object:
         others = ZeroSettings.model_fields.keys() - DdpSettings.model_fields.keys()
         if foreign := [str(key) for key in values if key in others]:
             raise ValueError(
-                f"ddp has no {' and no '.join(foreign)}; give the engine as a whole, 'engine={{name: ddp}}'"
+                f"ddp has no {' and no '.join(foreign)}; give the engine as a whole, 'engine={{name: ddp}}' or "
+                f"'engine={{name: zero, {foreign[0]}: {values[foreign[0]]}}}'"
             )
     return values
 

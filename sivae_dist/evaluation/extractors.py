@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from data_pipelines.settings import expand
 from data_pipelines.transport import RemoteError, TransferSettings, insist, open_transport
-from sivae_dist.evaluation.settings import EvaluationSettings, expand
+from sivae_dist.evaluation.settings import EvaluationSettings
 
 WEIGHTS_NAME = URL_INCEPTION_V3.rpartition("/")[2]
 WEIGHTS_SHA256 = WEIGHTS_NAME.removesuffix(".pth").rpartition("-")[2]
@@ -104,7 +105,7 @@ def find_weights(settings: EvaluationSettings) -> Path:
     Raises ExtractorError when there is none.
     """
     if settings.weights is not None:
-        path = expand(settings.weights)
+        path = Path(expand(settings.weights))
         if not path.is_file():
             raise ExtractorError(f"evaluation.weights: there is no file {path}")
         return path

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from data_pipelines.settings import expand
 from sivae_dist.settings import Images, Settings
 
 Metric = Literal["fid", "kid", "psnr", "ssim", "mse"]
@@ -44,6 +45,12 @@ class EvaluationSettings(Settings):
     """Folder of the real images' statistics, which are computed once for all runs; `~` and `$VARIABLES` are replaced.
     By default `sivae-evaluation` in `$XDG_CACHE_HOME` or `~/.cache`."""
 
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        """`fid,psnr` is a list as well, which needs no brackets that a shell might take for its own."""
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
     @field_validator("sha256")
     @classmethod
     def _long_enough(cls, value: str | None) -> str | None:
@@ -59,9 +66,5 @@ class EvaluationSettings(Settings):
     @property
     def folder(self) -> Path:
         if self.cache is not None:
-            return expand(self.cache)
+            return Path(expand(self.cache))
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sivae-evaluation"
-
-
-def expand(path: str) -> Path:
-    return Path(os.path.expandvars(path)).expanduser()

@@ -9,6 +9,7 @@ from sivae_dist.config import RunSettings, config_path, differences, load_config
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule
 from sivae_dist.settings import parse_images
+from sivae_dist.yaml_reading import parse
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 EXPERIMENTS = [path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "clusters"]
@@ -32,9 +33,7 @@ schedule:
 
 def mine(*overrides: str) -> RunSettings:
     """Small settings of these tests' own."""
-    values = yaml.safe_load(MINE)
-    override(values, list(overrides))
-    return validate(values, "mine.yaml")
+    return validate(parse(MINE, "mine.yaml"), "mine.yaml", overrides)
 
 
 def problem(*overrides: str) -> str:
@@ -168,11 +167,24 @@ def test_assignments_that_are_none(assignment: str) -> None:
     assert "not of the form key=value" in problem(assignment)
 
 
-def test_an_override_is_part_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(MINE)
-    with pytest.raises(ValueError, match=r"mine\.yaml: unknown key model\.latnt; did you mean latent\?$"):
-        load_config(tmp_path / "mine.yaml", ["model.latnt=3"])
-    assert load_config(tmp_path / "mine.yaml", ["seed=4"]) == mine("seed=4")
+def test_who_is_to_blame(tmp_path: Path) -> None:
+    """An override for what it changes, the file for what was wrong in it before."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(MINE.replace("latent: 32", "latnt: 32"))
+    with pytest.raises(ValueError) as caught:
+        load_config(file, ["model.width=3", "data.threads=0", "seed=4"])
+    assert str(caught.value).splitlines() == [
+        "data.threads=0: must be at least 1, not 0",
+        f"{file}: unknown key model.latnt; did you mean model.latent?",
+        "model.width=3: unknown key model.width; did you mean model.base_width or model.max_width?",
+    ]
+    file.write_text(MINE)
+    assert load_config(file, ["seed=4"]) == mine("seed=4")
+
+
+def test_of_the_same_key_the_last_override_counts() -> None:
+    assert mine("seed=4", "seed=5").seed == 5
+    assert mine("objective.beta_kl=3", "objective={name: vae}").objective.beta_kl == 1
 
 
 def test_override_inside_one_value() -> None:
@@ -190,27 +202,95 @@ def test_override_that_is_no_yaml() -> None:
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [
-        ("model.latnt=3", "unknown key model.latnt; did you mean latent?"),
-        ("objective.beta_ngg=3", "unknown key objective.beta_ngg; did you mean beta_neg?"),
+        # Names: the right one in another group, its parts, its spelling, what others call it.
+        ("model.latnt=3", "unknown key model.latnt; did you mean model.latent?"),
+        ("objective.beta_ngg=3", "unknown key objective.beta_ngg; did you mean objective.beta_neg?"),
         ("shedule.batch=3", "unknown key shedule; did you mean schedule?"),
+        ("optimiser.clip=3", "unknown key optimiser; did you mean optimizer?"),
         ("monitoring.xyzzy=3", "unknown key monitoring.xyzzy"),
-        ("model.latent=many", "model.latent: Input should be a valid integer"),
-        ("model.latent=0", "model.latent: Input should be greater than or equal to 1"),
-        ("model.resolution=48", "model.resolution: resolution 48 is not a power of two from 4 to 1024"),
-        ("data.threads=0", "data.threads: Input should be greater than or equal to 1"),
-        ("engine.precision=fp16", "engine.precision: Input should be"),
-        ("objective.warmup=soon", "objective.warmup: 'soon' is not a number of images; write 5000, 600k or 1.8M"),
-        ("schedule.images.8=soon", "schedule.images.8: 'soon' is not a number of images; write 5000, 600k or 1.8M"),
+        ("batch=16", "unknown key batch; did you mean schedule.batch or evaluation.batch?"),
+        ("schedule.lr=1e-3", "unknown key schedule.lr; did you mean schedule.lr_encoder or schedule.lr_decoder?"),
+        ("lr=1e-3", "unknown key lr; did you mean schedule.lr_encoder or schedule.lr_decoder?"),
+        ("train.lr=3", "unknown key train; did you mean schedule.lr_encoder or schedule.lr_decoder?"),
+        ("schedule.beta_kl=3", "unknown key schedule.beta_kl; did you mean objective.beta_kl?"),
+        ("schedule.batch-size=8", "unknown key schedule.batch-size; did you mean schedule.batch?"),
+        ("learning_rate=3", "unknown key learning_rate; did you mean schedule.lr_encoder or schedule.lr_decoder?"),
+        # Values.
+        ("model.latent=many", "a whole number is needed, not 'many'"),
+        ("model.latent=8.5", "a whole number is needed, not 8.5"),
+        ("model.latent=true", "a whole number is needed, not 'true'"),
+        ("model.latent=1:30", "a whole number is needed, not '1:30'"),
+        ("model.latent=null", "a whole number is needed, not null"),
+        ("model.latent=0", "must be at least 1, not 0"),
+        ("seed=-1", "must be at least 0, not -1"),
+        ("schedule.lr_encoder=fast", "a number is needed, not 'fast'"),
+        ("schedule.lr_encoder=nan", "a finite number is needed, not nan"),
+        ("schedule.lr_encoder=.inf", "a finite number is needed, not inf"),
+        ("schedule.batch={4: x}", "schedule.batch.4: a whole number is needed, not 'x'"),
+        ("schedule.batch={x: 4}", "schedule.batch.x: as a key, a whole number is needed, not 'x'"),
+        ("engine.compile=maybe", "true or false is needed, not 'maybe'"),
+        ("data.path=[a, b]", "text is needed, not ['a', 'b']"),
+        ("model.resolution=48", "resolution 48 is not a power of two from 4 to 1024"),
+        ("data.threads=0", "must be at least 1, not 0"),
+        ("objective.warmup=soon", "'soon' is not a number of images; write 5000, 600k or 1.8M"),
+        ("schedule.images.8=soon", "'soon' is not a number of images; write 5000, 600k or 1.8M"),
         ("schedule.epochs=3", "schedule: give either schedule.images or schedule.epochs"),
-        ("objective.name=gan", "objective: Input tag 'gan'"),
+        ("schedule=", "a group of settings is needed (key: value), not null"),
+        # Choices.
+        ("engine.precision=fp17", "'fp17' is none of "),
+        ("model.variant=Paper", "'Paper' is none of paper, official; did you mean paper?"),
+        ("objective.name=gan", "'gan' is none of soft_intro, intro, vae"),
+        ("objective.name=soft-intro", "'soft-intro' is none of soft_intro, intro, vae; did you mean soft_intro?"),
+        ("objective.name=", "no value is given; it is one of soft_intro, intro, vae"),
+        ("engine={name: zzz}", "engine.name: 'zzz' is none of ddp, zero"),
+        ("evaluation.metrics=[fid, lpips]", "'lpips' is none of fid, kid, psnr, ssim, mse"),
+        ("evaluation.layer=769", "'769' is none of 64, 192, 768, 2048; did you mean 768?"),
+        ("device=gpu", "'gpu' is not a device; it is one of auto, cpu, cuda, cuda:N"),
+        # What does not go together.
         ("objective.reconstruction=bce", "objective.reconstruction=bce needs images inside [-1, 1]: set model.output="),
         ("objective.beta_neg={4: 1, 8: 1, 32: 1}", "objective.beta_neg has no value for 16 px; it has [4, 8, 32]"),
     ],
 )  # fmt: skip
-def test_errors_name_the_key(assignment: str, expected: str) -> None:
-    lines = problem(assignment).splitlines()
-    assert all(line.startswith("mine.yaml: ") for line in lines)
-    assert any(line.startswith(f"mine.yaml: {expected}") for line in lines)
+def test_errors_name_the_override_and_what_to_do(assignment: str, expected: str) -> None:
+    message = problem(assignment)
+    assert message.startswith(f"{assignment}: {expected}"), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("schedule.batch:8", "write schedule.batch=VALUE, without spaces"),
+        ("batch 8", "write schedule.batch=VALUE, without spaces"),
+        ("data/mine", "a data set is named by --data"),
+        ("objective={name:", "put the whole in quotes, so that the shell does not split it"),
+    ],
+)
+def test_arguments_that_are_no_override_say_what_was_meant(argument: str, hint: str) -> None:
+    assert hint in problem(argument)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("evaluation.layer=768", "768"), ("evaluation.sha256=00012345", "00012345"),
+        ("evaluation.sha256=12e45678", "12e45678"), ("data.path=2024", "2024"), ("data.path=1e5", "1e5"),
+        ("data.path=010", "010"), ("data.path=2024-01-01", "2024-01-01"), ("data.path=no", "no"),
+        ("model.latent=010", 10), ("model.latent=1_000", 1000), ("optimizer.eps=1e-4", 1e-4),
+        ("data.flip=no", False), ("data.flip=off", False), ("data.flip=yes", True), ("data.flip=0", False),
+        ("evaluation.metrics=psnr,ssim", ("psnr", "ssim")), ("evaluation.metrics=psnr", ("psnr",)),
+        ("init.run=2024", Path("2024")), ("checkpoint.every=1e3", 1000),
+    ],
+)  # fmt: skip
+def test_values_mean_what_a_shell_hands_over(assignment: str, value: object, tmp_path: Path) -> None:
+    """A shell takes quotes away, and YAML 1.1 would have read some of these otherwise. They survive a run's file."""
+    group, _, name = assignment.partition("=")[0].partition(".")
+    copy = tmp_path / "config.yaml"
+    copy.write_text(mine(assignment).to_yaml())
+    for settings in (mine(assignment), load_config(copy)):
+        got = getattr(getattr(settings, group), name)
+        assert got == value and type(got) is type(value)
+        yaml.safe_dump(settings.plain())  # plain types all through
 
 
 def test_bce_with_tanh() -> None:
@@ -220,7 +300,7 @@ def test_bce_with_tanh() -> None:
 def test_the_plain_vae() -> None:
     assert mine("objective={name: vae}").objective.name == "vae"
     message = problem("objective={name: vae, beta_kl: {4: 1}}")
-    assert message == "mine.yaml: objective.beta_kl has no value for 8 px; it has [4]"
+    assert message == "objective={name: vae, beta_kl: {4: 1}}: objective.beta_kl has no value for 8 px; it has [4]"
 
 
 def test_missing_keys() -> None:
@@ -233,13 +313,72 @@ def test_missing_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "is not valid YAML"), ("- 1", "holds no settings"), ("", "holds")]
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("- 1", "holds no settings but a list"),
+        ("seed", "but one value"),
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("a:\n\tb: 1", "line 2: a tab; write spaces instead"),
+        ("a: 1\n---\nb: 1", "is not valid YAML"),
+        ("seed: 1\nseed: 2\n", r"seed is given twice, in line 1 \(seed: 1\) and line 2 \(seed: 2\)"),
+        (
+            "data:\n  path: a\n  flip: true\n  path: b\n",
+            r"data\.path is given twice, in line 2 \(  path: a\) and line 4 ",
+        ),
+        ("a: [{b: 1, b: 2}]", "a.b is given twice; keep one"),
+        ("[" * 5000, "nested too deeply"),
+    ],
 )
 def test_files_without_settings(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
         load_config(tmp_path / "bad.yaml")
     assert "bad.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_as_editors_write_them(tmp_path: Path) -> None:
+    for content in (
+        MINE.encode("utf-8-sig"), MINE.encode("utf-16"), MINE.replace("\n", "\r\n").encode(),
+    ):  # fmt: skip
+        (tmp_path / "mine.yaml").write_bytes(content)
+        assert load_config(tmp_path / "mine.yaml") == mine()
+    (tmp_path / "mine.yaml").write_bytes("# fünf\n".encode("latin-1") + MINE.encode())
+    with pytest.raises(ValueError, match=r"is not UTF-8 text \(line 1\); save it as UTF-8"):
+        load_config(tmp_path / "mine.yaml")
+
+
+def test_anchors_and_merges_are_not_keys_given_twice(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        MINE.replace("data: {path: data/mine}", "data: &d {path: data/mine}")
+        + "ema: &e {half_life: 2k}\nevaluation: {<<: {seed: 1, batch: 5}, seed: 2}\n"
+    )
+    evaluation = load_config(tmp_path / "mine.yaml").evaluation
+    assert (evaluation.seed, evaluation.batch) == (2, 5)
+
+
+def test_keys_with_dots_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{MINE}schedule.blend: 0.5\n")
+    with pytest.raises(ValueError, match=r"in a file it is written as `schedule: \{blend: \.\.\.\}`"):
+        load_config(tmp_path / "mine.yaml")
+
+
+def test_configurations_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "mine.yml").write_text(MINE)
+    for name, message in {
+        "tyny": r"there is no configuration tyny; did you mean tiny\? .*neither a file .* nor one .*: celebahq256, ",
+        "ffhq-256": "did you mean ffhq256",
+        "official/ffhq": "did you mean official/ffhq256",
+        "mine.yaml": r"did you mean mine\.yml\?",
+        "folder": "folder is a directory, not a configuration; name a YAML file",
+        ".": r"is a directory, not a configuration; name a YAML file, like mine\.yml",
+    }.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            load_config(name)
+        assert "\n" not in str(caught.value)
 
 
 # Numbers of images.

@@ -293,7 +293,7 @@ HUGE = 1 << 62
     [
         ({"version": 2}, "config.json is not valid: version"),
         ({"format": "other"}, "config.json is not valid: format"),
-        ({"code": "import os"}, "config.json is not valid: code"),
+        ({"code": "import os"}, "config.json is not valid: unknown key code"),
         ({"resolution": 16}, "config.json is not valid: resolution 16 is none of"),
         ({"blend": 2.0}, "config.json is not valid: blend"),
         ({"resolution": 4, "blend": 0.5}, "config.json is not valid: blend is given at 4 px"),

@@ -33,10 +33,10 @@ def test_ddp_unless_another_is_named() -> None:
 @pytest.mark.parametrize(
     ("assignments", "complaint"),
     [
-        (["engine.name=fsdp"], "engine: Input tag 'fsdp'"),
+        (["engine.name=fsdp"], "engine.name: 'fsdp' is none of ddp, zero"),
         (["engine.stage=2"], "engine: ddp has no stage; give the engine as a whole, 'engine={name: ddp}'"),
-        (["engine.name=zero", "engine.stage=4"], "engine.stage: Input should be 0, 1, 2 or 3"),
-        (["engine.name=zero", "engine.stages=3"], "unknown key engine.stages; did you mean stage?"),
+        (["engine.name=zero", "engine.stage=4"], "engine.stage: 4 is none of 0, 1, 2, 3"),
+        (["engine.name=zero", "engine.stages=3"], "unknown key engine.stages; did you mean engine.stage?"),
         (["engine.name=zero", "engine.precision=fp64"], "use engine.name=ddp"),
         (["engine.name=zero", "engine.compile=true"], "compile=true needs engine.name=ddp"),
         (["engine.name=zero", "engine.stage=0", "engine.offload=true"], "offload=true needs a stage from 1 to 3"),
