@@ -90,6 +90,7 @@ RUN_PATH_INDEPENDENT = frozenset(
         "guard",
         "watchdog",
         "engine.compile",
+        "engine.checkpoint_activations",
         "engine.name",
         "engine.stage",
         "engine.offload",

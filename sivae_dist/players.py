@@ -22,6 +22,7 @@ class Players:
         self.settings = settings
         encoder, decoder = build(settings.model, settings.seed)
         for network in (encoder, decoder):
+            network.checkpoint_activations = settings.engine.checkpoint_activations
             network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]
         self.encoder, self.decoder = encoder, decoder
         networks = sum(tensor.nbytes for network in self.networks for tensor in network.state_dict().values())

@@ -4,10 +4,12 @@ Up- and down-sampling convolutions are one class each, so that an exactly equal 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 SLOPE = 0.2
 """Of every leaky ReLU (StyleGAN, ALAE and the authors' code)."""
@@ -130,3 +132,36 @@ def activate(x: Tensor) -> Tensor:
 def pixel_norm(z: Tensor) -> Tensor:
     """[B, D] scaled to a mean square of 1, so that only its direction is left."""
     return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+RECOMPUTED = 3
+"""Blocks, from the stage's resolution down, whose activations are recomputed: 7/8 of what all blocks save.
+
+A block's operations are about the same at every resolution below the widest, its activations halve with each, so that
+the others would cost as much time and save little.
+"""
+
+
+def pass_through(block: nn.Module, *inputs: Any, recompute: bool) -> Any:
+    """`block(*inputs)`, and with `recompute` once more during backward, in place of saved activations.
+
+    Nothing random happens inside a block (its noise is an input), so both passes are equal.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return block(*inputs)
+
+
+class GrowingNetwork(nn.Module):
+    """A network of blocks, one a resolution, of which a stage uses some."""
+
+    checkpoint_activations = False
+    """Whether the largest blocks' activations are recomputed; set from outside."""
+
+    def recomputes(self, block: int, resolution: int) -> bool:
+        """Whether those of the block of `block` px are, in a pass at `resolution` px."""
+        return self.checkpoint_activations and block << RECOMPUTED > resolution
+
+    def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
+        """The submodules that a pass at this stage goes through."""
+        raise NotImplementedError

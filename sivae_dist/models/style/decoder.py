@@ -7,11 +7,13 @@ from torch.nn import functional as F
 from sivae_dist.models.layers import (
     Blur,
     Conv2d,
+    GrowingNetwork,
     Linear,
     UpsampleConv2d,
     activate,
     instance_statistics,
     normalize,
+    pass_through,
     pixel_norm,
 )
 from sivae_dist.models.stage import Mixing, Stage
@@ -86,7 +88,7 @@ class StyleMapping(nn.Module):
         return z
 
 
-class StyleDecoder(nn.Module):
+class StyleDecoder(GrowingNetwork):
     """z [B, latent] -> images [B, C, R, R] around [-1, 1], in fp32 or wider.
 
     All blocks exist from the start; the stage says which are used.
@@ -141,7 +143,13 @@ class StyleDecoder(nn.Module):
                     size = resolution * resolution
                     maps.append(noise[:, taken : taken + size].unflatten(1, (1, resolution, resolution)))
                     taken += size
-            x = self.blocks[str(resolution)](x, (styles[0], styles[1]), tuple(maps))
+            x = pass_through(
+                self.blocks[str(resolution)],
+                x,
+                (styles[0], styles[1]),
+                tuple(maps),
+                recompute=self.recomputes(resolution, stage.resolution),
+            )
         assert x is not None
         image = self.to_rgb[str(stage.resolution)](x)
         if stage.blend is not None:

@@ -10,10 +10,12 @@ from sivae_dist.models.layers import (
     Blur,
     Conv2d,
     DownsampleConv2d,
+    GrowingNetwork,
     Linear,
     activate,
     instance_statistics,
     normalize,
+    pass_through,
 )
 from sivae_dist.models.stage import Stage
 from sivae_dist.models.style.settings import StyleSettings
@@ -79,7 +81,7 @@ class PosteriorMapping(nn.Module):
         return mu, logvar
 
 
-class StyleEncoder(nn.Module):
+class StyleEncoder(GrowingNetwork):
     """Images [B, C, R, R] in [-1, 1] -> (mu, logvar), each [B, latent].
 
     All blocks exist from the start; the stage says which are used.
@@ -101,16 +103,21 @@ class StyleEncoder(nn.Module):
         x = activate(self.from_rgb[str(resolution)](x))
         return activate(x) if self.settings.official else x
 
+    def _pass(self, x: Tensor, resolution: int, stage: Stage) -> tuple[Tensor, Tensor]:
+        recompute = self.recomputes(resolution, stage.resolution)
+        features, style = pass_through(self.blocks[str(resolution)], x, recompute=recompute)
+        return features, style
+
     def forward(self, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
         resolution = stage.resolution
-        features, w = self.blocks[str(resolution)](self._from_rgb(x, resolution))
+        features, w = self._pass(self._from_rgb(x, resolution), resolution, stage)
         if stage.blend is not None:
             below = self._from_rgb(F.avg_pool2d(x, 2), resolution // 2)
             blend = stage.blend.to(features.dtype)
             features, w = torch.lerp(below.to(features.dtype), features, blend), w * blend
         while resolution > 4:
             resolution //= 2
-            features, style = self.blocks[str(resolution)](features)
+            features, style = self._pass(features, resolution, stage)
             w = w + style
         mu, logvar = self.mapping(w)
         return mu, logvar
