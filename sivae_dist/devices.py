@@ -241,14 +241,14 @@ def _check_architecture(device: torch.device) -> None:
     """ValueError when torch holds no code for this GPU."""
     major, minor = torch.cuda.get_device_capability(device)
     known = torch.cuda.get_arch_list()
-    if known and not any(_runs(architecture, major, minor) for architecture in known):
+    if known and not any(runs(architecture, major, minor) for architecture in known):
         raise ValueError(
             f"{device} ({torch.cuda.get_device_name(device)}, sm_{major}{minor}) is none of the GPUs that this torch "
             f"was built for ({', '.join(known)}): install a torch that was built for it, or set device=cpu"
         )
 
 
-def _runs(architecture: str, major: int, minor: int) -> bool:
+def runs(architecture: str, major: int, minor: int) -> bool:
     """Machine code (sm_86) runs on GPUs of the same major version from its minor one on; compute_86 is compiled for
     any later one."""
     match = re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", architecture)

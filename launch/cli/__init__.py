@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from launch.cli import checkpoints, config, curves, data, draw, evaluate, export, jobs, pictures, submit, sweep, train
+from launch.cli import (
+    checkpoints,
+    config,
+    curves,
+    data,
+    doctor,
+    draw,
+    evaluate,
+    export,
+    jobs,
+    pictures,
+    submit,
+    sweep,
+    train,
+)
 from sivae_dist import __version__
 
 app = typer.Typer(
@@ -32,6 +46,7 @@ def options(
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 data.app.command("draw")(draw.draw)
+app.command()(doctor.doctor)
 app.command()(train.train)
 app.command()(submit.submit)
 app.command()(sweep.sweep)

@@ -1,0 +1,102 @@
+"""All examinations in their order."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from launch.doctor import gpus, machine, packages, storage, surroundings
+from launch.doctor.report import Finding, Report
+from sivae_dist import __version__
+
+Look = Callable[[dict[str, Any]], Iterator[Finding]]
+
+
+def examine(folder: Path, path: Path, *, quick: bool = False, gpu: bool = False) -> bool:
+    """Prints the report and writes it to `path`; returns whether anything failed.
+
+    `folder`: where runs will be written; `quick`: without the self-test.
+    """
+    report = Report()
+    look(report)
+    storage_of(report, folder)
+    if not quick:
+        self_test(report)
+    return finish(report, path)
+
+
+def look(report: Report) -> None:
+    """What is installed, and what this machine offers."""
+    report.title("Installed")
+    _each(report, {"python": packages.examine_python, "packages": packages.examine_packages})
+    _each(report, {"torch": gpus.examine_torch, "compiler": packages.examine_compiler})
+    report.title("Machine")
+    _each(report, {"GPUs": gpus.examine_gpus, "cores": machine.examine_cores, "memory": machine.examine_memory})
+    count = len(report.facts["GPUs"].get("gpus", []))
+    _each(report, {"/dev/shm": lambda facts: machine.examine_shared_memory(facts, count)})
+    _each(report, {"open files": machine.examine_limits})
+    report.title("Surroundings")
+    _each(
+        report,
+        {
+            "environment": surroundings.examine_environment,
+            "host name": surroundings.examine_names,
+            "clock": surroundings.examine_clock,
+            "SLURM": surroundings.examine_slurm,
+        },
+    )
+
+
+def storage_of(report: Report, folder: Path) -> None:
+    report.title("Files")
+    _each(
+        report,
+        {
+            "file system": lambda facts: storage.examine_folder(facts, folder),
+            "caches": storage.examine_caches,
+            "weights": storage.examine_weights,
+        },
+    )
+
+
+def self_test(report: Report) -> None:
+    """The whole at a tiny size, on all GPUs, or on two processes of the CPU."""
+    report.title("Self-test")
+
+    def start(facts: dict[str, Any]) -> Iterator[Finding]:
+        import torch
+
+        from launch.doctor.selftest import SelfTest
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        device = torch.device("cuda" if count else "cpu")
+        tests.append(SelfTest(device, count or 2))
+        return iter(())
+
+    tests: list[Any] = []
+    _each(report, {"self-test": start})
+    for test in tests:
+        with test:
+            for name, check in {
+                "step": test.step,
+                "decoding": test.decoders,
+                "processes": test.processes_agree,
+                "resume": test.resumed,
+            }.items():
+                report.check(name, check)
+
+
+def _each(report: Report, looks: dict[str, Look]) -> None:
+    """Each examination with a place of its own among the facts."""
+    for name, examination in looks.items():
+        facts = report.facts.setdefault(name, {})
+        report.check(name, lambda examination=examination, facts=facts: examination(facts))  # type: ignore[misc]
+
+
+def finish(report: Report, path: Path) -> bool:
+    """Writes the JSON and sums up; returns whether anything failed."""
+    written = report.write(path, {"sivae": __version__})
+    failed, warned = report.count("fail"), report.count("warn")
+    report.title(
+        f"{failed} failed, {warned} to look at, {report.count('ok')} fine. The report without secrets: {written}"
+    )
+    return failed > 0

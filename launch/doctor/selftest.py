@@ -1,0 +1,270 @@
+"""A minute of the real thing at a tiny size: a step, a shard, a run on all processes, saved and resumed."""
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.doctor.report import Finding
+
+if TYPE_CHECKING:
+    import torch
+
+    from data_pipelines.manifest import Manifest
+    from sivae_dist.config import RunSettings
+
+TOLERANCE = 1e-9
+"""By which the worst tensor of an fp64 step may differ between devices or numbers of processes."""
+
+_FACES = 24
+_SIDE = 16
+_PATIENCE = 240.0
+"""Seconds that training on all processes may take."""
+
+
+class SelfTest:
+    """The checks share a folder with a drawn data set, which is removed on leaving."""
+
+    def __init__(self, device: "torch.device", processes: int, folder: Path | None = None) -> None:
+        """`folder`: where its own folder is made; the system's for temporary files by default."""
+        self.device = device
+        self.processes = processes
+        self._temporary = tempfile.TemporaryDirectory(prefix="sivae-doctor-", dir=folder)
+        self.root = Path(self._temporary.name)
+
+    def __enter__(self) -> "SelfTest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.cleanup()
+
+    def settings(self, data: str | Path, *assignments: str) -> "RunSettings":
+        """A run of eight steps, 4 to 16 px, in fp64."""
+        from sivae_dist.config import override, validate
+
+        batch = self.processes * -(-8 // self.processes)
+        values: dict[str, Any] = {
+            "device": self.device.type,
+            "data": {"path": str(data), "threads": 1},
+            "model": {
+                "resolution": _SIDE,
+                "latent": 8,
+                "base_width": 4,
+                "max_width": 8,
+                "encoder_mapping": 2,
+                "decoder_mapping": 2,
+            },
+            "objective": {"name": "soft_intro", "beta_neg": 16.0, "style_mixing": 0.5},
+            "schedule": {"images": {4: 2 * batch, 8: 2 * batch, 16: 4 * batch}, "batch": batch},
+            "engine": {"precision": "fp64"},
+            "optimizer": {"eps": 1e-3},  # with less, gradients that are rounding errors alone would become steps
+            "checkpoint": {"every": 4 * batch},
+            "monitoring": {"scalars_every": batch, "images_every": 0},
+        }
+        override(values, assignments)
+        return validate(values, "self-test")
+
+    def prepare(self, file_format: str) -> tuple[Path, "Manifest"]:
+        """Drawn faces as a data set whose largest level is in tars of PNG or JPEG."""
+        from PIL import Image
+
+        from data_pipelines.drawn import draw_face
+        from data_pipelines.manifest import Manifest
+        from data_pipelines.prepare import PrepareSettings, prepare
+
+        source, data = self.root / "faces", self.root / file_format
+        if not source.exists():
+            source.mkdir()
+            for index in range(_FACES):
+                Image.fromarray(draw_face(0, index)).save(source / f"{index:02d}.png")
+        if not data.exists():
+            known = {"resolution": _SIDE, "array_max_resolution": 8, "format": file_format, "shard_size": 8}
+            prepare(source, data, PrepareSettings.model_validate(known), 1)
+        return data, Manifest.load(data)
+
+    def step(self) -> Iterator[Finding]:
+        """One fp64 step, on the CPU against the GPU with the same draws; or on the CPU twice."""
+        import torch
+
+        from launch.doctor.steps import Stepper, copied, same, worst
+
+        cpu = torch.device("cpu")
+
+        def one(device: torch.device) -> dict[str, torch.Tensor]:
+            stepper = Stepper(self.settings("unused"), device, _SIDE, blending=True)
+            stepper.step(stepper.images(8), stepper.draws(8, on=cpu))
+            return copied(stepper.players.tensors())
+
+        want, got = one(cpu), one(self.device)
+        if self.device.type == "cpu":
+            name = same(got, want)
+            if name is None:
+                yield Finding("ok", "step", "one step in fp64, twice on the CPU: equal bit for bit")
+            else:
+                todo = "this processor or its libraries are not to be trusted: try another machine"
+                yield Finding("fail", "step", f"the same step gave another {name} the second time", todo)
+            return
+        name, size = worst(got, want)
+        text = f"one step in fp64, CPU against GPU: worst tensor {size:.1e} ({name})"
+        if size < TOLERANCE:
+            yield Finding("ok", "step", text)
+        else:
+            yield Finding(
+                "fail", "step", text, "the GPU computes something else; send the JSON, and try another driver"
+            )
+
+    def decoders(self) -> Iterator[Finding]:
+        """A shard of each format by every decoder, against Pillow's pixels."""
+        for file_format in ("png", "jpeg"):
+            yield from self._decoded(file_format, "cpu")
+        try:
+            from data_pipelines.dali_loader import import_dali
+
+            import_dali()
+        except ValueError:
+            yield Finding("ok", "decoding", "DALI is not installed (optional)", 'pip install "sivae[dali]"')
+            return
+        for file_format in ("png", "jpeg"):
+            yield from self._decoded(file_format, "dali")
+
+    def _decoded(self, file_format: str, loader: str) -> Iterator[Finding]:
+        import torch
+
+        from data_pipelines.loader import DataSettings, Request, make_loader
+        from data_pipelines.store import Directory
+
+        data, manifest = self.prepare(file_format)
+        settings = DataSettings(path=str(data), loader=loader, flip=False, threads=1)
+        with contextlib.closing(make_loader(settings, Directory(data), manifest, 0, self.device)) as opened:
+            samples, _ = opened.order.at(0, manifest.train)
+            (batch,) = opened.batches([Request(0, manifest.train, _SIDE)])
+            pixels = ((batch.images + 1) * 127.5).round().to("cpu", torch.int16)
+        by_pillow = _by_pillow(data, manifest)
+        worst = max(int((pixels[k] - by_pillow[int(sample)]).abs().max()) for k, sample in enumerate(samples))
+        who = {"cpu": {"png": "libspng", "jpeg": "libjpeg-turbo"}[file_format], "dali": "DALI"}[loader]
+        text = f"a shard of {file_format.upper()} by {who}: {len(samples)} images, at most {worst} of 255 from Pillow's"
+        if worst <= (0 if file_format == "png" else 3):
+            yield Finding("ok", "decoding", text)
+        else:
+            yield Finding("fail", "decoding", text, "use data.loader=cpu, or reinstall the decoder")
+
+    def processes_agree(self) -> Iterator[Finding]:
+        """A run on all processes against the same on one."""
+        from launch.doctor.steps import worst
+
+        alone = self.alone()
+        if self.processes == 1:
+            yield Finding("ok", "processes", "a run of 8 steps on the only GPU came to its end")
+            return
+        log = self.root / "together.txt"
+        run = self.begin("together")
+        with log.open("w") as file:
+            done = subprocess.run(
+                [sys.executable, "-m", "launch.local", str(run), str(self.processes)],
+                stdout=file,
+                stderr=file,
+                timeout=_PATIENCE,
+                check=False,
+            )
+        how = "GPUs over NCCL" if self.device.type == "cuda" else "CPU processes over gloo"
+        if done.returncode:
+            last = " ".join(log.read_text().strip().splitlines()[-1:])
+            todo = "NCCL_DEBUG=INFO shows where they look for each other; see docs/slurm.md"
+            yield Finding("fail", "processes", f"a run on {self.processes} {how} failed: {last}", todo)
+            return
+        name, size = worst(last_tensors(run), alone)
+        text = f"8 steps in fp64 on {self.processes} {how} against 1: worst tensor {size:.1e} ({name})"
+        if size < TOLERANCE:
+            yield Finding("ok", "processes", text)
+        else:
+            yield Finding("fail", "processes", text, "the processes compute something else; send the JSON")
+
+    def resumed(self) -> Iterator[Finding]:
+        """A run that is stopped in the middle, saved and resumed against one that is not, bit for bit."""
+        from launch.doctor.steps import same
+
+        alone = self.alone()
+        run = self.begin("resumed")
+        self.train(run, stop_after=5)
+        self.train(run)
+        name = same(last_tensors(run), alone)
+        if name is None:
+            yield Finding("ok", "resume", "stopped, saved and resumed: equal bit for bit to a run that was not")
+        else:
+            todo = "a resumed run differs here from one that is not interrupted; send the JSON"
+            yield Finding("fail", "resume", f"{name} differs after stopping and resuming", todo)
+
+    def alone(self) -> "dict[str, torch.Tensor]":
+        """What the run gives on one process, uninterrupted."""
+        run = self.root / "alone"
+        if not run.exists():
+            self.train(self.begin("alone"))
+        return last_tensors(run)
+
+    def begin(self, name: str) -> Path:
+        from sivae_dist.run import RunDirectory
+
+        data, _ = self.prepare("png")
+        RunDirectory(self.root / name).open(self.settings(data, *self.exactly()))
+        return self.root / name
+
+    def exactly(self) -> list[str]:
+        """The settings under which a run promises its bits on this device."""
+        return ["engine.deterministic=true"] if self.device.type == "cuda" else []
+
+    def train(self, path: Path, stop_after: int | None = None) -> None:
+        """Trains in this process; what it would print goes to a file."""
+        from sivae_dist.run import RunDirectory
+        from sivae_dist.stopping import Stop
+        from sivae_dist.trainer import Trainer
+
+        class StopAfter(Stop):
+            """A request that comes in a given step."""
+
+            left = stop_after
+
+            def decided(self) -> bool:
+                if self.left is not None:
+                    self.left -= 1
+                    self.requested |= self.left <= 0
+                return super().decided()
+
+        run = RunDirectory(path)
+        with path.with_suffix(".txt").open("a") as log, contextlib.redirect_stdout(log):
+            trainer = Trainer(run.settings(), run, self.device, StopAfter())
+            try:
+                trainer.train()
+            finally:
+                trainer.close()
+
+
+def last_tensors(run: Path) -> "dict[str, torch.Tensor]":
+    """Of a run's newest checkpoint."""
+    from sivae_dist.checkpoint import CheckpointFolder
+    from sivae_dist.run import RunDirectory
+
+    found, _ = CheckpointFolder(RunDirectory(run).checkpoints).newest_valid(move_aside=False)
+    if found is None:
+        raise ValueError(f"{run.name} has saved nothing")
+    return dict(found.load())
+
+
+def _by_pillow(data: Path, manifest: "Manifest") -> "dict[int, torch.Tensor]":
+    """int16 [C, R, R] of every sample of the largest level, read with tarfile and Pillow alone."""
+    import tarfile
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    images: dict[int, torch.Tensor] = {}
+    for record in manifest.levels[manifest.resolution].files:
+        with tarfile.open(data / record.name) as tar:
+            for member in tar:
+                if member.name.rpartition(".")[2] in ("png", "jpg"):
+                    pixels = np.asarray(Image.open(tar.extractfile(member)).convert("RGB"), np.int16)  # type: ignore[arg-type]
+                    images[len(images)] = torch.from_numpy(pixels).permute(2, 0, 1)
+    return images

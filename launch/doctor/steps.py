@@ -1,0 +1,101 @@
+"""One step of training at a time, as the trainer takes it, on given images and draws."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sivae_dist.config import RunSettings
+from sivae_dist.models.stage import Mixing, blend_real
+from sivae_dist.objectives import Draws
+from sivae_dist.players import Players
+from sivae_dist.randomness import draw
+from sivae_dist.schedule import Segment
+
+SEED = 7
+
+
+class Stepper:
+    """Both players on a device, at one resolution, past the warm-up."""
+
+    def __init__(self, settings: RunSettings, device: torch.device, resolution: int, *, blending: bool = False) -> None:
+        self.settings = settings
+        self.device = device
+        self.resolution = resolution
+        self.blend = torch.full((), 0.5, device=device) if blending else None
+        self.players = Players(settings, device)
+        self.players.prepare(Segment(resolution, blending, warming_up=False))
+        self.allowed = torch.ones((), dtype=torch.bool, device=device)
+
+    def images(self, count: int, seed: int = SEED) -> Tensor:
+        """Random images [count, C, R, R] in [-1, 1], the same on every device."""
+        model, engine = self.settings.model, self.settings.engine
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(count, model.channels, self.resolution, self.resolution, generator=generator) * 2 - 1
+        kept = torch.channels_last if engine.channels_last else torch.contiguous_format
+        return x.to(self.device, engine.dtype).contiguous(memory_format=kept)
+
+    def draws(self, count: int, on: torch.device | None = None) -> Draws:
+        """What the trainer would draw for the first positions; `on`: drawn there, and copied to the device."""
+        decoder, settings = self.players.decoder, self.settings
+        drawn = draw(
+            settings.seed,
+            0,
+            count,
+            latent=settings.model.latent,
+            noise_size=decoder.noise_size(self.resolution),
+            layers=decoder.layer_count(self.resolution),
+            mixing=settings.objective.style_mixing,
+            device=on or self.device,
+            dtype=settings.engine.dtype,
+        )
+        return moved(drawn, self.device)
+
+    def step(self, x: Tensor, draws: Draws, lr: float = 1e-3) -> dict[str, Tensor]:
+        """Algorithm 2, lines 4 to 28, and the averages; its terms, on the device."""
+        x = blend_real(x, self.blend)
+        encoder = self.players.encoder_engine.update([(x, self.blend, draws)], lr, self.allowed)
+        ((terms, z),) = encoder.outputs
+        decoder = self.players.decoder_engine.update([(x, z, self.blend, draws)], lr, encoder.taken)
+        self.players.average(x.shape[0])
+        ((more,),) = decoder.outputs
+        return terms | more | {"taken": decoder.taken}
+
+
+def moved(draws: Draws, device: torch.device) -> Draws:
+    """The same draws on another device."""
+
+    def there(tensor: Any) -> Any:
+        return None if tensor is None else tensor.to(device)
+
+    mixing = draws.mixing
+    if mixing is not None:
+        mixing = Mixing(*(there(tensor) for tensor in mixing))
+    return Draws(z=there(draws.z), eps=there(draws.eps), noise=there(draws.noise), mixing=mixing)
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, out of reach of later steps."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def worst(got: dict[str, Tensor], want: dict[str, Tensor]) -> tuple[str, float]:
+    """The tensor that differs most, and by how much of its norm; infinity when names differ."""
+    if got.keys() != want.keys():
+        return "names of tensors", float("inf")
+    name = max(want, key=lambda name: difference(got[name], want[name]))
+    return name, difference(got[name], want[name])
+
+
+def difference(got: Tensor, want: Tensor) -> float:
+    """Of two tensors relative to the norm; infinity when one is not finite."""
+    got, want = got.double().cpu(), want.double().cpu()
+    size = torch.linalg.vector_norm(got - want) / (torch.linalg.vector_norm(want) + 1e-3)
+    return float(torch.nan_to_num(size, nan=torch.inf))
+
+
+def same(got: dict[str, Tensor], want: dict[str, Tensor]) -> str | None:
+    """The first tensor whose bits differ; None when all are equal."""
+    if got.keys() != want.keys():
+        return "names of tensors"
+    return next((name for name in want if not torch.equal(got[name].cpu(), want[name].cpu())), None)
