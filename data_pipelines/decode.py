@@ -13,10 +13,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipelines.circumstances import is_circumstance
+from data_pipelines.headers import PNG_SIGNATURE
+from data_pipelines.jpeg import JPEG_SIGNATURE, decode_jpeg, frame
+
 ImageFormat = Literal["png", "jpeg"]
 
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -27,17 +29,14 @@ class DecodeError(ValueError):
 def decode(data: bytes, out: NDArray[np.uint8]) -> None:
     """Fills `out`, uint8 [H, W, C] and contiguous, with the pixels of a stored PNG or JPEG in 0..255, RGB when C is 3.
 
-    The format is told by the first bytes. Raises DecodeError when the bytes are not a whole image of that size.
+    The format is detected from the first bytes. Raises DecodeError when the bytes are not a whole image of that size,
+    and MemoryError.
     """
     try:
-        if data.startswith(_JPEG):
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if (height, width) != out.shape[:2]:  # a buffer that is too large would be filled in part
-                raise DecodeError(f"is {width}x{height}, not {out.shape[1]}x{out.shape[0]}")
-            space = "GRAY" if out.shape[2] == 1 else "RGB"
-            simplejpeg.decode_jpeg(data, colorspace=space, fastdct=False, fastupsample=False, strict=True, buffer=out)
-        elif data.startswith(_PNG):
-            if not data.endswith(_PNG_END):  # libspng does not look at what follows the pixels
+        if data.startswith(JPEG_SIGNATURE):
+            _decode_jpeg(data, out)
+        elif data.startswith(PNG_SIGNATURE):
+            if not data.endswith(_PNG_END) and _PNG_END not in data:  # libspng does not look behind the pixels
                 raise DecodeError("cannot be decoded (the PNG is cut short)")
             imagecodecs.spng_decode(data, out=out if out.shape[2] == 3 else out[..., 0])
         else:
@@ -45,8 +44,21 @@ def decode(data: bytes, out: NDArray[np.uint8]) -> None:
     except DecodeError:
         raise
     except Exception as error:  # each library has errors of its own
+        if is_circumstance(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DecodeError(f"cannot be decoded ({reason})") from None
+
+
+def _decode_jpeg(data: bytes, out: NDArray[np.uint8]) -> None:
+    space: Literal["GRAY", "RGB"] = "GRAY" if out.shape[2] == 1 else "RGB"
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # of harmless flaws, too
+        width, height, _ = frame(data)
+    if (height, width) != out.shape[:2]:  # a buffer that is too large would be filled in part
+        raise DecodeError(f"is {width}x{height}, not {out.shape[1]}x{out.shape[0]}")
+    decode_jpeg(data, space, out)
 
 
 def encode(pixels: NDArray[np.uint8], file_format: ImageFormat, quality: int) -> bytes:

@@ -40,6 +40,9 @@ INDEX_DTYPE = [("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
 """One row an image of a tar shard: first byte, number of bytes, and CRC-32 of those bytes."""
 
 Split = Literal["train", "test"]
+
+_LATER = ("remarks",)
+"""Fields that earlier manifests do not have, left out where they are empty."""
 Count = Annotated[int, Field(ge=0, lt=1 << 60)]
 
 
@@ -173,6 +176,8 @@ class Manifest(_Strict):
     """How they were prepared."""
     skipped: tuple[str, ...] = ()
     """Names of the source's files that could not be read and were left out."""
+    remarks: dict[str, Count] = {}
+    """How many images each remark is true of, such as "animated, of which the first frame was taken"."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -215,12 +220,20 @@ class Manifest(_Strict):
     def digest(self) -> str:
         """SHA-256 of the manifest's canonical JSON. It changes whenever any byte of the data set does, but not
         with the path that its source once had."""
-        content = self.model_dump(mode="json", exclude={"source"})
+        content = self._content()
+        del content["source"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        return json.dumps(self._content(), indent=1) + "\n"
+
+    def _content(self) -> dict[str, Any]:
+        content = self.model_dump(mode="json")
+        for key in _LATER:  # so that a set in which there is nothing to say has the digest that it always had
+            if not content[key]:
+                del content[key]
+        return content
 
     def write(self, root: Path) -> None:
         """Write root/manifest.json at once or not at all."""

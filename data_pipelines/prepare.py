@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter
 from data_pipelines.sources import ImageError, Labels, Source, SourceError, choose_test
 from data_pipelines.sources.image import to_square
 from data_pipelines.sources.opening import open_source
+from data_pipelines.sources.remarks import Remark
 from data_pipelines.transport import shown
 
 Progress = Callable[[int, int], None]
@@ -120,19 +122,21 @@ class _Job:
         """Write all levels of a shard and then its record; `tick` is called after every image."""
         kept: list[int] = []
         skipped: list[str] = []
+        remarks: Counter[Remark] = Counter()
         with ExitStack() as stack:
             tars: list[OutputFile] = []
             stack.enter_context(_explain_full_disk(self.root, lambda: self._estimate(plan, tars, len(kept))))
             levels = {r: self._open_level(plan, r, stack, tars) for r in self.settings.levels}
             for position in plan.positions.tolist():
                 try:
-                    pixels, label = self._load(position)
+                    pixels, label, said = self._load(position)
                 except ImageError as error:
                     if not self.settings.skip_unreadable:
                         raise PrepareError(f"{self._name(position)} {error}: {_MEND}") from None
                     skipped.append(self.source.listing.names[position])
                 else:
                     kept.append(position)
+                    remarks.update(said)
                     for resolution, level in levels.items():
                         if len(pixels) > resolution:
                             pixels = halve(pixels)
@@ -143,6 +147,7 @@ class _Job:
                 split=plan.split,
                 positions=tuple(kept),
                 skipped=tuple(skipped),
+                remarks={remark: remarks[remark] for remark in Remark if remark in remarks},
                 files={r: file for r, (file, _) in done.items()},
                 indexes={r: index for r, (_, index) in done.items() if index},
             )
@@ -157,8 +162,8 @@ class _Job:
         tars.append(stack.enter_context(OutputFile(self.root, f"{name}.tar")))
         return TarWriter(self.root, name, tars[-1], self.settings.format, self.settings.quality)
 
-    def _load(self, position: int) -> tuple[NDArray[np.float32], int | None]:
-        """The largest level of an image, and its label."""
+    def _load(self, position: int) -> tuple[NDArray[np.float32], int | None, set[Remark]]:
+        """The largest level of an image, its label, and what there is to say of it."""
         label = self.source.listing.label(position)
         if self.source.listing.classes and label is None:
             raise ImageError("has no label")
@@ -167,7 +172,8 @@ class _Job:
         except OSError as error:
             reason = error.strerror or error
             raise PrepareError(f"{self._name(position)} cannot be read ({reason}): mend that first") from None
-        return to_square(content, self.settings.channels, self.settings.resolution), label
+        said: set[Remark] = set()
+        return to_square(content, self.settings.channels, self.settings.resolution, said.add), label, said
 
     def _name(self, position: int) -> str:
         return f"{self.source.listing.names[position]} in {self.where}"
@@ -337,6 +343,9 @@ def _finish(job: _Job, plans: list[_Plan]) -> Manifest:
         source=job.where,
         settings=settings.model_dump(mode="json"),
         skipped=skipped,
+        remarks={
+            str(remark): number for remark in Remark if (number := sum(r.remarks.get(remark, 0) for r in records))
+        },
     )
     manifest.write(job.root)
     return manifest

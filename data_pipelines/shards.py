@@ -12,6 +12,7 @@ from data_pipelines.arrays import write_array
 from data_pipelines.decode import ImageFormat, encode
 from data_pipelines.manifest import INDEX_DTYPE, FileRecord, OutputFile, Split
 from data_pipelines.settings import Settings
+from data_pipelines.sources.remarks import Remark
 
 
 class ShardRecord(Settings):
@@ -21,6 +22,8 @@ class ShardRecord(Settings):
     positions: tuple[int, ...]
     """Positions in the source of the samples that it holds, in order."""
     skipped: tuple[str, ...]
+    remarks: dict[Remark, int] = {}
+    """How many of its samples each is true of."""
     files: dict[int, FileRecord]
     indexes: dict[int, FileRecord]
 

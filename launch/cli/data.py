@@ -82,6 +82,8 @@ def prepare(
         with _progress("preparing") as progress:
             manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, typer.echo)
         skipped = f", {len(manifest.skipped)} files skipped" if manifest.skipped else ""
+        for remark, count in manifest.remarks.items():
+            typer.echo(f"{count} image{'s' * (count > 1)} {remark}")
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
 
 
@@ -206,6 +208,7 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
             ("channels", str(manifest.channels)),
             ("classes", f"{len(manifest.classes)} ({classes})" if classes else "none"),
             ("skipped", str(len(manifest.skipped))),
+            *((f"{count} images", remark) for remark, count in manifest.remarks.items()),
             ("source", manifest.source),
             ("digest", manifest.digest),
         ):

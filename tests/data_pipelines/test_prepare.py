@@ -402,11 +402,6 @@ def cut(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
-def animate(path: Path) -> None:
-    frames = [Image.fromarray(noise(i)) for i in range(2)]
-    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
-
-
 def spoil_jpeg(path: Path) -> None:
     Image.fromarray(noise(0)).save(path, "JPEG")
     cut(path)
@@ -417,7 +412,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut jpeg": (spoil_jpeg, "is a damaged image"),
     "text": (lambda path: path.write_text("hello"), "is not an image"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
-    "animated": (animate, "is animated"),
     "float": (
         lambda path: Image.fromarray(np.zeros((8, 8), np.float32)).save(path, "TIFF"),
         "has floating-point",

@@ -5,17 +5,20 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
+from data_pipelines.decode import DecodeError, decode
 from data_pipelines.prepare import PrepareError, prepare
 from data_pipelines.sources import ImageError
 from data_pipelines.sources.image import to_pixels
+from data_pipelines.sources.remarks import Remark
 from tests.data_pipelines.sources.making import encoded, noise, pngs, small, write_folder, write_tar, write_zip
 from tests.data_pipelines.sources.test_lsun import write_lmdb
 
@@ -101,6 +104,54 @@ def test_16_bit_rgb_is_turned_upright(orientation: int) -> None:
     np.testing.assert_array_equal(pixels, turned[orientation](tall).astype(np.float32) / np.float32(257))
 
 
+def over_white(pixels: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """[16, 16, 3] in 0..255 of [16, 16, 1..4] of 16 bits."""
+    colours = pixels[..., : 1 if pixels.shape[2] < 3 else 3] / 257.0
+    alpha = pixels[..., -1:] / 65535.0 if pixels.shape[2] in (2, 4) else 1.0
+    return np.broadcast_to(colours * alpha + 255 * (1 - alpha), (16, 16, 3))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_of_every_format_are_scaled(channels: int) -> None:
+    pixels = np.ascontiguousarray(deep(4)[..., 4 - channels :])
+    plain = np.ascontiguousarray(pixels[..., 0]) if channels == 1 else pixels
+    tiff: dict[str, Any] = {"photometric": "rgb" if channels > 2 else "minisblack"}
+    if channels in (2, 4):
+        tiff["extrasample"] = "unassalpha"
+    found = {
+        "png": imagecodecs.png_encode(plain),
+        "tiff": imagecodecs.tiff_encode(plain, **tiff),
+        "deflated tiff": imagecodecs.tiff_encode(plain, compression="deflate", predictor=True, **tiff),
+    }
+    if channels > 1:
+        planes = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+        found["tiff of planes"] = imagecodecs.tiff_encode(planes, planarconfig="separate", **tiff)
+    if channels != 2:
+        found["jpeg 2000"] = imagecodecs.jpeg2k_encode(plain, level=0)
+    if channels in (1, 3):
+        kinds = {1: (b"P5", b"P2"), 3: (b"P6", b"P3")}[channels]
+        found["pnm"] = kinds[0] + b"\n# made by hand\n16 16\n65535\n" + pixels.astype(">u2").tobytes()
+        found["plain pnm"] = kinds[1] + b" 16 16 65535 " + " ".join(map(str, pixels.ravel().tolist())).encode()
+    for name, data in found.items():
+        np.testing.assert_allclose(to_pixels(data, 3), over_white(pixels), atol=1e-3, err_msg=name)
+        with pytest.raises(ImageError, match="is a damaged image"):
+            to_pixels(data[: len(data) - 300], 3)
+
+
+def test_12_bits_are_scaled_by_their_own_range() -> None:
+    pixels = deep(3) >> 4
+    for data in (
+        imagecodecs.jpeg2k_encode(pixels, level=0, bitspersample=12),
+        b"P6 16 16 4095\n" + pixels.astype(">u2").tobytes(),
+    ):
+        np.testing.assert_allclose(to_pixels(data, 3), pixels * (255 / 4095), atol=0.01)
+
+
+def test_a_tiff_whose_white_is_zero() -> None:
+    data = imagecodecs.tiff_encode(deep(1)[..., 0], photometric="miniswhite")
+    np.testing.assert_allclose(to_pixels(data, 1), 255 - deep(1) / 257.0, atol=1e-3)
+
+
 # Plain PNG.
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
@@ -144,6 +195,112 @@ def test_what_follows_a_png_does_not_matter() -> None:
     np.testing.assert_array_equal(to_pixels(png() + b"\0" * 100, 3), PIXELS)
 
 
+# JPEG.
+
+
+def jpeg(**options: Any) -> bytes:
+    return encoded(cv2.GaussianBlur(noise(0, 33, 31), (5, 5), 2), "JPEG", **options)
+
+
+def with_version(data: bytes, version: int) -> bytes:
+    return data[:11] + bytes((version,)) + data[12:]
+
+
+HARMLESS: dict[str, Callable[[bytes], bytes]] = {
+    "text behind the end": lambda data: data + b"some text",
+    "zeros behind the end": lambda data: data + bytes(5000),
+    "no end marker": lambda data: data[:-2],
+    "half an end marker": lambda data: data[:-1],
+    "zeros in place of the end marker": lambda data: data[:-2] + bytes(40),
+    "bytes before the end marker": lambda data: data[:-2] + b"more than a decoder reads ahead" + data[-2:],
+    "bytes between two parts": lambda data: data[:20] + b"odd" + data[20:],
+    "a version that nobody knows": lambda data: with_version(data, 7),
+    "several": lambda data: with_version(data, 7)[:20] + b"odd" + data[20:-2] + bytes(20),
+}
+DAMAGING: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[:-20],
+    "cut in the middle": lambda data: data[: len(data) // 2],
+    "cut before the pixels": lambda data: data[:100],
+    "cut, and ended": lambda data: data[:-200] + data[-2:],
+    "cut, behind a harmless flaw": lambda data: data[:20] + b"odd" + data[20:-100],
+    "cut, in a version that nobody knows": lambda data: with_version(data, 7)[:-100],
+}
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 60, "progressive": True}, {"subsampling": 0}])
+def test_one_idea_of_a_damaged_jpeg_in_preparation_and_training(options: dict[str, Any]) -> None:
+    whole = jpeg(**options)
+    want = np.asarray(Image.open(io.BytesIO(whole)))
+    out = np.empty_like(want)
+    for name, change in HARMLESS.items():
+        np.testing.assert_array_equal(to_pixels(change(whole), 3), want, name)
+        out[:] = 0
+        decode(change(whole), out)
+        np.testing.assert_array_equal(out, want, name)
+    for change in DAMAGING.values():
+        with pytest.raises(ImageError, match="is a damaged image"):
+            to_pixels(change(whole), 3)
+        with pytest.raises(DecodeError):
+            decode(change(whole), out)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_format_is_turned_upright_as_pillow_does_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind, options in (("JPEG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+        data = encoded(noise(0, 33, 31), kind, exif=exif, **options)
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        np.testing.assert_array_equal(to_pixels(data, 3), np.asarray(ImageOps.exif_transpose(image)), kind)
+
+
+# Metadata that says nothing, or what is not so.
+
+
+def test_broken_exif_is_ignored_and_said() -> None:
+    def segment(content: bytes) -> bytes:
+        return b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+
+    whole, exif = jpeg(), Image.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    for content in (b"Exif\0\0not a header", b"Exif\0\0II*\0\xff\xff\xff\x7f", block[:12] + b"\xff" * 8, block[:-9]):
+        said: list[Remark] = []
+        pixels = to_pixels(whole[:20] + segment(content) + whole[20:], 3, said.append)
+        np.testing.assert_array_equal(np.sort(pixels, axis=None), np.sort(to_pixels(whole, 3), axis=None))
+        assert said in ([], [Remark.EXIF_IGNORED])
+    to_pixels(whole[:20] + segment(b"Exif\0\0not a header") + whole[20:], 3, said.append)
+    assert said[-1] == Remark.EXIF_IGNORED
+    for content in (b"", b"b'Exif\\x00\\x00II*'", b"\0\x08\0\2\1\x12\0\3"):
+        np.testing.assert_array_equal(to_pixels(png()[:33] + chunk(b"eXIf", content) + png()[33:], 3), PIXELS)
+
+
+def test_what_is_wrong_with_a_text_spoils_no_png() -> None:
+    wrong = chunk(b"tEXt", b"a\0b")[:-1] + b"\0"
+    huge = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))
+    for text in (
+        wrong,
+        huge,
+        chunk(b"iTXt", b"nonsense"),
+        chunk(b"abCd", b"x"),
+        chunk(b"pHYs", b"x"),
+        chunk(b"iCCP", b""),
+    ):
+        np.testing.assert_array_equal(to_pixels(png()[:33] + text + png()[33:], 3), PIXELS)
+    with pytest.raises(ImageError, match=r"is a damaged image \(the checksum of IHDR differs\)"):
+        to_pixels(png()[:30] + b"\0" + png()[31:], 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken_and_counted(tmp_path: Path, kind: str) -> None:
+    write_folder(tmp_path / "s", pngs(2) | {"x.jpg": animated(kind)})
+    manifest = prepare(tmp_path / "s", tmp_path / "out", small(array_max_resolution=16))
+    assert manifest.remarks == {"animated, of which the first frame was taken": 1}
+    stored = np.load(tmp_path / "out/0016/shard-00000.npy")[2].transpose(1, 2, 0)
+    np.testing.assert_array_equal(stored, np.asarray(Image.open(io.BytesIO(animated(kind))).convert("RGB")))
+
+
 # Refused.
 
 
@@ -156,7 +313,9 @@ def cmyk() -> bytes:
 def animated(kind: str) -> bytes:
     frames = [Image.fromarray(noise(i)) for i in range(2)]
     buffer = io.BytesIO()
-    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    frames[0].save(
+        buffer, kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
+    )
     return buffer.getvalue()
 
 
@@ -173,12 +332,17 @@ def gif_bomb() -> bytes:
     return bytes(data)
 
 
+def raw_of_camera() -> bytes:
+    """What is in front of the sensor's values: a small picture that says that it is one."""
+    return imagecodecs.tiff_encode(noise(0), photometric="rgb", subfiletype=1)
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "cmyk": (cmyk(), "has CMYK colours: convert it to RGB with its colour profile"),
-    "animated gif": (animated("GIF"), "is animated or has several pages"),
-    "animated png": (animated("PNG"), "is animated or has several pages"),
-    "animated webp": (animated("WEBP"), "is animated or has several pages"),
-    "pages": (animated("TIFF"), "is animated or has several pages"),
+    "camera's raw": (raw_of_camera(), "is a camera's raw file: develop it to a picture"),
+    "float rgb": (imagecodecs.tiff_encode(noise(0).astype(np.float32), photometric="rgb"), "has floating-point pixels"),
+    "signed": (imagecodecs.tiff_encode(noise(0)[..., 0].astype(np.int16)), "has 16-bit signed pixels"),
+    "cmyk": (cmyk(), "has CMYK colours without a colour profile, so how they look is unknown: convert it to RGB"),
+    "pages": (animated("TIFF"), "has 2 pages: save each as a file of its own"),
     "bomb": (bomb(), r"has (60000x60000 pixels, )?more than \d+"),
     "gif bomb": (gif_bomb(), r"has (60000x60000 pixels, )?more than \d+"),
     "cut": (encoded(noise(0))[:200], "is a damaged image"),
