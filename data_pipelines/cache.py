@@ -9,6 +9,7 @@ taken over or removed. A partial file has its full length from the start, so tha
 that is taken or promised.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_pipelines.circumstances import explained, is_circumstance
 from data_pipelines.manifest import FileRecord
 
 _WHOLE = re.compile(r"[0-9a-f]{64}")
@@ -96,6 +98,8 @@ class Cache:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _cache_error(self.folder, error) from error
         if os.fstat(descriptor).st_size == record.bytes and self._is_trusted(record, descriptor):
             now = time.time_ns()
             os.utime(descriptor, ns=(now, now))
@@ -224,8 +228,17 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = error.strerror or str(error)
-        raise CacheError(
-            f"the cache {folder} cannot be written ({what}): make room there, lower data.remote.cache_gb, "
-            "or set data.remote.cache to another folder"
-        ) from error
+        raise _cache_error(folder, error) from error
+
+
+def _cache_error(folder: Path, error: OSError) -> CacheError:
+    if is_circumstance(error) and error.errno not in _ABOUT_THE_FOLDER:
+        return CacheError(str(explained(f"the cache {folder}", error, "used")))
+    what = error.strerror or str(error)
+    return CacheError(
+        f"the cache {folder} cannot be written ({what}): make room there, lower data.remote.cache_gb, "
+        "or set data.remote.cache to another folder"
+    )
+
+
+_ABOUT_THE_FOLDER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)

@@ -8,47 +8,58 @@ _RUN_AGAIN = "then run the same command again"
 
 
 class CircumstanceError(OSError):
-    """The machine cannot go on; one line says why and what to do. It is never a reason to replace or leave out data."""
+    """The machine cannot go on; one line says why and what to do. It is never a reason to replace or leave out data.
+
+    `errno` is the system's number, None for a lack of memory that a library noticed.
+    """
+
+    def __init__(self, line: str, number: int | None = None) -> None:
+        super().__init__(line)
+        self.errno = number
 
 
 def is_circumstance(error: BaseException) -> bool:
-    """Whether an error is about the machine. An OSError of a decoder, which has no number, is about its input."""
+    """Whether an error is about the machine. An OSError without a number, as decoders raise it, is about their input;
+    so is one about what stands at a name."""
+    if isinstance(error, CircumstanceError):
+        return True
     if isinstance(error, OSError):
-        return isinstance(error, CircumstanceError) or (error.errno is not None and error.errno != errno.ENOENT)
-    # What libraries say who have no exception for it; and one that cannot be loaded any more, without open files.
+        return error.errno is not None and error.errno not in _ABOUT_A_NAME
+    # What libraries say that have no exception for it; and one that can no longer be loaded.
     return isinstance(error, MemoryError | ImportError) or "insufficient memory" in str(error).lower()
 
 
-def explained(name: str, error: BaseException) -> CircumstanceError:
-    """The error to raise for one that `is_circumstance`, met at the file `name`."""
-    number = error.errno if isinstance(error, OSError) else None
+def explained(name: str, error: BaseException, doing: str = "read") -> CircumstanceError:
+    """The error to raise for one that `is_circumstance`, met at the file `name`; `doing`: "read" or "written"."""
     if isinstance(error, CircumstanceError):
         return error
-    if number is None or number == errno.ENOMEM:
-        return CircumstanceError(f"{name} cannot be read for lack of memory: use fewer workers, {_RUN_AGAIN}")
-    return CircumstanceError(f"{name} cannot be read ({os.strerror(number)}): {advice(number)}")
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and isinstance(error, ImportError):
+        return CircumstanceError(f"{name} cannot be {doing} ({error}): install sivae again")
+    reason = os.strerror(errno.ENOMEM if number is None else number)
+    return CircumstanceError(f"{name} cannot be {doing} ({reason}): {advice(number)}", number)
 
 
-def advice(number: int) -> str:
-    """What to do about an error number of the system."""
+def advice(number: int | None) -> str:
+    """What to do about an error number of the system; None for a lack of memory."""
     if number == errno.EMFILE:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"a process may open {limit} files here; raise that limit (ulimit -n 4096), {_RUN_AGAIN}"
-    return f"{_ADVICE.get(number, 'the machine or its file system has a fault; remove it')}, {_RUN_AGAIN}"
+        return f"the limit is {limit} open files a process; raise it (ulimit -n 4096), {_RUN_AGAIN}"
+    what = _ADVICE.get(errno.ENOMEM if number is None else number, "the machine or its file system has a fault; fix it")
+    return f"{what}, {_RUN_AGAIN}"
 
 
-_MOUNT = "see whether the file system is still mounted and its server answers"
-_ROOM = "free some space"
+_ABOUT_A_NAME = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL))
+
 _ADVICE = {
     errno.ENFILE: "too many files are open on this machine; close some or raise fs.file-max",
-    errno.EACCES: "get the right to read it (chmod, chown)",
-    errno.EPERM: "get the right to read it (chmod, chown)",
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
+    errno.ENOMEM: "free some memory or use fewer workers, threads or prefetched batches",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "get the permission (chmod, chown)"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     errno.EROFS: "mount the file system for writing",
-    errno.EIO: "the disk or the way to it fails; look at dmesg and whether the file system is still mounted",
+    errno.EIO: "a disk or the way to it fails; look at dmesg and whether the file system is still mounted",
     **dict.fromkeys(
         (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EREMOTEIO),
-        _MOUNT,
+        "see whether the file system is still mounted and its server answers",
     ),
 }

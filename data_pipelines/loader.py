@@ -24,7 +24,7 @@ from data_pipelines.order import Order
 from data_pipelines.reader import Reader, SampleError
 from data_pipelines.remote import RemoteSettings
 from data_pipelines.settings import Settings
-from data_pipelines.store import Store
+from data_pipelines.store import Store, unreadable
 
 
 class DataSettings(Settings):
@@ -267,7 +267,7 @@ def at_once(pixels: Tensor, flips: Tensor | None) -> Tensor:
 def read_labels(store: Store, manifest: Manifest) -> NDArray[np.int64] | None:
     """The label of every sample, int64 [samples] in [0, classes); None when there are none.
 
-    ValueError when the file is not what the manifest says.
+    ValueError when the file is not what the manifest says, CircumstanceError when the machine cannot read it.
     """
     if manifest.labels is None:
         return None
@@ -280,5 +280,7 @@ def read_labels(store: Store, manifest: Manifest) -> NDArray[np.int64] | None:
         if labels.min() < 0 or labels.max() >= len(manifest.classes):
             raise ValueError(f"it holds labels outside of 0..{len(manifest.classes) - 1}")
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and (circumstance := unreadable(store, manifest.labels, error)):
+            raise circumstance from None
         raise ValueError(f"{store.name(manifest.labels)} is damaged ({error}): prepare the data set again") from None
     return labels

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from data_pipelines.circumstances import explained, is_circumstance
 from data_pipelines.problems import first_error, short
 
 MANIFEST_NAME = "manifest.json"
@@ -244,7 +245,7 @@ class Manifest(_Strict):
         """Read root/manifest.json.
 
         Raises FileNotFoundError when there is none and ValueError when it is not a valid manifest of this
-        version, each with one line that says what to do.
+        version, each with one line that says what to do; CircumstanceError when the machine cannot read it.
         """
         root = Path(root)
         path = root / MANIFEST_NAME
@@ -255,6 +256,10 @@ class Manifest(_Strict):
                 text = file.read(MAX_MANIFEST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(_missing(root)) from None
+        except OSError as error:
+            if is_circumstance(error):
+                raise explained(str(path), error) from None
+            raise
         return cls.parse(text, str(path))
 
     @classmethod

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from data_pipelines.arrays import write_array
+from data_pipelines.circumstances import explained, is_circumstance
 from data_pipelines.decode import halve, round_pixels
 from data_pipelines.manifest import (
     Level,
@@ -125,7 +126,7 @@ class _Job:
         remarks: Counter[Remark] = Counter()
         with ExitStack() as stack:
             tars: list[OutputFile] = []
-            stack.enter_context(_explain_full_disk(self.root, lambda: self._estimate(plan, tars, len(kept))))
+            stack.enter_context(_explain_circumstances(self.root, lambda: self._estimate(plan, tars, len(kept))))
             levels = {r: self._open_level(plan, r, stack, tars) for r in self.settings.levels}
             for position in plan.positions.tolist():
                 try:
@@ -167,13 +168,21 @@ class _Job:
         label = self.source.listing.label(position)
         if self.source.listing.classes and label is None:
             raise ImageError("has no label")
+        said: set[Remark] = set()
         try:
             content = self.source.read(position)
-        except OSError as error:
-            reason = error.strerror or error
-            raise PrepareError(f"{self._name(position)} cannot be read ({reason}): mend that first") from None
-        said: set[Remark] = set()
-        return to_square(content, self.settings.channels, self.settings.resolution, said.add), label, said
+            return to_square(content, self.settings.channels, self.settings.resolution, said.add), label, said
+        except ImageError:
+            raise
+        except FileNotFoundError:
+            raise PrepareError(
+                f"{self._name(position)} was there and is gone: see whether the file system is still mounted; if the "
+                "file was removed, start anew in another destination"
+            ) from None
+        except (OSError, MemoryError) as error:
+            if not is_circumstance(error):
+                raise PrepareError(f"{self._name(position)} cannot be read ({error}): fix that first") from None
+            raise PrepareError(str(explained(self._name(position), error))) from None
 
     def _name(self, position: int) -> str:
         return f"{self.source.listing.names[position]} in {self.where}"
@@ -186,12 +195,15 @@ class _Job:
 
 
 @contextmanager
-def _explain_full_disk(root: Path, needed: Callable[[], int]) -> Iterator[None]:
+def _explain_circumstances(root: Path, needed: Callable[[], int]) -> Iterator[None]:
+    """Around what writes; `needed` gives the bytes for the next shard."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, MemoryError) as error:
+        if not is_circumstance(error):
             raise
+        if isinstance(error, MemoryError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise PrepareError(str(explained(str(root), error, "written"))) from None
         free = shutil.disk_usage(root).free
         raise PrepareError(
             f"no space left in {root}: about {needed():,} bytes are needed for the next shard and {free:,} "
@@ -220,7 +232,7 @@ def prepare(
     if dest.resolve().is_relative_to(Path(where).resolve()):
         raise PrepareError(f"{dest} lies inside the source {where}: give a destination outside it")
     root = dest.with_name(f"{dest.name}.partial")
-    with _explain_full_disk(root, lambda: 1 << 20):
+    with _explain_circumstances(root, lambda: 1 << 20):
         with _hold(root):
             try:
                 opened = open_source(where, settings.labels, settings.member, root / "work/source", say)

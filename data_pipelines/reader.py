@@ -1,24 +1,28 @@
 """Samples of a prepared data set by their number, as pixels or as the stored bytes of an image."""
 
+import errno
 import hashlib
 import os
+import resource
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.arrays import map_array, parse_array
+from data_pipelines.circumstances import CircumstanceError, explained, is_circumstance
 from data_pipelines.decode import DecodeError, decode
 from data_pipelines.manifest import INDEX_DTYPE, FileRecord, Manifest
-from data_pipelines.store import Store
+from data_pipelines.store import Store, unreadable
 
 OPEN_SHARDS = 32
-"""Shards that a reader keeps open at most, besides those in use at the moment."""
+"""Shards that a reader keeps open at most, besides those in use at the moment; fewer where few files may be open."""
 
 _AGAIN = "prepare the data set again"
 
@@ -32,7 +36,6 @@ class _ArrayShard:
 
     def __init__(self, store: Store, file: FileRecord, shape: tuple[int, ...], check: bool) -> None:
         """`check`: compare all of it with its checksum, for nothing else would notice a changed pixel."""
-        name = store.name(file)
         path = store.file(file)  # that it cannot be fetched is no damage: its own error ends the run
         try:
             self.rows: NDArray[np.uint8] = map_array(path, np.uint8, shape)
@@ -41,7 +44,7 @@ class _ArrayShard:
                     if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
                         raise ValueError("its checksum differs")
         except (OSError, ValueError) as error:
-            raise SampleError(f"{name} is damaged ({_one_line(error)}): {_AGAIN}") from None
+            raise _of_file(store, file, error, "is damaged") from None
 
 
 class _TarShard:
@@ -59,12 +62,12 @@ class _TarShard:
                 raise ValueError("its checksum differs")
             self.index = parse_array(content, INDEX_DTYPE, (count,))
         except (OSError, ValueError) as error:
-            raise SampleError(f"{store.name(index)} is damaged ({_one_line(error)}): {_AGAIN}") from None
+            raise _of_file(store, index, error, "is damaged") from None
         path = store.file(file)
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise SampleError(f"{self.name} cannot be read ({_one_line(error)}): {_AGAIN}") from None
+            raise _of_file(store, file, error, "cannot be read") from None
         self.size = os.fstat(self._fd).st_size
         if self.size != file.bytes:
             raise SampleError(f"{self.name} has {self.size} bytes instead of {file.bytes}: {_AGAIN}")
@@ -81,6 +84,8 @@ class _TarShard:
         try:
             data = os.pread(self._fd, size, offset)
         except OSError as error:
+            if is_circumstance(error):
+                raise explained(self.name, error) from None
             raise self.error(row, sample, f"cannot be read ({_one_line(error)})") from None
         if len(data) != size or zlib.crc32(data) != crc:
             raise self.error(row, sample, "is damaged (its checksum differs)")
@@ -99,6 +104,12 @@ class _TarShard:
         return name if name and name.isprintable() else "unknown"
 
 
+def _of_file(store: Store, file: FileRecord, error: OSError | ValueError, what: str) -> SampleError | CircumstanceError:
+    """What to raise for a whole file: nobody prepares a data set again because a machine may not open it."""
+    circumstance = unreadable(store, file, error) if isinstance(error, OSError) else None
+    return circumstance or SampleError(f"{store.name(file)} {what} ({_one_line(error)}): {_AGAIN}")
+
+
 def _one_line(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())
@@ -107,7 +118,8 @@ def _one_line(error: Exception) -> str:
 class Reader:
     """Reads one level of a prepared data set. Any number of threads may use a reader at once.
 
-    Raises ValueError when the data set has no such level.
+    Raises ValueError when the data set has no such level. All that reads raises CircumstanceError when the machine
+    cannot do it, for lack of memory, open files, permission or the file system itself.
     """
 
     def __init__(self, store: Store, manifest: Manifest, resolution: int) -> None:
@@ -123,6 +135,7 @@ class Reader:
         self.kind = self._level.kind
         """Whether the level is stored as "array" or as "tar"."""
         self._starts = np.array(manifest.shard_starts, dtype=np.int64)
+        self._room = min(OPEN_SHARDS, max(2, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
         self._open: OrderedDict[int, Future[_ArrayShard | _TarShard]] = OrderedDict()
         self._checked: set[int] = set()
         self._lock = threading.Lock()
@@ -140,12 +153,14 @@ class Reader:
         channels, side = self.manifest.channels, self.resolution
         if self.kind == "array":
             faults: dict[int, SampleError] = {}
-            out = np.empty((len(numbers), channels, side, side), np.uint8)
+            with self._enough_memory():
+                out = np.empty((len(numbers), channels, side, side), np.uint8)
             for shard, places, rows in self._shards(numbers, faults):
                 assert isinstance(shard, _ArrayShard)
                 out[places] = shard.rows[rows]
             return out, faults
-        out = np.empty((len(numbers), side, side, channels), np.uint8)
+        with self._enough_memory():
+            out = np.empty((len(numbers), side, side, channels), np.uint8)
         faults = self.each_stored(numbers, lambda place, data: decode(data, out[place]))
         with self._lock:
             self.decoded += len(numbers) - len(faults)
@@ -172,6 +187,8 @@ class Reader:
                     use(place, shard.read(row, sample))
                 except SampleError as error:
                     faults[place] = error
+                except MemoryError as error:
+                    raise explained(self.store.location, error) from None
                 except DecodeError as error:
                     faults[place] = shard.error(row, sample, str(error))
         return faults
@@ -196,6 +213,13 @@ class Reader:
         with self._lock:
             self._closed = True
             self._open.clear()
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError as error:
+            raise explained(self.store.location, error) from None
 
     def _shards(
         self, samples: NDArray[np.int64], faults: dict[int, SampleError]
@@ -234,14 +258,31 @@ class Reader:
             if opened is None:
                 opened = self._open[number] = Future()
             self._open.move_to_end(number)
-            while len(self._open) > OPEN_SHARDS:
+            while len(self._open) > self._room:
                 self._open.popitem(last=False)
         if first:  # outside the lock, since it may take long
             try:
-                opened.set_result(self._open_shard(number))
+                opened.set_result(self._open_with_few_files(number))
             except BaseException as error:
+                if not isinstance(error, SampleError):  # may pass
+                    with self._lock:
+                        self._open.pop(number, None)
                 opened.set_exception(error)
         return opened.result()
+
+    def _open_with_few_files(self, number: int) -> _ArrayShard | _TarShard:
+        """As `_open_shard`; where no further file may be open, others are closed first."""
+        while True:
+            try:
+                return self._open_shard(number)
+            except CircumstanceError as error:
+                with self._lock:
+                    others = [other for other in self._open if other != number]
+                    if error.errno not in (errno.EMFILE, errno.ENFILE) or not others:
+                        raise
+                    self._room = max(1, len(others) // 2)
+                    for other in others[: len(others) - self._room + 1]:
+                        del self._open[other]
 
     def _open_shard(self, number: int) -> _ArrayShard | _TarShard:
         count = self.manifest.shards[number].samples

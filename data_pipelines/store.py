@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from data_pipelines.manifest import FileRecord, Manifest
+from data_pipelines.circumstances import CircumstanceError, explained, is_circumstance
+from data_pipelines.manifest import MANIFEST_NAME, FileRecord, Manifest
 from data_pipelines.transport import is_elsewhere
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Store(ABC):
         """What to call a file in a message."""
         return f"{self.location.rstrip('/')}/{record.name}"
 
+    def gone(self) -> bool:
+        """Whether the whole data set is no longer there, so that a missing file says nothing about the file."""
+        return False
+
     def expect(self, records: Sequence[FileRecord]) -> None:  # noqa: B027 (nothing to do where files are at hand)
         """These files will be asked for soon, in this order."""
 
@@ -62,6 +67,20 @@ class Directory(Store):
 
     def file(self, record: FileRecord) -> Path:
         return self._root / record.name
+
+    def gone(self) -> bool:
+        return not (self._root / MANIFEST_NAME).exists()
+
+
+def unreadable(store: Store, record: FileRecord, error: OSError) -> CircumstanceError | None:
+    """What to raise when a file cannot be opened or read because of the machine; None when it is the file's fault."""
+    name = store.name(record)
+    if is_circumstance(error):
+        return explained(name, error)
+    if store.gone():
+        what = "so is the whole data set: see whether its file system is still mounted"
+        return CircumstanceError(f"{name} is gone, and {what}, then run the same command again", error.errno)
+    return None
 
 
 def open_store(path: str, settings: "RemoteSettings | None" = None) -> Store:

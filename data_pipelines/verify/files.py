@@ -1,5 +1,6 @@
 """Files of a prepared data set, opened without trusting what lies in its directory, and compared with their records."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_pipelines.circumstances import explained, is_circumstance
 from data_pipelines.manifest import FileRecord
 
 CHUNK = 1 << 22
@@ -27,8 +29,8 @@ def leads_outside(path: Path, root: Path) -> bool:
 
 @contextmanager
 def opened(root: Path, name: str) -> Iterator[int]:
-    """A descriptor of a regular file inside the data set. DamageError when there is none; errors while it is read,
-    which disks have, become one as well."""
+    """A descriptor of a regular file inside the data set. DamageError when there is none, when it may not be read, and
+    when its disk fails at it; CircumstanceError for what is wrong with the machine and would befall every file."""
     path = root / name
     descriptor = -1
     try:
@@ -42,6 +44,8 @@ def opened(root: Path, name: str) -> Iterator[int]:
     except FileNotFoundError:
         raise DamageError("is missing") from None
     except OSError as error:
+        if is_circumstance(error) and error.errno not in (errno.EIO, errno.EACCES, errno.EPERM):
+            raise explained(str(path), error) from None
         raise DamageError(f"cannot be read ({error.strerror or error})") from None
     finally:
         if descriptor >= 0:

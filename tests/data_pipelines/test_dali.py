@@ -216,7 +216,7 @@ BAD = {
     "png of wrong pixels": flipped_bit(PNG, len(PNG) // 2),
     "png with a chunk too long": PNG[:33] + b"\x7f" + PNG[34:],
     "half jpeg": JPEG[: len(JPEG) // 2],
-    "jpeg without an end": JPEG[:-2],
+    "jpeg without its last pixels": JPEG[:-9],
     "jpeg without its header": JPEG[:SCAN],
     "jpeg without a scan": JPEG[:SCAN] + b"\xff\xd9",
     "jpeg with a segment too long": JPEG[:4] + b"\xff" + JPEG[5:],
@@ -239,6 +239,11 @@ ODD = {
     "progressive": saved(rgb, "JPEG", progressive=True),
     "half colour": saved(rgb, "JPEG", subsampling=2),
     "upright it would be another": turned(),
+    "jpeg without an end": JPEG[:-2],
+    "jpeg with more behind it": JPEG + b"more",
+    "jpeg with more before its end": JPEG[:-2] + b"more than a decoder reads ahead" + JPEG[-2:],
+    "jpeg with more between its parts": JPEG[:20] + b"odd" + JPEG[20:],
+    "png with more behind it": PNG + b"more",
 }
 """What `sivae data prepare` would not write, and the CPU's loader takes nevertheless."""
 

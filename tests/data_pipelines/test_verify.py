@@ -545,7 +545,7 @@ def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("content", "what"),
     [
         (JPEG[: len(JPEG) // 2], "cannot be decoded"),
-        (JPEG[:-2], "cannot be decoded"),
+        (JPEG[:-9], "cannot be decoded"),
         (saved(rgb.convert("CMYK"), "JPEG"), "has CMYK pixels, not RGB"),
         (saved(rgb.convert("L"), "JPEG"), "has L pixels, not RGB"),
         (saved(rgb, "MPO", save_all=True, append_images=[rgb]), "is MPO, not JPEG"),
