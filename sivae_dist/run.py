@@ -6,7 +6,8 @@ RUN/tensorboard/       events
 RUN/metrics.jsonl      what follows from settings and seed
 RUN/speed.jsonl        what follows from the machine
 RUN/evaluation.jsonl   FID and other values, each with what it follows from
-RUN/figures/           pictures
+RUN/figures/           pictures: curves.png, and whatever commands are asked to draw there
+RUN/figures/training/  NAME-IMAGES.png, the image grids of training; see monitoring/grids.py
 RUN/trace.jsonl        what stood at every position (monitoring.trace)
 RUN/logs/              what each process printed (launch/record.py has what jobs add)
 RUN/logs/failure.txt   how the last attempt failed: the traceback of the process that failed first
@@ -51,6 +52,14 @@ class RunDirectory:
     @property
     def figures(self) -> Path:
         return self.path / "figures"
+
+    @property
+    def grids(self) -> Path:
+        return self.figures / "training"
+
+    @property
+    def curves(self) -> Path:
+        return self.figures / "curves.png"
 
     @property
     def evaluation(self) -> Path:

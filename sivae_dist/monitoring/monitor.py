@@ -13,6 +13,7 @@ from sivae_dist.checkpoint import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
+from sivae_dist.monitoring.grids import GridFiles, write_whole
 from sivae_dist.monitoring.scalars import Rows, read_rows
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Step
@@ -46,9 +47,9 @@ class Monitor:
         self.run = run
         self.speaks = speaks
         self.schedule = schedule
-        self.reporter = Reporter(schedule.total, images, enabled=speaks)
+        self.reporter = Reporter(schedule.end, images, enabled=speaks)
         self._waited = 0.0
-        self._detail = ""
+        self._details: list[tuple[str, ...]] = []
         self._warned = False
         self._open(images, metrics)
 
@@ -60,9 +61,10 @@ class Monitor:
         """The last row of metrics.jsonl."""
         if self.speaks:
             self._metrics = Rows(self.run.metrics, images)
-            self._speed = Rows(self.run.speed, images)
+            self._speed = Rows(self.run.speed, images, self.say)
             self._evaluation = Rows(self.run.evaluation, images)
             self._events = Events(self.run.tensorboard, images, self.say)
+            self._grids = GridFiles(self.run.grids, images, self.say)
 
     def rewind(self, images: int, metrics: dict[str, float]) -> None:
         """Takes back everything written past `images`."""
@@ -75,13 +77,14 @@ class Monitor:
     def step(self, step: Step) -> None:
         """After every step; costs next to nothing."""
         if self.speaks:
-            kind = "warm-up" if step.segment.warming_up else ""
-            blend = f" blend {step.blend:.2f}" if step.segment.blending else ""
-            phase = f"{step.phase.resolution}x{step.phase.resolution}{blend} {kind}"
+            resolution = f"{step.phase.resolution} px"
+            states = ["warm-up"] * step.segment.warming_up
+            if step.segment.blending:
+                states.append(f"blend {step.blend:.2f}")
             began, start = self._began
             elapsed = perf_counter() - began
             rate = self._rate or ((step.end - start) / elapsed if elapsed > 1 else None)
-            self.reporter.progress(step.end, phase.strip(), rate, self._detail)
+            self.reporter.progress(step.end, (", ".join([resolution, *states]), resolution), rate, self._details)
 
     def scalars(self, step: Step, terms: dict[str, float], loader: Loader, replaced: int, device: torch.device) -> None:
         """A row of metrics and one of speed. `replaced`: damaged samples so far, of all processes."""
@@ -111,9 +114,12 @@ class Monitor:
         self._metrics.write(step.end, metrics)
         self._speed.write(step.end, speed)
         self._events.scalars(step.end, metrics | speed)
-        self._detail = f"rec {terms['reconstruction/per_value']:.4f} KL {terms['kl/real']:.1f}"
+        kl = [terms[name] for name in ("kl/real", "kl/fake") if name in terms]
+        self._details = [
+            (f"rec {terms['reconstruction/per_value']:.4f}",),
+            ("KL " + " fake ".join(f"{value:.1f}" for value in kl), "KL " + "/".join(f"{value:.3g}" for value in kl)),
+        ]
         if "kl/fake" in terms:
-            self._detail += f" fake {terms['kl/fake']:.1f}"
             self._watch(terms)
 
     def _watch(self, terms: dict[str, float]) -> None:
@@ -134,6 +140,7 @@ class Monitor:
         if self.speaks:
             for name, picture in grids.items():
                 self._events.image(step.end, name, picture)
+                self._grids.write(step.end, name.rpartition("/")[2], picture)
 
     def is_evaluated(self) -> bool:
         """Whether there are values of where the run began, or went on."""
@@ -165,6 +172,19 @@ class Monitor:
             }
             self._speed.write(images, row)
             self._events.scalars(images, row)
+
+    def draw_curves(self) -> None:
+        """RUN/figures/curves.png, of all rows of metrics."""
+        if not self.speaks:
+            return
+        from sivae_dist import figures
+
+        try:
+            if rows := read_rows(self.run.metrics):
+                title = f"{self.run.path.name}, {rows[-1]['images']:,} images"
+                write_whole(self.run.curves, lambda partial: figures.curves(rows, partial, title))
+        except OSError as error:
+            self.say(f"warning: {self.run.curves} cannot be written: {error}")
 
     def sync(self) -> None:
         """Before a checkpoint: what it will claim to have been told must be on disk. Safe from any thread."""
