@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from launch.environment import forget_launchers
+from sivae_dist import startup
 from sivae_dist.ends import INTERRUPTED, STOPPED, Logs
 from sivae_dist.output import outlast_watchers
 from sivae_dist.ownership import owned
@@ -87,6 +88,7 @@ def _start(arguments: list[str], logs: Logs, processes: int) -> int:
         specs = DefaultLogsSpecs(log_dir=str(logs.path), redirects={rank: Std.ALL for rank in range(1, processes)})
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say ourselves what failed
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # and hand signals on ourselves
+        startup.doing(f"starting {processes} processes")
         context = start_processes(
             name="sivae",
             entrypoint=sys.executable,
@@ -97,8 +99,11 @@ def _start(arguments: list[str], logs: Logs, processes: int) -> int:
         ids += context.pids().values()
         if told:  # before there was anybody to hand it on to
             _send(ids, signal.SIGTERM)
+        silent_from = monotonic() + 2 * startup.SECONDS  # the first process speaks for itself by then
         while True:
             start = monotonic()
+            if start > silent_from:
+                startup.done()
             if (result := context.wait(_POLL_SECONDS, period=_POLL_SECONDS)) is not None:
                 break
     codes = {failure.exitcode for failure in result.failures.values()}

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +22,7 @@ from typing import NoReturn
 import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from sivae_dist import watchdog
+from sivae_dist import startup, watchdog
 from sivae_dist.config import RunSettings
 from sivae_dist.devices import pick_device
 from sivae_dist.ends import STOPPED, Logs
@@ -128,7 +129,8 @@ def process() -> NoReturn:
     end_with_launcher()
     outlast_watchers()
     stop = Stop()
-    with stop.listening():
+    first = os.environ.get("RANK", "0") == "0"  # what others print is for files
+    with stop.listening(), startup.speaking("joining the other processes") if first else nullcontext():
         code = main(sys.argv[1:], stop)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,5 +1,6 @@
 """What may change in a run that has begun: what lies ahead of it, never what it was trained with."""
 
+import shlex
 from pathlib import Path
 
 from sivae_dist.config import RunSettings, changes_the_past, differences
@@ -77,3 +78,37 @@ def _way(run: Path, keys: list[str]) -> str:
     if "model.resolution" in keys:
         return f"all blocks exist from the start, and the model's resolution stays: {way}"
     return way
+
+
+def prolonging_command(run: Path, settings: RunSettings, schedule: Schedule) -> str:
+    """The command that trains a finished run for as long again at its last resolution, or where its learning rates have
+    fallen, another run from its weights."""
+    config = shlex.quote(str(run / "config.yaml"))
+    if "final_decay" in schedule.past(schedule.end):
+        again = shlex.quote(f"{run}-again")
+        return f"sivae train {config} init.run={shlex.quote(str(run))} --run-dir {again}"
+    key = "epochs" if settings.schedule.images is None else "images"
+    value = getattr(settings.schedule, key)
+    last = schedule.phases[-1].resolution
+    longer = 2 * (value[last] if isinstance(value, dict) else value)
+    if isinstance(value, dict):
+        assignment = f"schedule.{key}.{last}={longer}"
+    else:
+        lengths = ", ".join(f"{r}: {longer if r == last else value}" for r in settings.model.resolutions)
+        assignment = f"schedule.{key}={{{lengths}}}"
+    return f"sivae train {config} {shlex.quote(assignment)} --run-dir {shlex.quote(str(run))}"
+
+
+def what_next(run: Path, settings: RunSettings, schedule: Schedule, *, already: bool) -> str:
+    """What is said of a run at its end, with commands to type. `already`: nothing was left to train."""
+    path, pictures = shlex.quote(str(run)), shlex.quote(str(run / "figures" / "samples.png"))
+    seen = f"{schedule.end:,} images of its schedule"
+    return "\n".join(
+        [
+            f"{run} is finished already: it has seen the {seen}" if already else f"finished: {run} has seen the {seen}",
+            f"  pictures:  sivae sample {path} --out {pictures}",
+            f"  quality:   sivae evaluate {path}",
+            f"  a model:   sivae export {path} {shlex.quote(f'{run.name}-model')}",
+            f"  longer:    {prolonging_command(run, settings, schedule)}",
+        ]
+    )

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from sivae_dist.config import RunSettings, read_settings
 from sivae_dist.ends import Logs
+from sivae_dist.ownership import owner_of
 from sivae_dist.progress import saved_images
 from sivae_dist.prolonging import continued
 
@@ -98,8 +99,10 @@ class RunDirectory:
     def open(self, settings: RunSettings, train_samples: int | None = None) -> list[str]:
         """Begins or continues a run with these settings and records them; returns what to note of what has changed.
 
-        ValueError as `continued`.
+        ValueError as `continued`, and when the run is being trained.
         """
+        if owner := owner_of(self.path):
+            raise ValueError(f"{self.path} is being trained by {owner}")
         settings, notes = self.continued(settings, train_samples)
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self.path / ".config.yaml.partial"

@@ -10,7 +10,7 @@ from torch import Tensor
 from data_pipelines.loader import Request, check_loader, make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.store import open_store
-from sivae_dist import watchdog
+from sivae_dist import startup, watchdog
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
 from sivae_dist.config import RunSettings
 from sivae_dist.devices import describe, start_line
@@ -26,6 +26,7 @@ from sivae_dist.objectives import Draws
 from sivae_dist.players import Players
 from sivae_dist.pretrained import Pretrained
 from sivae_dist.processes import everyone, mean_over_processes, on_first, rank, world_size
+from sivae_dist.prolonging import what_next
 from sivae_dist.quarantine import Quarantine
 from sivae_dist.randomness import draw
 from sivae_dist.run import RunDirectory
@@ -46,11 +47,13 @@ class Trainer:
         self.device = device
         self.stop = stop or Stop()
         self.stop.join()
+        startup.doing(f"opening {settings.data.path}")
         self.store = open_store(settings.data.path, settings.data.remote)
         self.manifest = self.store.manifest()
         check_data(settings, self.manifest)
         self.schedule = make_schedule(settings, self.manifest)
         self.schedule.check_world_size(world_size())
+        startup.doing("building the networks")
         self.players = Players(settings, device)
         self.guard = Guard(settings.guard, device)
         self.quarantine = Quarantine(settings.data, self.manifest.train)
@@ -70,6 +73,7 @@ class Trainer:
         self.monitor.say(start_line(devices, settings.engine.precision, torch.get_num_threads()))
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
+        startup.doing("opening the images")
         self.loader = make_loader(settings.data, self.store, self.manifest, settings.seed, device)
         self.evaluator = self._make_evaluator()
         self.trace = Trace(run.trace, self.images, self.loader.order) if settings.monitoring.trace else None
@@ -79,7 +83,9 @@ class Trainer:
 
         NonFiniteError, SampleError or OSError end it; what is saved stays valid.
         """
+        already = self.images >= self.schedule.total and self._owed is None
         if self.images < self.schedule.total:
+            startup.doing("trying out a checkpoint")
             self.saver.rehearse(self.players.tensors(), self.players.full_size)
         stopped = not self._make_up()
         while self.images < self.schedule.total and not stopped:
@@ -92,7 +98,13 @@ class Trainer:
         self.saver.wait()
         self._tell_saves()
         self.saver.check()
-        return self.images >= self.schedule.total and self._owed is None
+        if self.images < self.schedule.total or self._owed is not None:
+            return False
+        if not already and self.settings.monitoring.images_every:
+            self.monitor.draw_curves()
+        startup.done()
+        self.monitor.say(what_next(self.monitor.run.path, self.settings, self.schedule, already=already))
+        return True
 
     def _take_steps(self) -> bool:
         """Steps to the end, or until any process is asked to stop, which is True."""
@@ -130,6 +142,7 @@ class Trainer:
                 self._save(step, values)
                 watchdog.expect()
             self._tell_saves()
+            startup.done()
             self.monitor.step(step)
             if stopped:
                 return True
@@ -196,6 +209,8 @@ class Trainer:
             self.players.reset_optimizers()
         self._phase = step.phase.index
         if step.segment != self._segment:
+            compiled = ", which compiles" if self.settings.engine.compile else ""
+            startup.doing(f"taking the first step at {step.phase.resolution} px{compiled}")
             self._segment = step.segment
             self.players.prepare(step.segment)
 
@@ -213,6 +228,7 @@ class Trainer:
     def _make_evaluator(self) -> "Evaluator | None":
         if not self.settings.evaluation.every:
             return None
+        startup.doing("loading the evaluation")
         from sivae_dist.evaluation.evaluator import Evaluator  # takes seconds
         from sivae_dist.evaluation.progress import Progress
 
@@ -277,8 +293,10 @@ class Trainer:
 
     def _begin(self, run: RunDirectory) -> tuple[str, dict[str, float], list[str]]:
         """Resumes this run, else starts from what `init` names, else from the seed; what to tell of it."""
+        startup.doing("checking the newest checkpoint")
         found, notes = self.folder.newest_valid()
         if found is not None:
+            startup.doing(f"restoring {found.path}")
             self._restore(found)
             return f"continuing from {found.path}", told_at(found), notes
         if (initial := initial_tensors(self.settings.init)) is not None:

@@ -1,12 +1,17 @@
 """`sivae curves`: a run's metrics as a picture."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Out, Run
+from launch.cli.options import Run
 
 
-def curves(run: Run, out: Out) -> None:
+def curves(
+    run: Run, out: Annotated[Path | None, typer.Option(help="The PNG file to write; RUN/figures/curves.png.")] = None
+) -> None:
     """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
     with one_line_errors():
         from sivae_dist import figures
@@ -18,5 +23,6 @@ def curves(run: Run, out: Out) -> None:
         rows = read_rows(directory.metrics) if directory.metrics.exists() else []
         if not rows:
             raise ValueError(f"{run} has no metrics yet")
+        out = out or directory.curves
         figures.curves(rows, out, f"{run.name}, {rows[-1]['images']:,} images")
         typer.echo(f"{out}: {len(rows)} points")

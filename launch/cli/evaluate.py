@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist import startup
 from sivae_dist.output import outlast_watchers
 
 
@@ -23,7 +24,7 @@ def evaluate(
     Values go to RUN/evaluation.jsonl and TensorBoard with everything that they follow from. KEY=VALUE sets
     evaluation.*, data.* or device.
     """
-    with one_line_errors():
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         outlast_watchers()
         from launch.local import start
         from sivae_dist.devices import check_processes, default_processes

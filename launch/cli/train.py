@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist import startup
 from sivae_dist.output import outlast_watchers
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def train(
     ] = False,
 ) -> None:
     """Train, or continue where the run stands: to resume, run the same command again."""
-    with one_line_errors("interrupted: run the same command again to continue from the last checkpoint"):
+    again = "interrupted: run the same command again to continue from the last checkpoint"
+    with one_line_errors(again), startup.speaking("loading PyTorch"):
         outlast_watchers()
         from launch.local import launch
         from sivae_dist.config import config_path, load_config, run_name
@@ -37,8 +39,10 @@ def train(
         if data is not None:
             assignments.append(f"data.path={json.dumps(data)}")  # quoted: a command may look like YAML
         settings = load_config(config, assignments)
+        startup.doing("looking for GPUs")
         processes = nproc or default_processes(settings.device)
         check_processes(settings.device, processes)
+        startup.doing(f"opening {settings.data.path}")
         schedule = check(settings, processes)
         if dry_run:
             print_phases(settings, processes)

@@ -4,11 +4,12 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from data_pipelines.store import open_store
+from sivae_dist import startup
 from sivae_dist.config import RunSettings
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.extractors import ExtractorError
 from sivae_dist.evaluation.progress import Progress, StoppedError
-from sivae_dist.evaluation.rows import append, describe, tag
+from sivae_dist.evaluation.rows import Row, append, describe, tag
 from sivae_dist.pretrained import load_run
 from sivae_dist.processes import rank
 from sivae_dist.run import RunDirectory
@@ -21,28 +22,40 @@ def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: 
     ExtractorError when something that was asked for cannot be measured, ValueError when there is no such checkpoint.
     """
     stop.join()
+    startup.doing(f"loading {run.path}")
     model = load_run(run.path, checkpoint=checkpoint, live=settings.evaluation.live, device=device)
+    startup.doing(f"opening {settings.data.path}")
     with open_store(settings.data.path, settings.data.remote) as store:
         evaluator = Evaluator(
             settings.evaluation, settings.data, store, store.manifest(), device, _say, Progress(stop, _say).tick
         )
         if problem := evaluator.prepare():
             raise ExtractorError(problem)
+        startup.doing("measuring")
         try:
             rows = evaluator.evaluate(model)
         except StoppedError:
             return False
     if rank() == 0:
         append(run.evaluation, rows)
-        with SummaryWriter(str(run.tensorboard / "evaluation")) as writer:  # beside those of a training that goes on
-            for row in rows:
-                writer.add_scalar(tag(row), row["value"], row["images"])
+        _draw(run, rows)
         print(
             "\n".join(describe(row) for row in rows) or "nothing could be measured: there is no test split", flush=True
         )
     return True
 
 
+def _draw(run: RunDirectory, rows: list[Row]) -> None:
+    """Puts the values into TensorBoard, beside those of a training that may be under way."""
+    try:
+        with SummaryWriter(str(run.tensorboard / "evaluation")) as writer:
+            for row in rows:
+                writer.add_scalar(tag(row), row["value"], row["images"])
+    except OSError as error:  # they are in evaluation.jsonl
+        _say(f"warning: TensorBoard's events in {run.tensorboard} cannot be written: {error}")
+
+
 def _say(line: str) -> None:
+    startup.done()
     if rank() == 0:
         print(line, flush=True)

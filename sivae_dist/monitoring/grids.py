@@ -44,7 +44,7 @@ class GridFiles:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` make a file beside `path` and puts it there when it is whole; leaves nothing else behind."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".partial-{path.name}")  # whose ending says its format
     try:
         write(partial)
         partial.rename(path)

@@ -1,5 +1,7 @@
+import io
 import json
 import resource
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sivae_dist.checkpoint import Saved
 from sivae_dist.monitoring import console
-from sivae_dist.monitoring.console import Reporter
+from sivae_dist.monitoring.console import Reporter, fit
 from sivae_dist.monitoring.events import Events
+from sivae_dist.monitoring.grids import GridFiles
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.scalars import Rows, read_rows
 from sivae_dist.run import RunDirectory
@@ -102,6 +108,24 @@ def test_rows_without_room_wait_for_it_and_no_checkpoint_can_pass_them(tmp_path:
 # TensorBoard.
 
 
+def test_rows_that_nobody_depends_on_are_told_of_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    (tmp_path / "folder").mkdir()  # as good as a file of another user
+    rows = Rows(tmp_path / "folder", 0, told.append)
+    rows.write(1, {"a": 1})
+    rows.sync()
+    rows.close()
+    assert told == [f"warning: {tmp_path / 'folder'} cannot be written for now: Is a directory"]
+    full = Rows(tmp_path / "speed.jsonl", 0, told.append)
+    with no_room(0):
+        full.write(1, {"a": 1})
+        full.write(2, {"a": 2})
+    assert len(told) == 2 and "speed.jsonl cannot be written for now: " in told[1]
+    full.write(3, {"a": 3})  # there is room again
+    full.close()
+    assert [row["images"] for row in read_rows(tmp_path / "speed.jsonl")] == [1, 2, 3]
+
+
 def test_events_without_room_are_told_once_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)  # TensorBoard's thread ends with the error
     said: list[str] = []
@@ -161,6 +185,33 @@ def test_events_of_a_run_begun_anew(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in told(tmp_path).Scalars("loss")] == [(100, 2.0), (200, 2.0)]
 
 
+# Grids in files.
+
+
+def test_grids_past_the_checkpoint_are_removed_on_resume(tmp_path: Path) -> None:
+    grids = GridFiles(tmp_path / "training", 0, pytest.fail)
+    for images in (50, 100, 150):
+        grids.write(images, "sample_ema", torch.full((3, 4, 4), images / 255))
+    for name in ("mine-000000000150.txt", "samples.png", ".partial-sample-000000000150.png"):
+        (tmp_path / "training" / name).touch()
+    GridFiles(tmp_path / "training", 100, pytest.fail)
+    assert sorted(path.name for path in (tmp_path / "training").iterdir()) == [
+        *(".partial-sample-000000000150.png", "mine-000000000150.txt"),
+        *("sample_ema-000000000050.png", "sample_ema-000000000100.png", "samples.png"),
+    ]
+    picture = Image.open(tmp_path / "training" / "sample_ema-000000000100.png")
+    assert picture.getpixel((0, 0)) == (100, 100, 100)
+
+
+def test_grids_that_cannot_be_written_are_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    (tmp_path / "training").touch()  # where the folder should be
+    grids = GridFiles(tmp_path / "training", 0, told.append)
+    grids.write(8, "sample", torch.zeros(3, 4, 4))
+    grids.write(16, "sample", torch.zeros(3, 4, 4))
+    assert len(told) == 1 and f"image grids in {tmp_path / 'training'} cannot be written" in told[0]
+
+
 # The terminal.
 
 
@@ -176,23 +227,57 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_plain_lines(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter(1_000_000, 0, enabled=True)
-    reporter.progress(1_000, "4x4 warm-up", None)
+    reporter.progress(1_000, ("4 px, warm-up", "4 px"), None)
     clock.seconds += 5
-    reporter.progress(2_000, "4x4", 100.0)  # too soon after the last line
+    reporter.progress(2_000, ("4 px",), 100.0)  # too soon after the last line
     clock.seconds += 6
-    reporter.progress(12_345, "8x8 blend 0.25", 98.7655, "rec 0.1 [bold] KL 3.0")
+    reporter.progress(12_345, ("8 px, blend 0.25", "8 px"), 98.7655, [("rec 0.1 [bold]",)])
     clock.seconds += 1
-    reporter.progress(1_000_000, "8x8", 50.0)  # the last one always
+    reporter.progress(1_000_000, ("8 px",), 50.0)  # the last one always
     reporter.close()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[0].split() == ["4x4", "warm-up", "1,000/1,000,000", "images", "..."]
-    assert lines[1].split() == [
-        *("8x8", "blend", "0.25", "12,345/1,000,000", "images", "98.8", "img/s", "2:46:40", "left"),
-        *("rec", "0.1", "[bold]", "KL", "3.0"),
+    assert lines == [
+        "    1,000/1,000,000 images  4 px, warm-up",
+        "   12,345/1,000,000 images  8 px, blend 0.25  2h46m left  98.8/s  rec 0.1 [bold]",
+        "1,000,000/1,000,000 images  8 px  0s left  50.0 img/s",
     ]
-    assert lines[2].split() == ["8x8", "1,000,000/1,000,000", "images", "50.0", "img/s", "0:00", "left"]
-    assert "\x1b" not in "".join(lines)
+
+
+FIELDS = [("12/99 images", "12/99"), ("8 px, blend 0.5", "8 px"), ("1h02m left",), ("9.1 img/s", "9.1/s"), ("rec 0.1",)]
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (80, "12/99 images  8 px, blend 0.5  1h02m left  9.1 img/s  rec 0.1"),
+        (60, "12/99 images  8 px, blend 0.5  1h02m left  9.1/s  rec 0.1"),
+        (50, "12/99 images  8 px  1h02m left  9.1 img/s  rec 0.1"),
+        (40, "12/99  8 px  1h02m left  9.1/s  rec 0.1"),
+        (38, "12/99 images  8 px  1h02m left  9.1/s"),
+        (3, "12/99"),
+    ],
+)
+def test_a_line_shows_what_fits_the_most_important_first(width: int, line: str) -> None:
+    assert fit(FIELDS, width) == line
+    assert len(line) <= max(width, 5)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_long_run_is_told_in_one_line(width: int, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, beside its bar, the largest numbers that occur."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(console, "Console", lambda file: Console(file=file, force_terminal=True, width=width))
+    reporter = Reporter(25_000_000, 0, enabled=True)
+    details = [("rec 0.0123",), ("KL 123.4 fake 150.2", "KL 123/150")]
+    reporter.progress(12_345_678, ("256 px, blend 0.52", "256 px"), 123.4, details)
+    assert reporter._bar is not None
+    reporter._bar.refresh()
+    reporter.close()
+    shown = Text.from_ansi(sys.stdout.getvalue().replace("\r", "\n")).plain.splitlines()  # type: ignore[attr-defined]
+    last = [line for line in shown if line.strip()][-1]
+    assert "12,345,678/25,000,000" in last and "256 px" in last and "1d04h left" in last and "123.4" in last
+    assert len(last.rstrip()) <= width and "…" not in last
+    assert ("KL 123.4 fake 150.2" in last) == (width == 120)
 
 
 def test_messages(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +286,7 @@ def test_messages(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == long + "\n"
     silent = Reporter(10, 0, enabled=False)
     silent.say("nothing")
-    silent.progress(10, "4x4", 1.0)
+    silent.progress(10, ("4 px",), 1.0)
     silent.close()
     assert capsys.readouterr().out == ""
 
@@ -285,8 +370,9 @@ def test_what_is_told(run: RunDirectory, clock: SimpleNamespace, capsys: pytest.
     assert [(e.step, e.value) for e in events.Scalars("kl/real")] == [(10, 3.0), (20, 4.0)]
     assert [e.step for e in events.Images("images/sample")] == [20]
     line = capsys.readouterr().out.splitlines()[0]
-    assert line.split()[:4] == ["4x4", "warm-up", "10/10,000", "images"]
-    assert "img/s" in line and "left" in line and "rec 0.2500 KL 3.0" in line
+    assert line.startswith("    10/10,000 images  4 px, warm-up  ")
+    assert "img/s" in line and "left" in line and "rec 0.2500  KL 3.0" in line
+    assert Image.open(run.grids / "sample-000000000020.png").size == (4, 4)
 
 
 def test_a_resumed_run_leaves_the_same_metrics(run: RunDirectory, tmp_path: Path, clock: SimpleNamespace) -> None:

@@ -1,10 +1,13 @@
 """A run that has begun may get another future, and never another past."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from sivae_dist.config import RunSettings, load_config
+from sivae_dist.prolonging import prolonging_command
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule
 from tests.helpers import assert_same, begin, random_set, snapshot, tiny_settings, train
@@ -133,3 +136,73 @@ def test_epochs_are_compared_by_their_images(data: Path, tmp_path: Path) -> None
     run.open(tiny_settings(data, "schedule.images=null", "schedule.epochs={4: 1, 8: 3}"), 16)
     assert yaml.safe_load(run.config.read_text())["schedule"]["blend_of"] == {8: 32}
     assert "4 px" in refusal(run, data, "schedule.images=null", "schedule.epochs={4: 2, 8: 3}")
+
+
+# What is said at the end.
+
+
+def typed(command: str) -> tuple[RunDirectory, RunSettings]:
+    """What a shell and `sivae train` make of a command."""
+    sivae, train, config, assignment, option, run = shlex.split(command)
+    assert (sivae, train, option) == ("sivae", "train", "--run-dir")
+    return RunDirectory(Path(run)), load_config(config, [assignment])
+
+
+@pytest.mark.parametrize(
+    ("settings", "before", "after"),
+    [
+        ((), 48, 80),
+        (("schedule.images=24",), 48, 72),
+        (("schedule.images=null", "schedule.epochs={4: 1, 8: 1.5}"), 40, 64),
+        (("schedule.images={4: 16, 8: 28}",), 48, 72),  # the last batch goes past 44
+    ],
+)
+def test_the_command_that_prolongs_can_be_typed(
+    data: Path, tmp_path: Path, settings: tuple[str, ...], before: int, after: int
+) -> None:
+    run = saved(tmp_path / "a run", data, before, *settings)
+    schedule = Schedule(run.settings().schedule, [4, 8], 16)
+    assert schedule.end == before
+    directory, longer = typed(prolonging_command(run.path, run.settings(), schedule))
+    assert directory.path == run.path
+    directory.open(longer, 16)
+    assert Schedule(run.settings().schedule, [4, 8], 16).end == after
+
+
+def test_after_a_decay_the_command_begins_another_run(data: Path, tmp_path: Path) -> None:
+    run = saved(tmp_path / "run", data, 48, "schedule.final_decay=0.5")
+    directory, again = typed(
+        prolonging_command(run.path, run.settings(), Schedule(run.settings().schedule, [4, 8], 16))
+    )
+    assert directory.path == tmp_path / "run-again"
+    assert again.init.run == run.path
+
+
+def test_a_run_at_its_end_says_so_and_says_it_again(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(begin(run, tiny_settings(data, "schedule.images={4: 16}", "model.resolution=4", "monitoring.images_every=8")))
+    said = capsys.readouterr().out
+    assert f"finished: {run} has seen the 16 images of its schedule\n" in said
+    assert [line.split()[-len(words) :] for line, words in zip(said.splitlines()[-4:], commands(run), strict=True)] == [
+        list(map(str, words)) for words in commands(run)
+    ]
+    assert (run / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (run / "figures" / "training").glob("sample-*")) == [
+        "sample-000000000008.png",
+        "sample-000000000016.png",
+    ]
+    train(begin(run))
+    again = capsys.readouterr().out
+    assert f"{run} is finished already: it has seen the 16 images of its schedule" in again
+    assert "sivae train" in again.splitlines()[-1] and "finished:" not in again
+
+
+def commands(run: Path) -> list[tuple[object, ...]]:
+    return [
+        ("sivae", "sample", run, "--out", run / "figures" / "samples.png"),
+        ("sivae", "evaluate", run),
+        ("sivae", "export", run, "run-model"),
+        ("sivae", "train", run / "config.yaml", "schedule.images.4=32", "--run-dir", run),
+    ]
