@@ -55,6 +55,8 @@ class RunSettings(Settings):
             self.objective.weights(resolution, self.model.dimensions)  # ValueError for a missing value
         if self.objective.reconstruction == "bce" and self.model.output != "tanh":
             raise ValueError("objective.reconstruction=bce needs images inside [-1, 1]: set model.output=tanh")
+        if getattr(self.objective, "hinge", None) == "batch" and self.engine.max_batch_per_rank == "auto":
+            raise ValueError("objective.hinge=batch depends on engine.max_batch_per_rank: give a number, not auto")
         best = self.checkpoint.best_metric
         if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
             raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")
@@ -91,6 +93,8 @@ RUN_PATH_INDEPENDENT = frozenset(
         "watchdog",
         "engine.compile",
         "engine.checkpoint_activations",
+        "engine.max_batch_per_rank",
+        "engine.rehearsal",
         "engine.name",
         "engine.stage",
         "engine.offload",

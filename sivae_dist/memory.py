@@ -70,9 +70,10 @@ class Tracker(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=out)
+        given = {tensor.untyped_storage()._cdata for tensor in tree_iter((args, kwargs)) if isinstance(tensor, Tensor)}
         for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage())
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in given:
+                self._add(storage)
         return out
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -118,6 +119,18 @@ def estimate(
         overhead=_OVERHEAD[device],
         flops=flops * (share // batch),
     )
+
+
+_GENEROUS = 200
+"""Copies of its feature maps that an image surely does not need: Soft-IntroVAE has 73 in fp32."""
+
+
+def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, room: int) -> bool:
+    """Whether a step fits into `room` bytes so easily that there is no need to trace it."""
+    networks = _networks(settings)
+    activations = _GENEROUS * batch * settings.model.feature_values(resolution) * settings.engine.dtype.itemsize
+    inputs = share * _input_bytes(settings, networks[1], resolution)
+    return activations + inputs + 8 * sum(map(_bytes, networks)) + _BUCKETS + _OVERHEAD["cuda"] <= room
 
 
 def _state(

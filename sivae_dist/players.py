@@ -70,6 +70,14 @@ class Players:
         self.encoder_engine.prepare(objectives[0], self.encoder.parts_in_use(*in_use))
         self.decoder_engine.prepare(objectives[1], self.decoder.parts_in_use(*in_use))
 
+    def missing_moments(self) -> int:
+        """Bytes that the optimizers will allocate when all parameters in use have been trained."""
+        return self.encoder_engine.missing_moments() + self.decoder_engine.missing_moments()
+
+    def forget_gradients(self) -> None:
+        self.encoder_engine.forget_gradients()
+        self.decoder_engine.forget_gradients()
+
     def average(self, images: int) -> None:
         """Moves the averages by a step of `images` images."""
         self.encoder_engine.average(images)

@@ -8,6 +8,7 @@ RUN/speed.jsonl        what follows from the machine
 RUN/evaluation.jsonl   FID and other values, each with what it follows from
 RUN/figures/           pictures: curves.png, and whatever commands are asked to draw there
 RUN/figures/training/  NAME-IMAGES.png, the image grids of training; see monitoring/grids.py
+RUN/micro_batches.json  what engine.max_batch_per_rank=auto has found, and on which hardware
 RUN/trace.jsonl        what stood at every position (monitoring.trace)
 RUN/logs/              what each process printed (launch/record.py has what jobs add)
 RUN/logs/failure.txt   how the last attempt failed: the traceback of the process that failed first
@@ -69,6 +70,10 @@ class RunDirectory:
     @property
     def trace(self) -> Path:
         return self.path / "trace.jsonl"
+
+    @property
+    def micro_batches(self) -> Path:
+        return self.path / "micro_batches.json"
 
     @property
     def logs(self) -> Logs:

@@ -29,6 +29,7 @@ from sivae_dist.processes import everyone, mean_over_processes, on_first, rank, 
 from sivae_dist.prolonging import what_next
 from sivae_dist.quarantine import Quarantine
 from sivae_dist.randomness import draw
+from sivae_dist.rehearsal import Rehearsal
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Segment, Step, crosses
 from sivae_dist.stopping import Stop
@@ -44,6 +45,9 @@ class Trainer:
         self, settings: RunSettings, run: RunDirectory, device: torch.device, stop: Stop | None = None
     ) -> None:
         self.settings = settings
+        self.engine = settings.engine
+        """With micro-batches that fit, once training has begun."""
+        self.run = run
         self.device = device
         self.stop = stop or Stop()
         self.stop.join()
@@ -87,6 +91,8 @@ class Trainer:
         if self.images < self.schedule.total:
             startup.doing("trying out a checkpoint")
             self.saver.rehearse(self.players.tensors(), self.players.full_size)
+            rehearsal = Rehearsal(self.settings, self.schedule, self.players, self.device, self._draw, self.monitor.say)
+            self.engine = rehearsal.fitted(self.images, self.run.micro_batches)
         stopped = not self._make_up()
         while self.images < self.schedule.total and not stopped:
             try:
@@ -150,8 +156,8 @@ class Trainer:
 
     def _train_step(self, step: Step, x: Tensor) -> dict[str, Tensor]:
         """Algorithm 2, lines 4 to 28, on this process's slice x of the batch; returns its terms."""
-        engine, players = self.settings.engine, self.players
-        part = x.shape[0] // engine.parts(x.shape[0])
+        engine, players = self.engine, self.players
+        part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
         first = step.position + rank() * x.shape[0]
         stage = self._stage(step)
         x = x.to(engine.dtype)

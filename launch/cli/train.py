@@ -104,7 +104,7 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
         table.add_column(column)
     for phase in schedule.phases:
         share = phase.batch // processes
-        parts = settings.engine.parts(share)
+        parts = settings.engine.parts(share, phase.resolution)
         weights = objective.weights(phase.resolution, settings.model.dimensions)
         betas = [weights.beta_rec, weights.beta_kl]
         fakes = []

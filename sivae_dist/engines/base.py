@@ -70,6 +70,22 @@ class Engine(ABC, Generic[NetworkT]):
         The gradient is the mean over micro-batches and processes, all of equal size.
         """
 
+    @abstractmethod
+    def rehearse(self, inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Forward and backward as in `update`, and no step: for the memory that it takes. `prepare` follows.
+
+        Gives the objective's outputs for each micro-batch.
+        """
+
+    def forget_gradients(self) -> None:
+        """Whatever a rehearsal has left."""
+        for parameter in self.network.parameters():
+            parameter.grad = None
+
+    def missing_moments(self) -> int:
+        """Bytes that the optimizer's first step for all parameters in use will allocate."""
+        return sum(2 * p.nbytes for p in self.parameters if p not in self.optimizer.state)
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """The player's parameters in use require gradients, and nobody else's do."""

@@ -44,14 +44,25 @@ class DdpEngine(Engine[NetworkT]):
         self.optimizer.zero_grad(set_to_none=True)
         return Update(outputs, norm, sound, taken)
 
-    def _backward(self, inputs: Sequence[tuple[Any, ...]], sound: Tensor) -> list[tuple[Any, ...]]:
-        """The gradient, and the outputs. What is not finite here becomes a gradient that is not finite everywhere."""
+    def rehearse(self, inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Without communication, so that a process whose memory does not suffice leaves no other waiting."""
+        with self.turn():
+            sound = torch.ones((), dtype=torch.bool, device=self.parameters[0].device)
+            return self._backward(inputs, sound, alone=True)
+
+    def _backward(
+        self, inputs: Sequence[tuple[Any, ...]], sound: Tensor, *, alone: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """The gradient (`alone`: this process's), and the outputs.
+
+        What is not finite here becomes a gradient that is not finite everywhere.
+        """
         assert self.objective is not None
         self.optimizer.zero_grad(set_to_none=True)
         outputs = []
         for index, arguments in enumerate(inputs):
             last = index == len(inputs) - 1
-            local = isinstance(self.objective, DistributedDataParallel) and not last
+            local = isinstance(self.objective, DistributedDataParallel) and (alone or not last)
             with self.objective.no_sync() if local else nullcontext():  # type: ignore[operator]
                 loss, *rest = self.objective(*arguments)
                 (loss / torch.where(sound & torch.isfinite(loss), len(inputs), torch.nan)).backward()

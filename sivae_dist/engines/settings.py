@@ -2,12 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Discriminator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, field_validator, model_validator
 
 from sivae_dist.settings import Settings, flatten
+
+
+def _micro_batch(value: object) -> object:
+    """ValueError in one sentence for all that is neither."""
+    numbers = list(value.values()) if isinstance(value, dict) else [value]
+    if value not in (None, "auto") and not all(type(n) is int and n > 0 for n in numbers):
+        raise ValueError(f"{value!r} is not a number of images from 1 on, one for each resolution, nor auto")
+    return value
+
+
+MicroBatch = Annotated[int | dict[int, int] | Literal["auto"] | None, BeforeValidator(_micro_batch)]
 
 
 class _EngineSettings(Settings):
@@ -19,12 +30,22 @@ class _EngineSettings(Settings):
     """torch.compile of both objectives, once for every resolution and again for its transition."""
     channels_last: bool = True
     """Memory format of weights and images; faster for convolutions on a GPU with bf16 and on a CPU."""
-    max_batch_per_rank: int | None = Field(None, ge=1)
-    """Images that one process takes at once; larger shares are accumulated in equal parts. None: no limit."""
+    max_batch_per_rank: MicroBatch = None
+    """Images that one process takes at once; larger shares are accumulated in equal parts. One number, or one for each
+    resolution (those left out have no limit); None: no limit; `auto`: as many as fit, found at the start."""
+    rehearsal: Literal["auto", "step", "trace", "none"] = "auto"
+    """How it is found out at the start whether the largest step fits into memory. `step`: it is tried and not taken.
+    `trace`: its memory is estimated. `auto`: `step` on GPUs and `trace` on CPUs."""
 
     checkpoint_activations: bool = False
     """Recompute the activations of the three largest blocks during backward instead of saving them: less than half the
     memory of a step for up to a third more time, and the same result."""
+
+    @model_validator(mode="after")
+    def _found_somehow(self) -> Self:
+        if self.max_batch_per_rank == "auto" and self.rehearsal == "none":
+            raise ValueError("max_batch_per_rank=auto is found by a rehearsal, and rehearsal=none leaves it out")
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -41,9 +62,11 @@ class _EngineSettings(Settings):
         """How weights lie in memory."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def parts(self, share: int) -> int:
-        """The least number of equal micro-batches for one process's share of a batch."""
-        limit = self.max_batch_per_rank or share
+    def parts(self, share: int, resolution: int) -> int:
+        """The least number of equal micro-batches for one process's share of a batch; not before `auto` is found."""
+        limits = self.max_batch_per_rank
+        assert limits != "auto"
+        limit = (limits.get(resolution) if isinstance(limits, dict) else limits) or share
         return next(k for k in range(1, share + 1) if share % k == 0 and share // k <= limit)
 
 

@@ -73,6 +73,17 @@ class ZeroEngine(Engine[NetworkT]):
             norm, taken = self._step(lr, allowed)
         return Update(outputs, norm, sound, taken)
 
+    def rehearse(self, inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """With all the communication of a step: DeepSpeed sends gradients, and weights, as it goes."""
+        with self.turn():
+            return self._backward(inputs, torch.ones((), dtype=torch.bool, device=self.device))
+
+    def missing_moments(self) -> int:
+        return 0 if self._holds_moments else super().missing_moments()
+
+    _holds_moments = False
+    """Whether DeepSpeed's engine has them before the first step."""
+
     def _sound(self) -> Tensor:
         return state_is_finite(self.optimizer, self.parameters)
 

@@ -28,6 +28,7 @@ class DividedOptimizerEngine(ZeroEngine[NetworkT]):
     for each count. What it does not hold, of parameters out of use, is held here, cut into slices.
     """
 
+    _holds_moments = True
     _flat_tensors = "single_partition_of_fp32_groups"
     """DeepSpeed's attribute with this process's part of each group, which is what its optimizer steps."""
 

@@ -453,7 +453,7 @@ def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
     "change",
     ["seed=3", "model.latent=16", "objective.beta_kl=2",
      "data.flip=false", "optimizer.beta1=0.5", "ema.half_life=1k", "engine.precision=bf16",
-     "engine.max_batch_per_rank=4", "objective.beta_neg.4=5"],
+     "objective.beta_neg.4=5"],
 )  # fmt: skip
 def test_the_past_cannot_be_changed(run: RunDirectory, change: str) -> None:
     before = begin(run)

@@ -58,6 +58,10 @@ class StyleSettings(Settings):
         """Feature maps at `resolution` (2, which the encoder's last block reaches, included)."""
         return min(self.max_width, self.base_width * (self.resolution // resolution))
 
+    def feature_values(self, resolution: int) -> int:
+        """Values of an image's feature maps, one a block, up to `resolution`: activations are in proportion to them."""
+        return sum(self.width(r) * r * r for r in self.resolutions if r <= resolution)
+
     @property
     def resolutions(self) -> list[int]:
         """4, 8, ... up to the final one."""

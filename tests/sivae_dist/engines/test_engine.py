@@ -63,7 +63,7 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 def test_parts_are_equal_and_as_few_as_the_limit_allows() -> None:
     for limit, share, parts in [(None, 8, 1), (8, 8, 1), (4, 8, 2), (3, 8, 4), (1, 8, 8), (5, 7, 7), (99, 7, 1)]:
-        assert DdpSettings(max_batch_per_rank=limit).parts(share) == parts
+        assert DdpSettings(max_batch_per_rank=limit).parts(share, 8) == parts
 
 
 @pytest.mark.parametrize(("limit", "parts"), [(4, 2), (3, 4)])
