@@ -41,9 +41,6 @@ INDEX_DTYPE = [("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
 """One row an image of a tar shard: first byte, number of bytes, and CRC-32 of those bytes."""
 
 Split = Literal["train", "test"]
-
-_LATER = ("remarks",)
-"""Fields that earlier manifests do not have, left out where they are empty."""
 Count = Annotated[int, Field(ge=0, lt=1 << 60)]
 
 
@@ -220,21 +217,13 @@ class Manifest(_Strict):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest's canonical JSON. It changes whenever any byte of the data set does, but not
-        with the path that its source once had."""
-        content = self._content()
-        del content["source"]
+        with what its source was and where."""
+        content = self.model_dump(mode="json", exclude={"source", "remarks"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_json(self) -> str:
-        return json.dumps(self._content(), indent=1) + "\n"
-
-    def _content(self) -> dict[str, Any]:
-        content = self.model_dump(mode="json")
-        for key in _LATER:  # so that a set in which there is nothing to say has the digest that it always had
-            if not content[key]:
-                del content[key]
-        return content
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
     def write(self, root: Path) -> None:
         """Write root/manifest.json at once or not at all."""
