@@ -53,7 +53,9 @@ def start(arguments: list[str], logs: Logs, processes: int) -> int:
         )
     logs.forget_failure()
     cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    threads = str(max(1, cores // processes))
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", threads)  # its own default is up to 32 for each process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
     if processes == 1:
         from launch.worker import main

@@ -36,6 +36,7 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
         outlast_watchers()
         place = SlurmPlace.from_environment()
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", os.environ["OMP_NUM_THREADS"])
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         stop, worst = Stop(), 0
         with stop.listening():

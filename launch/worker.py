@@ -27,6 +27,7 @@ from sivae_dist.config import RunSettings
 from sivae_dist.devices import pick_device
 from sivae_dist.ends import STOPPED, Logs
 from sivae_dist.guard import NonFiniteError
+from sivae_dist.numerics import configure, set_environment
 from sivae_dist.output import outlast_watchers
 from sivae_dist.processes import PeerError, is_of_lost_peer, join, leave, rank
 from sivae_dist.run import RunDirectory
@@ -99,7 +100,9 @@ def _work(logs: Logs, action: Callable[[], bool]) -> int:
 def _begin(settings: RunSettings, logs: Logs) -> torch.device:
     process = os.environ.get("RANK")  # one alone has a terminal to tell where it hangs
     watchdog.start(settings.watchdog, logs.stacks(int(process)) if process else None)
+    set_environment(settings.engine.deterministic)
     device = pick_device(settings.device)
+    configure(settings.engine.precision, settings.engine.deterministic, device)
     # Who hangs is found by the watchdog, which tells where; the others' waiting should not end before.
     join(device, timedelta(seconds=2 * settings.watchdog.slow_seconds))
     return device

@@ -95,6 +95,7 @@ RUN_PATH_INDEPENDENT = frozenset(
         "engine.checkpoint_activations",
         "engine.max_batch_per_rank",
         "engine.rehearsal",
+        "engine.deterministic",
         "engine.name",
         "engine.stage",
         "engine.offload",

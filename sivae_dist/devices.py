@@ -12,9 +12,9 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -258,7 +258,14 @@ def runs(architecture: str, major: int, minor: int) -> bool:
     return built <= (major, minor) and (match[1] == "compute" or built[0] == major)
 
 
-def model(device: torch.device) -> str:
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host, on the device; does not wait for it."""
+    if device.type == "cuda":
+        tensor = torch.empty_like(tensor, pin_memory=True).copy_(tensor)
+    return tensor.to(device, non_blocking=True)
+
+
+def device_model(device: torch.device) -> str:
     """What a run's last bits depend on: the GPU's model as its driver names it, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
@@ -266,8 +273,33 @@ def model(device: torch.device) -> str:
 def describe(device: torch.device) -> str:
     """A GPU's model and memory, or the CPU's model."""
     if device.type == "cuda":
-        return f"{model(device)} ({torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB)"
+        return f"{device_model(device)} ({torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB)"
     return f"CPU ({_processor()})"
+
+
+def hardware(models: Iterable[str], device: torch.device) -> dict[str, Any]:
+    """For a checkpoint's manifest: on what a run was trained. `models`: of all processes, as `device_model` has it."""
+    return {"type": device.type, "models": sorted(set(models))}
+
+
+def moved(before: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
+    """What it means for a run to continue on other hardware than its checkpoint was made on; None where it is the same
+    or not known."""
+    if before is None or before == now:
+        return None
+    if before["type"] != now["type"]:
+        return (
+            f"the checkpoint was made on {_names(before)} and this is {_names(now)}, where latents and noise are drawn "
+            "differently: the run continues, but not as it would have"
+        )
+    return (
+        f"the checkpoint was made on {_names(before)} and this is {_names(now)}: the run continues with the same "
+        "draws, but not bit for bit"
+    )
+
+
+def _names(hardware: dict[str, Any]) -> str:
+    return "a CPU" if hardware["type"] == "cpu" else " and ".join(hardware["models"])
 
 
 def _processor() -> str:

@@ -9,8 +9,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from sivae_dist.settings import Images, Settings
 
-TensorList = tuple[Tensor, ...] | list[Tensor]
-
 
 class OptimizerSettings(Settings):
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -68,18 +66,16 @@ class Ema(AveragedModel):
 
     def __init__(self, settings: EmaSettings, model: nn.Module) -> None:
         self.half_life = settings.half_life
-        self.weight = 0.0
-        super().__init__(model, multi_avg_fn=self._lerp)
-        self.n_averaged += 1  # the copy just made counts: averaging starts with the first update
+        super().__init__(model)
         self.requires_grad_(False)
 
-    def _lerp(self, averages: TensorList, parameters: TensorList, _count: object) -> None:
-        torch._foreach_lerp_(averages, parameters, self.weight)
-
+    @torch.no_grad()
     def update(self, model: nn.Module, images: int) -> None:
         """Moves the average by a step of `images` images."""
-        self.weight = self.share(images)
-        self.update_parameters(model)
+        # Not through update_parameters, which copies its count of steps to the device and waits for it.
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), self.share(images))
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
 
     def share(self, images: int) -> float:
         """Of the way to the weights that the average goes in a step of `images` images."""

@@ -20,7 +20,7 @@ def continued(
     new = _with_transitions(old, new, images, train_samples)
     changed = differences(old.plain(), new.plain())
     ahead = [key for key in changed if key.startswith(_SCHEDULE)]
-    refused = [key for key in changed if changes_the_past(key) and key not in ahead]
+    refused = [key for key in changed if changes_the_past(key) and key not in ahead and not _rounds(key, old, new)]
     if images and refused:
         raise ValueError(f"{run} was begun with other settings ({', '.join(refused)}); {_way(run, refused)}")
     notes = [f"{key} differs from what this run was begun with" for key in changed if key not in ahead]
@@ -37,6 +37,12 @@ def continued(
     elif ahead:
         notes += [f"{key} differs from what this run was begun with" for key in ahead]
     return new, notes
+
+
+def _rounds(key: str, old: RunSettings, new: RunSettings) -> bool:
+    """Whether a change is one of rounding alone: on CPUs not even that, and before `tf32` had a name of its own, `fp32`
+    on GPUs was between the two."""
+    return key == "engine.precision" and {old.engine.precision, new.engine.precision} == {"fp32", "tf32"}
 
 
 def _with_transitions(old: RunSettings, new: RunSettings, images: int, train_samples: int | None) -> RunSettings:

@@ -2,7 +2,8 @@
 
 Drawn image by image (data_pipelines/streams.py), so that what stands at a position is the same for every world size and
 every division into micro-batches. On a CPU the numbers come from numpy's counter-based Philox, elsewhere from the
-device's own generator, seeded for each position; the two differ from each other.
+device's own generator, seeded for each position; the two differ from each other. What a GPU draws depends neither on
+its model nor on its size.
 """
 
 import numpy as np
@@ -10,8 +11,12 @@ import torch
 from torch import Tensor
 
 from data_pipelines.streams import key, seed_at, stream
+from sivae_dist.devices import upload
 from sivae_dist.models.stage import Mixing
 from sivae_dist.objectives.player import Draws
+
+_PIECE = 32_768
+"""Values: 128 blocks of 256 threads, which 32 multiprocessors of any generation hold at once."""
 
 
 def normals(seed: int, purpose: str, first: int, count: int, size: int, device: torch.device) -> Tensor:
@@ -31,8 +36,18 @@ def normals(seed: int, purpose: str, first: int, count: int, size: int, device: 
     on_device = torch.Generator(device)
     for row in range(count):
         on_device.manual_seed(seed_at(seed, purpose, first + row))
-        rows[row].normal_(generator=on_device)
+        fill_normal(rows[row], on_device)
     return rows
+
+
+def fill_normal(row: Tensor, generator: torch.Generator) -> None:
+    """N(0, 1) in a row, in pieces that any GPU draws alike.
+
+    How CUDA divides one draw among its threads, and with it which number goes where, depends on the number of
+    multiprocessors as soon as there is work for all of them.
+    """
+    for piece in row.split(_PIECE):
+        piece.normal_(generator=generator)
 
 
 def draw(
@@ -60,7 +75,7 @@ def draw(
     if mixing > 0:
         cutoff = [_cutoff(seed, first + row, layers, mixing) for row in range(count)]
         second = normals(seed, "mixing latent", first, count, latent, device).to(dtype)
-        mixed = Mixing(second, torch.tensor(cutoff, device=device))
+        mixed = Mixing(second, upload(torch.tensor(cutoff), device))
     return Draws(z=codes[:, 0], eps=codes[:, 1:], noise=noise, mixing=mixed)
 
 

@@ -13,7 +13,7 @@ from data_pipelines.store import open_store
 from sivae_dist import startup, watchdog
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
 from sivae_dist.config import RunSettings
-from sivae_dist.devices import describe, start_line
+from sivae_dist.devices import describe, device_model, hardware, moved, start_line
 from sivae_dist.evaluation.rows import tag
 from sivae_dist.guard import Guard, NonFiniteError
 from sivae_dist.initialization import initial_tensors
@@ -63,6 +63,8 @@ class Trainer:
         self.quarantine = Quarantine(settings.data, self.manifest.train)
         self.folder = CheckpointFolder(run.checkpoints)
         self.saver = CheckpointSaver(self.folder, settings.checkpoint, device)
+        found = everyone(lambda: (device_model(device), describe(device)))
+        self.hardware = hardware((name for name, _ in found), device)
         self.images = 0
         self._segment: Segment | None = None
         self._phase: int | None = None
@@ -73,8 +75,8 @@ class Trainer:
         for note in notes:
             self.monitor.say(f"warning: {note}")
         self.monitor.say(origin)
-        devices = everyone(lambda: describe(device))
-        self.monitor.say(start_line(devices, settings.engine.precision, torch.get_num_threads()))
+        described = [description for _, description in found]
+        self.monitor.say(start_line(described, settings.engine.precision, torch.get_num_threads()))
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
         startup.doing("opening the images")
@@ -284,6 +286,8 @@ class Trainer:
             "blending": step.segment.blending,
             "blend": step.blend,
             "seed": self.settings.seed,
+            "hardware": self.hardware,
+            "precision": self.settings.engine.precision,
             "data": self.manifest.digest,
             "metrics": self.monitor.metrics | (values or {}),
             "evaluation_due": values is None,
@@ -303,12 +307,23 @@ class Trainer:
         found, notes = self.folder.newest_valid()
         if found is not None:
             startup.doing(f"restoring {found.path}")
+            notes += self._moved(found)
             self._restore(found)
             return f"continuing from {found.path}", told_at(found), notes
         if (initial := initial_tensors(self.settings.init)) is not None:
             self.players.restore_networks(initial[0])
             return f"starting {run.path}, {initial[1]}", {}, notes
         return f"starting {run.path}", {}, notes
+
+    def _moved(self, found: Checkpoint) -> list[str]:
+        """What to note of other hardware. ValueError where that would change the draws and nobody has asked for it."""
+        before = found.meta.get("hardware")  # not in checkpoints of releases before
+        note = moved(before, self.hardware)
+        if before is None or note is None:
+            return []
+        if before["type"] != self.hardware["type"] and self.settings.device == "auto":
+            raise ValueError(f"{note}; set device={self.hardware['type']} to continue all the same")
+        return [note]
 
     def _restore(self, found: Checkpoint) -> None:
         if found.meta["data"] != self.manifest.digest:

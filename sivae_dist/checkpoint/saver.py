@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, cast
 
@@ -41,10 +42,12 @@ class CheckpointSaver:
         self._pending: Future[Saved] | None = None
         self._ended: list[Saved] = []
         self._failed: list[OSError] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        cuda = device.type == "cuda"
+        # A thread's current GPU is the first of the node, where it must not settle.
+        settle = partial(torch.cuda.set_device, device) if cuda else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=settle)
         # The thread's collectives must not meet those of training.
         self._group = host_group()
-        cuda = device.type == "cuda"
         self._stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda

@@ -97,6 +97,7 @@ def write_files(partial: Path, final: Path, snapshot: Snapshot, group: Any) -> d
 
 def _save(folder: Path, tensors: dict[str, Tensor], group: Any) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    writer.per_thread_copy_ahead = 0  # what is written is on the host; copying ahead would go through a GPU's stream
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
         state_dict_saver.save(contiguous, storage_writer=writer, process_group=group, no_dist=world_size() == 1)

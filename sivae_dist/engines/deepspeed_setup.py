@@ -14,6 +14,8 @@ from sivae_dist import processes
 def load(device: torch.device) -> ModuleType:
     """The library, ready for `deepspeed.initialize`; all processes call it together."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)  # it would take a GPU for a run on the CPU
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index or 0)  # by which it chooses a GPU
     os.environ.setdefault("LOCAL_RANK", "0")  # of a process alone, for which no launcher has set it
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # what it calls is about to be renamed
     import deepspeed

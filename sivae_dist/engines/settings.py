@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BeforeValidator, Discriminator, field_validator, model_validator
 
+from sivae_dist.numerics import Precision
 from sivae_dist.settings import Settings, flatten
 
 
@@ -24,8 +25,13 @@ MicroBatch = Annotated[int | dict[int, int] | Literal["auto"] | None, BeforeVali
 class _EngineSettings(Settings):
     """What every engine has."""
 
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """`bf16`: autocast inside the networks, weights and losses in fp32. `fp64`: everything, for verification."""
+    precision: Precision = "fp32"
+    """`fp32`: IEEE single precision. `tf32`: the same, with factors of products and convolutions rounded to 10 bits on
+    GPUs that can (Ampere and later); on others it is fp32. `bf16`: autocast inside the networks, weights and losses in
+    fp32. `fp64`: everything, for verification."""
+    deterministic: bool = False
+    """On GPUs the same steps give the same bits, at some cost in speed: what a run on a GPU needs to be resumed bit for
+    bit, on GPUs of the same model that are connected alike. On CPUs they always do."""
     compile: bool = False
     """torch.compile of both objectives, once for every resolution and again for its transition."""
     channels_last: bool = True

@@ -17,12 +17,14 @@ from data_pipelines.loader import DataSettings, to_images
 from data_pipelines.manifest import Manifest
 from data_pipelines.reader import Reader
 from data_pipelines.store import Store
+from sivae_dist.devices import device_model
 from sivae_dist.evaluation import reconstruction, reference
 from sivae_dist.evaluation.extractors import Extractor, ExtractorError, make_extractor
 from sivae_dist.evaluation.reference import Reference
 from sivae_dist.evaluation.rows import Row
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.evaluation.statistics import Collected, frechet_distance, kernel_distance, share
+from sivae_dist.numerics import ieee
 from sivae_dist.pretrained import Pretrained
 from sivae_dist.processes import everyone, on_first, rank, world_size
 
@@ -79,7 +81,8 @@ class Evaluator:
         return None
 
     def evaluate(self, model: Pretrained) -> list[Row]:
-        """All values that can be had, the same on all processes.
+        """All values that can be had, the same on all processes; in IEEE fp32 (fp64 for a model in fp64), whatever
+        training computes in.
 
         `fid` and `kid` are left out when `prepare` found something missing. Raises StoppedError when
         told not to go on, and SampleError for a damaged image where that is fatal.
@@ -90,9 +93,12 @@ class Evaluator:
             "level": model.stage.resolution,
             "blend": None if model.stage.blend is None else float(model.stage.blend),
             "filter": "2x2 means",
+            "precision": "fp64" if model.dtype == torch.float64 else "fp32",
+            "device": device_model(self._device),
         }
-        rows = self._of_samples(model, self._extractor) if self._extractor is not None else []
-        rows += self._of_reconstructions(model)
+        with ieee():
+            rows = self._of_samples(model, self._extractor) if self._extractor is not None else []
+            rows += self._of_reconstructions(model)
         return [{"images": model.images, "metric": row["metric"], "value": row["value"]} | common | row for row in rows]
 
     def _of_samples(self, model: Pretrained, extractor: Extractor) -> list[Row]:

@@ -70,7 +70,7 @@ def test_style_configurations_fit_eight_processes(name: str) -> None:
     settings = load_config(name)
     for processes in (1, 2, 4, 8, 16, 32):
         schedule(settings).check_world_size(processes)
-    assert settings.engine.precision == "fp32"
+    assert settings.engine.precision == "tf32"
     assert settings.model.latent == 512
     assert (settings.model.encoder_mapping, settings.model.decoder_mapping) == (3, 8)
 

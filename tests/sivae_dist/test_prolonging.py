@@ -206,3 +206,15 @@ def commands(run: Path) -> list[tuple[object, ...]]:
         ("sivae", "export", run, "run-model"),
         ("sivae", "train", run / "config.yaml", "schedule.images.4=32", "--run-dir", run),
     ]
+
+
+def test_precisions_that_differ_in_rounding_alone(data: Path, tmp_path: Path) -> None:
+    """On GPUs `fp32` was between the two before `tf32` had a name."""
+    run = saved(tmp_path / "run", data, 24, "engine.precision=fp32")
+    assert run.open(tiny_settings(data, "engine.precision=tf32"), 16) == [
+        "engine.precision differs from what this run was begun with"
+    ]
+    assert run.open(tiny_settings(data, "engine.precision=tf32", "engine.deterministic=true"), 16) == [
+        "engine.deterministic differs from what this run was begun with"
+    ]
+    assert "engine.precision" in refusal(run, data, "engine.precision=bf16")

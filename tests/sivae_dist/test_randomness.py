@@ -1,3 +1,4 @@
+import hashlib
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from data_pipelines.streams import stream
 from sivae_dist.objectives import Draws
-from sivae_dist.randomness import draw, normals
+from sivae_dist.randomness import draw, fill_normal, normals
 
 CPU = torch.device("cpu")
 
@@ -117,3 +118,27 @@ def test_the_same_on_a_gpu() -> None:
         assert expected.device.type == "cuda" and torch.equal(torch.cat(pieces), expected)
     values = normals(0, "latent", 0, 200, 512, cuda).double()
     assert abs(values.mean()) < 0.02 and abs(values.std() - 1) < 0.02
+
+
+def test_a_cpu_draws_what_it_has_always_drawn() -> None:
+    """Or runs that were begun before would not continue bit for bit."""
+    found = hashlib.sha256()
+    for tensor in tensors(some(1000, 6, seed=11, latent=16, noise_size=300, layers=8, mixing=0.7)):
+        found.update(tensor.contiguous().numpy().tobytes())
+    assert found.hexdigest() == "04498f6d69496ba0ae53b2939003536188dc2d4e901f4660ea12ff46addd5750"
+
+
+def test_a_device_draws_in_pieces_that_every_gpu_divides_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece takes 128 blocks of 256 threads at most, which 32 multiprocessors hold at once."""
+    sizes: list[int] = []
+    whole = Tensor.normal_
+
+    def counted(self: Tensor, *, generator: torch.Generator) -> Tensor:
+        sizes.append(self.numel())
+        return whole(self, generator=generator)
+
+    monkeypatch.setattr(Tensor, "normal_", counted)
+    row = torch.full((70_000,), torch.nan)
+    fill_normal(row, torch.Generator().manual_seed(4))
+    assert sizes == [32_768, 32_768, 70_000 - 2 * 32_768]
+    assert row.isfinite().all() and len(row.unique()) > 60_000

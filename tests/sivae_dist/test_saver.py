@@ -15,10 +15,12 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint import filesystem, state_dict_saver
+from torch.distributed.checkpoint.staging import StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from sivae_dist.checkpoint import Checkpoint, files, saver, writing
+from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, files, saver, writing
+from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.checkpoint.writing import write
 from sivae_dist.processes import rank
 from tests.checkpoints import contents, names, safetensors, saver_of, some_tensors
@@ -227,3 +229,20 @@ def test_a_save_leaves_the_filters_of_warnings_as_they_were(tmp_path: Path) -> N
         go_on.set()
         one.close()
     assert list(warnings.filters) == before
+
+
+def test_the_thread_stays_on_the_processs_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would begin on the first GPU of the node, as would torch's copying ahead of what is on the host already."""
+    gpu, calls = torch.device("cuda", 3), []
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: calls.append((threading.current_thread().name, device))
+    )
+    monkeypatch.setattr(saver, "StagingOptions", lambda **_: StagingOptions(False, False, False, False))  # needs a GPU
+    monkeypatch.setattr(filesystem, "_OverlappingCpuLoader", None)
+    one = saver.CheckpointSaver(CheckpointFolder(tmp_path), CheckpointSettings(), gpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    one.save(8, some_tensors(), {})
+    one.close()
+    one.wait()
+    one.check()
+    assert calls == [("checkpoint_0", gpu)]

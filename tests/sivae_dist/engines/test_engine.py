@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -436,6 +437,22 @@ def test_ema_has_the_half_life_it_says() -> None:
                 dict(ema.module.named_parameters())[name], torch.from_numpy(average[name]), rtol=1e-13, atol=1e-13
             )
     assert not any(p.requires_grad for p in ema.parameters())
+
+
+def test_ema_is_bit_for_bit_torchs_own() -> None:
+    """Which it was, before it left the count of steps on the device alone."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Conv2d(7, 9, 3).double())
+    ema = Ema(EmaSettings(half_life=300), model)
+    torchs = AveragedModel(model, multi_avg_fn=lambda a, b, _: torch._foreach_lerp_(a, b, ema.share(32)))
+    torchs.n_averaged += 1
+    for _ in range(5):
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
+                tensor.add_(torch.randn_like(tensor))
+        ema.update(model, 32)
+        torchs.update_parameters(model)
+    assert_same(ema.module.state_dict(), torchs.module.state_dict())
 
 
 def test_ema_does_not_depend_on_the_batch() -> None:

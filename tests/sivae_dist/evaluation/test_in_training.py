@@ -65,7 +65,10 @@ def test_values_are_recorded_with_what_they_follow_from(whole: Path) -> None:
     assert len(fid.pop("extractor_sha256")) == len(fid["data"]) == 64
     assert fid.pop("data") == mse.pop("data")
     assert fid.pop("value") > 0 and mse.pop("value") > 0
-    common = {"images": 48, "weights": "ema", "level": 8, "blend": None, "filter": "2x2 means"}
+    common = {
+        "images": 48, "weights": "ema", "level": 8, "blend": None, "filter": "2x2 means", "precision": "fp32",
+        "device": "cpu",
+    }  # fmt: skip
     assert mse == {"metric": "mse", "split": "test", "count": 4, **common}
     assert fid == {
         "metric": FID, "extractor": "inception-v3-random:64", "layer": "64", "samples": 10, "seed": 0,
