@@ -147,6 +147,29 @@ class Level(_Strict):
         return sum(record.bytes for record in self.files + self.indexes)
 
 
+class PassedOverFiles(_Strict):
+    """Files of the source of one kind that are no images."""
+
+    files: Count
+    examples: tuple[str, ...] = ()
+    """Names of the first few."""
+
+
+class SourceReport(_Strict):
+    """What was found in the source."""
+
+    kind: str
+    """What it was: `folder`, `zip`, `tar`, ..."""
+    formats: dict[str, Count] = {}
+    """Images of each format."""
+    passed_over: dict[str, PassedOverFiles] = {}
+    """By what such files are called."""
+    notes: tuple[str, ...] = ()
+    """Which folders were taken for a split, links that were not followed and the like."""
+    skipped: dict[str, str] = {}
+    """By name, why a file was left out: the rest of a sentence about it."""
+
+
 class Manifest(_Strict):
     """The description of a prepared data set."""
 
@@ -176,6 +199,8 @@ class Manifest(_Strict):
     """Names of the source's files that could not be read and were left out."""
     remarks: dict[str, Count] = {}
     """How many images each remark is true of, such as "animated, of which the first frame was taken"."""
+    found: SourceReport | None = None
+    """What was found in the source; None in sets made by earlier versions."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -218,7 +243,7 @@ class Manifest(_Strict):
     def digest(self) -> str:
         """SHA-256 of the manifest's canonical JSON. It changes whenever any byte of the data set does, but not
         with what its source was and where."""
-        content = self.model_dump(mode="json", exclude={"source", "remarks"})
+        content = self.model_dump(mode="json", exclude={"source", "remarks", "found"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

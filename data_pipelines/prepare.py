@@ -8,9 +8,10 @@ bytes depend on the source and the settings alone: not on the number of workers,
 import errno
 import fcntl
 import json
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +36,20 @@ from data_pipelines.manifest import (
 from data_pipelines.pool import Tick, WorkerKilledError, run_tasks
 from data_pipelines.settings import Settings
 from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter
-from data_pipelines.sources import ImageError, Labels, Source, SourceError, choose_test
+from data_pipelines.sources import ImageError, Labels, Source, SourceError
+from data_pipelines.sources.findings import shown_name
 from data_pipelines.sources.image import to_square
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.remarks import Remark
+from data_pipelines.sources.splits import SHARE, choose_test, how_many
+from data_pipelines.survey import FIX, NO_LABEL, report, survey, usable
 from data_pipelines.transport import shown
+
+_DAMAGED = "work/damaged.json"
+"""Positions of files that had been chosen for the test split before they were found to be damaged."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done, those of earlier runs included, and the number of all."""
-
-
-_MEND = "mend or remove it, or leave such files out with --skip-unreadable"
 
 
 class PrepareError(ValueError):
@@ -68,10 +72,13 @@ class PrepareSettings(Settings):
     """Levels up to this resolution are stored as plain arrays, larger ones as tars of images."""
     shard_size: Annotated[int, Field(ge=1)] = 1000
     """Files of the source a shard."""
-    test: Annotated[int, Field(ge=0)] | Literal["source"] | tuple[str, ...] = "source"
-    """How many images are kept for testing, or their names, or those that the source itself keeps, which are none in
-    most sources. A number means the last ones in the source's order, as FFHQ's split has it, or evenly spread ones
-    when there are labels."""
+    test: Annotated[int, Field(ge=0)] | Literal["source"] | Annotated[str, Field(pattern=SHARE)] | tuple[str, ...] = (
+        "source"
+    )
+    """How many images are kept for testing, or a share of them as `10%`, or their names, or those that the source
+    itself keeps, which are none in most sources. A number or share is spread over the classes, or over the folders
+    where there are no classes; in a single folder it means the last ones in the source's order, as FFHQ's split has
+    it."""
     member: str | None = None
     """Which member of a WebDataset sample is the image, by its ending; needed where a sample has several."""
     labels: Labels = "auto"
@@ -116,13 +123,15 @@ class _Job:
 
     def finished(self, plan: _Plan) -> ShardRecord | None:
         record = ShardRecord.find(self.root, plan.record_name)
+        if record is None or sorted((*record.positions, *record.skipped)) != plan.positions.tolist():
+            return None
         # What was skipped before is not accepted by a run that shall not skip.
-        return record if record and (self.settings.skip_unreadable or not record.skipped) else None
+        return record if self.settings.skip_unreadable or not record.skipped else None
 
     def make_shard(self, plan: _Plan, tick: Tick) -> None:
         """Write all levels of a shard and then its record; `tick` is called after every image."""
         kept: list[int] = []
-        skipped: list[str] = []
+        skipped: dict[int, str] = {}
         remarks: Counter[Remark] = Counter()
         with ExitStack() as stack:
             tars: list[OutputFile] = []
@@ -133,8 +142,8 @@ class _Job:
                     pixels, label, said = self._load(position)
                 except ImageError as error:
                     if not self.settings.skip_unreadable:
-                        raise PrepareError(f"{self._name(position)} {error}: {_MEND}") from None
-                    skipped.append(self.source.listing.names[position])
+                        raise PrepareError(f"{self._name(position)} {error}: {FIX}") from None
+                    skipped[position] = str(error)
                 else:
                     kept.append(position)
                     remarks.update(said)
@@ -147,7 +156,7 @@ class _Job:
             record = ShardRecord(
                 split=plan.split,
                 positions=tuple(kept),
-                skipped=tuple(skipped),
+                skipped=skipped,
                 remarks={remark: remarks[remark] for remark in Remark if remark in remarks},
                 files={r: file for r, (file, _) in done.items()},
                 indexes={r: index for r, (_, index) in done.items() if index},
@@ -165,9 +174,11 @@ class _Job:
 
     def _load(self, position: int) -> tuple[NDArray[np.float32], int | None, set[Remark]]:
         """The largest level of an image, its label, and what there is to say of it."""
+        if reason := self.source.found.problems.get(position):
+            raise ImageError(reason)
         label = self.source.listing.label(position)
         if self.source.listing.classes and label is None:
-            raise ImageError("has no label")
+            raise ImageError(NO_LABEL)
         said: set[Remark] = set()
         try:
             content = self.source.read(position)
@@ -185,7 +196,7 @@ class _Job:
             raise PrepareError(str(explained(self._name(position), error))) from None
 
     def _name(self, position: int) -> str:
-        return f"{self.source.listing.names[position]} in {self.where}"
+        return f"{shown_name(self.source.listing.names[position])} in {self.where}"
 
     def _estimate(self, plan: _Plan, tars: list[OutputFile], done: int) -> int:
         """Bytes of a whole shard: its arrays, and its tars as far as its images so far tell."""
@@ -221,12 +232,13 @@ def prepare(
 ) -> Manifest:
     """Make the data set DEST from the images at `source`, a path or URL, and return its manifest.
 
-    `say` gets a line before each file that is copied first, since it is packed or lies elsewhere.
+    The whole source is looked through first; `say` gets a line for each thing found, and before each file that is
+    copied because it is packed or lies elsewhere.
 
     Raises PrepareError with one line for everything that a user can mend. After that, or after an
     interruption, the same call continues where it ended.
     """
-    where, dest, settings = str(source), Path(dest), settings or PrepareSettings()
+    where, dest, settings = os.path.expanduser(str(source)), Path(dest).expanduser(), settings or PrepareSettings()
     if dest.exists():
         raise PrepareError(f"{dest} exists already: give another destination or remove it")
     if dest.resolve().is_relative_to(Path(where).resolve()):
@@ -236,31 +248,65 @@ def prepare(
         with _hold(root):
             try:
                 opened = open_source(where, settings.labels, settings.member, root / "work/source", say)
+                survey(opened, shown(where), settings.test, settings.skip_unreadable, say)
                 plans = _plan(opened, settings)
+                # A run that stopped at a damaged file may continue without such files: its finished shards are the
+                # same.
+                same = settings.model_dump(mode="json", exclude={"skip_unreadable"})
+                _continue(root, json.dumps({"listing": opened.listing.digest(), "settings": same}, indent=1))
+                job = _Job(opened, settings, shown(where), root)
+                records = _make_all(job, plans, workers, progress or (lambda done, total: None), say)
             except SourceError as error:
                 raise PrepareError(str(error)) from None
-            # A run that stopped at a damaged file may go on without such files: its finished shards are the same.
-            same = settings.model_dump(mode="json", exclude={"skip_unreadable"})
-            _continue(root, json.dumps({"listing": opened.listing.digest(), "settings": same}, indent=1))
-            job = _Job(opened, settings, shown(where), root)
-            _make_shards(job, plans, workers, progress or (lambda done, total: None))
-            manifest = _finish(job, plans)
+            manifest = _finish(job, records)
         shutil.rmtree(root / "work")
         root.rename(dest)
     return manifest
 
 
-def _plan(source: Source, settings: PrepareSettings) -> list[_Plan]:
-    """Which positions of the source go to which shard: training shards, then test shards."""
-    listing = source.listing
-    if listing.labels is not None and not settings.skip_unreadable:
-        for position in np.flatnonzero(listing.labels < 0)[:1]:
-            raise PrepareError(f"{listing.names[position]} has no label though others have: {_MEND}")
-    test = choose_test(listing, settings.test)
-    if test.all():
-        raise PrepareError(f"the test split takes all {len(source)} files: leave some for training")
+def _make_all(
+    job: _Job, plans: list[_Plan], workers: int, progress: Progress, say: Callable[[str], None]
+) -> list[ShardRecord]:
+    """Records of all shards. Where damage took images from a test split of a given size, others take their place: the
+    shards that this changes are made anew."""
+    if (known := job.root / _DAMAGED).exists():
+        plans = _plan(job.source, job.settings, json.loads(known.read_bytes()))
+    _make_shards(job, plans, workers, progress)
+    records = _records(job, plans)
+    lost = sum(len(record.skipped) for record in records if record.split == "test")
+    if lost and not isinstance(job.settings.test, tuple) and job.settings.test != "source":
+        say(f"{lost} of the test images are damaged: others take their place")
+        damaged = sorted(position for record in records for position in record.skipped)
+        write_file(job.root, _DAMAGED, json.dumps(damaged).encode())
+        plans = _plan(job.source, job.settings, damaged)
+        for plan in plans:
+            if job.finished(plan) is None:
+                for file in job.root.glob(f"[0-9]*/shard-{plan.number:05d}.*"):
+                    file.unlink()
+        _make_shards(job, plans, workers, progress)
+        records = _records(job, plans)
+    return records
+
+
+def _records(job: _Job, plans: list[_Plan]) -> list[ShardRecord]:
+    records = [record for plan in plans if (record := job.finished(plan)) is not None]
+    assert len(records) == len(plans)
+    return records
+
+
+def _plan(source: Source, settings: PrepareSettings, damaged: Sequence[int] = ()) -> list[_Plan]:
+    """Which positions of the source go to which shard: training shards, then test shards. `damaged`: positions that
+    were found to be no use for the test split."""
+    good = usable(source)
+    wanted = how_many(settings.test, int(good.sum()))
+    good[list(damaged)] = False
+    test = choose_test(source.listing, wanted, good)
+    if not (good & ~test).any():
+        raise PrepareError(f"the test split takes all {int(good.sum())} images: leave some for training")
+    taken = np.ones(len(source), bool)
+    taken[list(source.found.left_out)] = False
     splits: tuple[tuple[Split, NDArray[np.int64]], ...] = (
-        ("train", np.flatnonzero(~test)),
+        ("train", np.flatnonzero(taken & ~test)),
         ("test", np.flatnonzero(test)),
     )
     plans: list[_Plan] = []
@@ -319,18 +365,16 @@ def _make_shards(job: _Job, plans: list[_Plan], workers: int, progress: Progress
         raise PrepareError(str(error)) from None
 
 
-def _finish(job: _Job, plans: list[_Plan]) -> Manifest:
+def _finish(job: _Job, records: list[ShardRecord]) -> Manifest:
     """Write names, labels and the manifest of finished shards."""
-    records = [record for plan in plans if (record := job.finished(plan)) is not None]
-    assert len(records) == len(plans)
-    skipped = tuple(name for record in records for name in record.skipped)
+    skipped = {position: reason for record in records for position, reason in record.skipped.items()}
     records = [record for record in records if record.positions]
     counts = {split: sum(len(r.positions) for r in records if r.split == split) for split in ("train", "test")}
     if counts["train"] == 0:
         raise PrepareError(f"no training image in {job.where} could be read, all were skipped")
     positions = [position for record in records for position in record.positions]
     settings, listing = job.settings, job.source.listing
-    names = "".join(f"{listing.names[position]}\n" for position in positions)
+    names = "".join(f"{shown_name(listing.names[position])}\n" for position in positions)
     labels = None if listing.labels is None else listing.labels[positions].astype(np.int64)
     levels = {}
     for resolution in reversed(settings.levels):
@@ -354,10 +398,11 @@ def _finish(job: _Job, plans: list[_Plan]) -> Manifest:
         labels=None if labels is None else write_array(job.root, "labels.npy", labels),
         source=job.where,
         settings=settings.model_dump(mode="json"),
-        skipped=skipped,
+        skipped=tuple(shown_name(listing.names[position]) for position in skipped),
         remarks={
             str(remark): number for remark in Remark if (number := sum(r.remarks.get(remark, 0) for r in records))
         },
+        found=report(job.source, skipped),
     )
     manifest.write(job.root)
     return manifest

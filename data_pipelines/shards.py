@@ -21,7 +21,8 @@ class ShardRecord(Settings):
     split: Split
     positions: tuple[int, ...]
     """Positions in the source of the samples that it holds, in order."""
-    skipped: tuple[str, ...]
+    skipped: dict[int, str]
+    """Positions of the files that were left out, and why."""
     remarks: dict[Remark, int] = {}
     """How many of its samples each is true of."""
     files: dict[int, FileRecord]

@@ -90,7 +90,7 @@ def open_store(path: str, settings: "RemoteSettings | None" = None) -> Store:
     Raises ValueError or OSError with one line when a URL cannot be opened at all or the cache cannot be used.
     """
     if not is_elsewhere(path):
-        return Directory(path)
+        return Directory(Path(path).expanduser())
     from data_pipelines.remote import RemoteSettings, RemoteStore
 
     return RemoteStore(path, settings or RemoteSettings())

@@ -15,6 +15,8 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.sources.findings import Findings
+
 Labels = Literal["auto", "folders", "none"]
 
 
@@ -30,11 +32,11 @@ class Names(Sequence[str]):
     """Many strings in little memory, and quick to copy to another process."""
 
     def __init__(self, names: Iterable[str | bytes]) -> None:
-        """`names`: text, or text as UTF-8, taken one at a time; SourceError for one that is not printable text."""
+        """`names`: text, or its bytes in UTF-8, taken one at a time. Bytes that are no UTF-8 are kept as Python keeps
+        them in the names of files."""
         text, ends = bytearray(), array("q")
         for name in names:
             encoded = name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
-            _refuse_odd(encoded)
             text += encoded
             ends.append(len(text))
         self._text = bytes(text)
@@ -53,17 +55,7 @@ class Names(Sequence[str]):
         if not 0 <= i < len(self):
             raise IndexError(i)
         start = int(self._ends[i - 1]) if i else 0
-        return self._text[start : int(self._ends[i])].decode()
-
-
-def _refuse_odd(name: bytes) -> None:
-    # names.txt holds one a line, and messages show them.
-    try:
-        odd = not name.decode().isprintable()
-    except UnicodeDecodeError:
-        odd = True
-    if odd:
-        raise SourceError(f"it holds a name that is not printable text, {name!r}: rename it")
+        return self._text[start : int(self._ends[i])].decode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,8 @@ class Listing:
     """Of each image in [0, len(classes)), -1 where it has none; None when there are no labels."""
     test: NDArray[np.bool_] | None = None
     """Which images the source itself keeps for testing; None when it does not say."""
+    top: str = ""
+    """The folders around everything in the source, with a slash behind, which the names leave out."""
 
     def __post_init__(self) -> None:
         columns = [self.names, self.sizes, self.labels, self.test]
@@ -97,7 +91,7 @@ class Listing:
         """SHA-256 of all of it. Images' content does not go into it."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for name, size in zip(self.names, self.sizes.tolist(), strict=True):
-            digest.update(f"{size} {name}\n".encode())
+            digest.update(f"{size} {name}\n".encode(errors="surrogateescape"))
         for column in (self.labels, self.test):
             digest.update(b"none" if column is None else column.tobytes())
         return digest.hexdigest()
@@ -107,6 +101,8 @@ class Source(ABC):
     """A list of images in a fixed order."""
 
     listing: Listing
+    found: Findings
+    """What was seen when it was listed."""
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -119,37 +115,13 @@ class Source(ABC):
         """
 
 
-def choose_test(listing: Listing, test: int | tuple[str, ...] | Literal["source"]) -> NDArray[np.bool_]:
-    """Which images are kept for testing: those named, as many as asked for, or those that the source itself keeps.
-
-    A number takes the last ones, or evenly spread ones when there are labels. Raises SourceError for an unknown
-    name.
-    """
-    count = len(listing)
-    chosen = np.zeros(count, bool)
-    if test == "source":
-        return chosen if listing.test is None else listing.test
-    if isinstance(test, int):
-        number = min(test, count)
-        if listing.classes:  # sorted order often runs through the classes: its end would be one of them
-            chosen[[(2 * k + 1) * count // (2 * number) for k in range(number)]] = True
-        else:
-            chosen[count - number :] = True
-        return chosen
-    positions: dict[str, int] = {name: position for position, name in enumerate(listing.names)}
-    for name in test:
-        if name not in positions:
-            raise SourceError(f"test sample {name!r} is not in the source: names look like {listing.names[0]}")
-        chosen[positions[name]] = True
-    return chosen
-
-
 def listing_of(
     names: Iterable[str | bytes],
     sizes: Sequence[int] | NDArray[Any],
     classes: tuple[str, ...] = (),
     labels: Sequence[int | None] | None = None,
     test: Sequence[bool] | None = None,
+    top: str = "",
 ) -> Listing:
     """A listing from plain lists; a label of None is none."""
     return Listing(
@@ -158,4 +130,5 @@ def listing_of(
         classes,
         None if labels is None else np.array([-1 if label is None else label for label in labels], np.int32),
         None if test is None else np.asarray(test, bool),
+        top,
     )

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.sources import Labels, Names, SourceError, listing_of
+from data_pipelines.sources import Labels, SourceError, listing_of
+from data_pipelines.sources.findings import Findings
 from data_pipelines.sources.parts import Parts, PartsSource, read_part
 from data_pipelines.sources.spool import Spool
 from data_pipelines.sources.tar_members import members
@@ -98,6 +99,7 @@ class CifarSource(PartsSource):
     def __init__(self, where: str, files: Files, labels: Labels, spool: Spool) -> None:
         """Raises SourceError for a batch that is missing, is damaged, or holds anything but images and labels."""
         layout = next(layout for layout in _LAYOUTS if layout.test in files)
+        self.found = Findings(f"CIFAR-{layout.classes}")
         batches = [_load_batch(where, files, name, layout) for name in (*layout.train, layout.test)]
         pixels = [rows for rows, _ in batches]
         test = len(pixels[-1])
@@ -138,7 +140,11 @@ def _load_batch(where: str, files: Files, name: str, layout: _Layout) -> tuple[N
     array, labels = batch.get(b"data"), batch.get(layout.labels)
     rows = array.rows() if isinstance(array, _Array) else None
     if rows is None:
-        raise SourceError(f"{name} in {where} holds no uint8 pixels [n, {_ROW}]: get it again")
+        raise SourceError(
+            f"{name} in {where} holds no uint8 pixels [n, {_ROW}] (its data is {_described(array)}): get it again"
+        )
+    if isinstance(labels, _Array):
+        labels = labels.integers()
     if not isinstance(labels, list) or len(labels) != len(rows):
         raise SourceError(f"{name} in {where} does not hold a label for each of its {len(rows)} images: get it again")
     for label in labels:
@@ -154,7 +160,10 @@ def _load_class_names(where: str, files: Files, layout: _Layout) -> tuple[str, .
     try:
         if not isinstance(names, list) or len(set(names)) != layout.classes:
             raise ValueError
-        return tuple(Names(names))
+        texts = tuple(name.decode() if isinstance(name, bytes) else name for name in names)
+        if not all(text.isprintable() for text in texts):
+            raise ValueError
+        return texts
     except (ValueError, TypeError, AttributeError):
         raise SourceError(
             f"{layout.meta} in {where} does not hold {layout.classes} names of classes: get it again or remove it"
@@ -178,7 +187,8 @@ def _load(where: str, files: Files, name: str) -> dict[Any, Any]:
         raise SourceError(f"{name} in {where} is damaged or holds what does not belong in it ({reason})") from None
     if not isinstance(content, dict):
         raise SourceError(f"{name} in {where} holds what does not belong in it (a {type(content).__name__})")
-    return content
+    # Python 2 wrote the real ones, whose text is bytes; Python 3 writes text.
+    return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
 
 
 class _Array:
@@ -189,25 +199,68 @@ class _Array:
     def __setstate__(self, state: object) -> None:
         self._state = state
 
+    def __repr__(self) -> str:
+        match getattr(self, "_state", None):
+            case (_, tuple(shape), _Type() as kind, order, *_):
+                return f"an array of type {repr(kind.text)} and shape {repr(shape)}" + " in columns" * (order is True)
+        return "an array without pixels"
+
     def rows(self) -> NDArray[np.uint8] | None:
         """It as uint8 [n, 3072], n > 0; None when it is anything else."""
         match getattr(self, "_state", None):
-            case (_, (int(count), int(width)), _Type(name="u1" | b"u1"), False | 0, bytes(data)):
+            case (_, (int(count), int(width)), _Type(name="u1" | b"u1"), False | 0, bytes(data) | bytearray(data)):
                 if width == _ROW and len(data) == count * width > 0:
                     return np.frombuffer(data, np.uint8).reshape(count, width)
         return None
+
+    def integers(self) -> list[int] | None:
+        """It as a list of integers; None when it is not one row of them."""
+        match getattr(self, "_state", None):
+            case (_, (int(count),), _Type(big=False) as kind, False | 0, bytes(data) | bytearray(data)):
+                text = kind.text
+                if text in _INTEGERS and len(data) == count * int(text[1]):
+                    return [int(number) for number in np.frombuffer(data, f"<{text}")]
+        return None
+
+
+_INTEGERS = frozenset(sign + size for sign in "iu" for size in "1248")
+
+
+def _described(data: object) -> str:
+    return str(data)[:200] if isinstance(data, _Array) else type(data).__name__
+
+
+def _from_buffer(data: object, kind: object, shape: object, order: object) -> _Array:
+    """What protocol 5 says of an array."""
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", data))
+    return array
+
+
+def _scalar(kind: object, data: object) -> object:
+    """A number of NumPy's, as Python's when it is an integer."""
+    array = _Array()
+    array.__setstate__((1, (1,), kind, False, data))
+    numbers = array.integers()
+    return numbers[0] if numbers else array
 
 
 class _Type:
     """What a pickle says of a NumPy type."""
 
-    __slots__ = ("name",)
+    __slots__ = ("big", "name")
 
     def __init__(self, name: object) -> None:
         self.name = name
+        self.big = False
+
+    @property
+    def text(self) -> str:
+        return self.name.decode(errors="replace") if isinstance(self.name, bytes) else str(self.name)
 
     def __setstate__(self, state: object) -> None:
-        """The order of its bytes and the like, which do not matter to bytes."""
+        """The order of its bytes, and what does not matter here."""
+        self.big = isinstance(state, tuple) and state[1:2] in ((">",), (b">",))
 
 
 class _Stand:
@@ -232,6 +285,10 @@ class _Unpickler(pickle._Unpickler):
         match (module, name):
             case ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
                 return _Stand(lambda kind, shape, letter: _Array())
+            case ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer"):
+                return _Stand(_from_buffer)
+            case ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar"):
+                return _Stand(_scalar)
             case ("numpy", "ndarray"):
                 return _Stand(lambda: None)
             case ("numpy", "dtype"):

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.sources import Labels, SourceError, listing_of
+from data_pipelines.sources.findings import Findings
 from data_pipelines.sources.gzipped import is_gzip, read_head, unpack
 from data_pipelines.sources.parts import Parts, PartsSource, read_part
 from data_pipelines.sources.spool import Spool
 
-_NAME = re.compile(r"(?P<split>train|t10k|test)-(?P<what>images|labels)[-.]idx(?P<axes>[13])-ubyte(\.gz)?")
+_NAME = re.compile(
+    r"(?P<set>emnist-[a-z]+-|)(?P<split>train|t10k|test)-(?P<what>images|labels)[-.]idx(?P<axes>[13])-ubyte(\.gz)?"
+)
 _AXES = {"images": 3, "labels": 1}
 _UBYTE = 8
 
@@ -23,28 +26,57 @@ _MOST_OF_GZIP = 1032
 Splits = dict[str, dict[str, Path]]
 """By split, `train` first, the file of its `images` and perhaps the one of its `labels`."""
 
+_EMNIST = "emnist-"
 
-def find(folder: Path) -> Splits | None:
-    """The IDX files in a folder, None when there are none with images."""
-    found: Splits = {"train": {}, "t10k": {}, "test": {}}
-    for name in sorted(os.listdir(folder), reverse=True):  # of a file and its .gz the plain one is kept
+
+def find(path: Path) -> Splits | None:
+    """The IDX files in a folder, or where torchvision puts them below it (`raw`, `MNIST/raw`, `EMNIST/raw`); None when
+    there are none with images. Raises SourceError when there are those of several sets."""
+    folders = [path, path / "raw"]
+    if not any(map(_has_images, folders)):
+        folders = [folder / "raw" for folder in sorted(path.iterdir()) if _has_images(folder / "raw")]
+    found = {f"{folder}/{name}*": splits for folder in folders for name, splits in _sets(folder).items()}
+    if len(found) > 1:
+        raise SourceError(
+            f"source {path} holds several sets, {', '.join(found)}: give the folder of one, or put its files into one"
+        )
+    return next(iter(found.values()), None)
+
+
+def _has_images(folder: Path) -> bool:
+    return bool(_sets(folder))
+
+
+def _sets(folder: Path) -> dict[str, Splits]:
+    """By what the names of their files start with, the sets that have images."""
+    sets: dict[str, Splits] = {}
+    # of a file and its .gz the plain one is kept
+    for name in sorted(os.listdir(folder), reverse=True) if folder.is_dir() else ():
         match = _NAME.fullmatch(name)
         if match and int(match["axes"]) == _AXES[match["what"]] and (folder / name).is_file():
+            found = sets.setdefault(match["set"], {"train": {}, "t10k": {}, "test": {}})
             found[match["split"]][match["what"]] = folder / name
-    splits = {split: files for split, files in found.items() if files}
-    return splits if any("images" in files for files in splits.values()) else None
+    return {
+        name: {split: files for split, files in found.items() if files}
+        for name, found in sets.items()
+        if any("images" in files for files in found.values())
+    }
 
 
 class IdxSource(PartsSource):
     """The grey images of IDX files, those for training first; t10k (or test) is the source's own test split.
 
     A sample is called after its split and its number there, `train/00000`; classes are numbers. What is compressed is
-    copied to the spool first.
+    copied to the spool first. EMNIST's images, which are stored transposed, are turned upright.
     """
 
     def __init__(self, splits: Splits, labels: Labels, spool: Spool) -> None:
         """Raises SourceError for files that are damaged or do not belong together."""
         self.parts = Parts([])
+        self.found = Findings("IDX files")
+        self._transposed = next(iter(next(iter(splits.values())).values())).name.startswith(_EMNIST)
+        if self._transposed:
+            self.found.notes.append("EMNIST stores its images with rows and columns exchanged: they are turned upright")
         self._sides: list[tuple[int, int]] = []
         names: list[str] = []
         numbers: list[int] = []
@@ -73,7 +105,8 @@ class IdxSource(PartsSource):
 
     def content(self, i: int, path: Path, offset: int, size: int) -> NDArray[np.uint8]:
         """uint8 [H, W, 1]."""
-        return np.frombuffer(read_part(path, offset, size), np.uint8).reshape(*self._sides[self.parts.file[i]], 1)
+        pixels = np.frombuffer(read_part(path, offset, size), np.uint8).reshape(self._sides[self.parts.file[i]])
+        return (pixels.T if self._transposed else pixels)[..., None]
 
 
 def _read_labels(path: Path, count: int, spool: Spool) -> list[int]:

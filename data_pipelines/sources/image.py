@@ -247,14 +247,6 @@ def _of_array(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
 
 
-def is_image(content: bytes) -> bool:
-    try:
-        to_pixels(content, 3)
-    except ImageError:
-        return False
-    return True
-
-
 def to_square(
     content: bytes | NDArray[np.uint8], channels: int, resolution: int, remark: Remarks = no_remarks
 ) -> NDArray[np.float32]:

@@ -1,7 +1,9 @@
-"""LMDB databases of image files, as LSUN comes in."""
+"""LMDB databases of image files, as LSUN and stylegan2-pytorch make them."""
 
+import re
 from array import array
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -9,12 +11,20 @@ import lmdb
 import numpy as np
 
 from data_pipelines.sources import ImageError, Listing, Names, Source, SourceError
+from data_pipelines.sources.findings import Findings
+from data_pipelines.sources.formats import HEAD_BYTES
 from data_pipelines.sources.image import MAX_BYTES
 
 DATA_NAME = "data.mdb"
 
 _MAGIC = (0xBEEFC0DE).to_bytes(4, "little")
 _MAGIC_OFFSET = 16
+
+_BOOKKEEPING = re.compile(rb"length|num[-_]?samples|__\w+__|(label|caption|meta)s?[-_]?\d*")
+"""Keys of entries that say something about the images."""
+
+_SIZED = re.compile(rb"(\d{1,5})-\d{5,}")
+"""Keys of stylegan2-pytorch and its like, which keep each image at several resolutions: `256-00000`."""
 
 
 def is_lmdb(head: bytes) -> bool:
@@ -45,41 +55,60 @@ def find(path: Path) -> dict[str, Path] | None:
 
 
 class LmdbSource(Source):
-    """The values of one database in the order of its keys, or those of a train and then those of a val database.
+    """The images of one database in the order of its keys, or those of a train and then those of a val database.
 
     What a value is, its content says. A sample is called after its key, in hexadecimal where some key is no printable
-    text. There are no labels. Nothing is written beside a database, not even a lock.
+    text. There are no labels. Entries about the images are passed over; where every image is there at several
+    resolutions, the largest is taken. Nothing is written beside a database, not even a lock.
     """
 
-    def __init__(self, databases: dict[str, Path]) -> None:
-        """`databases`: as `find` gives them. Raises SourceError for damaged and empty ones."""
+    def __init__(self, databases: dict[str, Path], tick: Callable[[], object] = lambda: None) -> None:
+        """`databases`: as `find` gives them. `tick` is called for each entry. Raises SourceError for damaged and empty
+        ones."""
         self._databases = databases
+        self._sides = {prefix: _largest_side(path) for prefix, path in databases.items()}
         self._hexadecimal = False
-        try:
-            names, sizes, ends = self._list()
-        except SourceError:
+        names, sizes, ends = self._list(tick)
+        if any(not name.isprintable() for name in names):
             self._hexadecimal = True
-            names, sizes, ends = self._list()
+            names, sizes, ends = self._list(tick)
         if not names:
-            raise SourceError(f"{' and '.join(map(str, databases.values()))} holds no images")
+            raise SourceError(f"{' and '.join(map(str, databases.values()))} {self.found.nothing('give another one')}")
         test = np.arange(len(names)) >= ends[0] if len(databases) > 1 else None
         self.listing = Listing(names, np.array(sizes, np.int64), test=test)
 
-    def _list(self) -> tuple[Names, "array[int]", list[int]]:
+    def _list(self, tick: Callable[[], object]) -> tuple[Names, "array[int]", list[int]]:
         """All names, the bytes of their values, and after how many names each database ends."""
         sizes, ends = array("q"), list[int]()
+        self.found = Findings("LMDB")
+        for side in filter(None, self._sides.values()):
+            self.found.notes.append(f"its keys hold several resolutions of each image: {side} px is taken")
 
         def walk() -> Generator[bytes, None, None]:
             for prefix, path in self._databases.items():
+                side = self._sides[prefix]
                 with _reading(path) as transaction:
-                    # As buffers, so that of a value nothing but its length is read.
+                    # As buffers, so that of a value nothing but its length and its head is read.
                     for key, value in transaction.cursor():
-                        sizes.append(len(value))
-                        yield prefix.encode() + (key.hex().encode() if self._hexadecimal else bytes(key))
+                        tick()
+                        if self._takes(bytes(key), value, side, len(sizes)):
+                            sizes.append(len(value))
+                            yield prefix.encode() + (key.hex().encode() if self._hexadecimal else bytes(key))
                 ends.append(len(sizes))
 
         with closing(walk()) as keys:  # a database is not opened again before it is closed
             return Names(keys), sizes, ends
+
+    def _takes(self, key: bytes, value: bytes | memoryview, side: int | None, position: int) -> bool:
+        name = key.decode(errors="replace")
+        if _BOOKKEEPING.fullmatch(key):
+            self.found.pass_over("entries about the images", name)
+            return False
+        sized = _SIZED.fullmatch(key) if side is not None else None
+        if sized and int(sized[1]) != side:
+            self.found.pass_over(f"images of {int(sized[1])} px", name)
+            return False
+        return self.found.take(position, name, len(value), bytes(value[:HEAD_BYTES]), meant=True)
 
     def read(self, i: int) -> bytes:
         name = self.listing.names[i]
@@ -93,6 +122,18 @@ class LmdbSource(Source):
             if len(value) > MAX_BYTES:
                 raise ImageError(f"has {len(value)} bytes, more than {MAX_BYTES}")
             return bytes(value)
+
+
+def _largest_side(path: Path) -> int | None:
+    """The largest resolution that keys name, None when they do not name several."""
+    with _reading(path) as transaction:
+        sides: Counter[int] = Counter()
+        for key in transaction.cursor().iternext(keys=True, values=False):
+            if sized := _SIZED.fullmatch(key):
+                sides[int(sized[1])] += 1
+            elif not _BOOKKEEPING.fullmatch(key):
+                return None
+    return max(sides) if len(sides) > 1 else None
 
 
 @contextmanager

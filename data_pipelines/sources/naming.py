@@ -6,17 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from reprlib import repr  # of a few dozen characters
 
 from data_pipelines.sources import Labels, Listing, SourceError, listing_of
-
-LABELS_NAME = "dataset.json"
+from data_pipelines.sources.findings import LABELS_NAME, Findings, is_hidden, shown_name
+from data_pipelines.sources.splits import common_folder, is_running_number, split_by_folders
 
 MOST_CLASSES = 100_000
 """Labels are below it: a wild number would make a table of as many classes."""
 
-_HIDDEN = r"(^|/)(\.[^/]|__MACOSX(/|$))"
 _OUTSIDE = r"^/|(^|/)\.\.(/|$)"
-
-_TRAIN = frozenset({"train", "training"})
-_TEST = frozenset({"test", "testing", "val", "valid", "validation"})
 
 
 def list_files(
@@ -24,31 +20,56 @@ def list_files(
     names: Sequence[str],
     sizes: Sequence[int],
     labels: Labels,
-    labels_file: bytes | None,
-    is_image: Callable[[int], bool],
+    found: Findings,
+    read_file: Callable[[str], bytes | None],
     beside: Sequence[int | None] | None = None,
 ) -> Listing:
-    """A listing of files, with what their names tell.
+    """A listing of files, with what their names tell. Folders around all of them are left out of the names.
 
-    Top-level folders `train` and `test` (or `val`) are a split. Labels come from StyleGAN's dataset.json,
-    `{"labels": [["name", k], ...]}`, where there is one (`labels_file`, its content). Otherwise the first-level
-    sub-folders (below the split's) are the classes when there are at least two and every image is in one, except
-    where they only cut one running number into pieces, as 00000/00000.png ... 69000/69999.png do.
+    Folders `train` and `test` (or `val`) are a split: splits.split_by_folders. Labels come from StyleGAN's
+    dataset.json, `{"labels": [["name", k], ...]}`, where there is one at the top. Otherwise the first-level sub-folders
+    (below the split's) are the classes when there are at least two and every image is in one, except where they only
+    cut one running number into pieces, as 00000/00000.png ... 69000/69999.png do.
 
-    `is_image`: whether file i, which is in no folder though others are, is an image. `beside`: labels that the
-    archive itself holds beside its files, below MOST_CLASSES, which come before all others. Raises SourceError.
+    `found` gets the remarks, and the images that have no place in a split. `read_file` gives the content of another
+    file of the source, None when there is none of that name. `beside`: labels that the archive itself holds beside its
+    files, below MOST_CLASSES, which come before all others. Raises SourceError.
     """
-    test = _split(names)
-    inner = names if test is None else [name.split("/", 1)[1] for name in names]
+    top = common_folder(names)
+    short = [name[len(top) :] for name in names] if top else names
+    split = split_by_folders(names)
     classes: tuple[str, ...] = ()
     numbers: list[int | None] | None = None
+    labels_file = _find_labels(read_file, top) if labels == "auto" and beside is None else None
     if labels == "auto" and beside is not None:
         classes, numbers = _numbered(beside), list(beside)
-    elif labels == "auto" and labels_file is not None:
-        classes, numbers = _from_json(f"{LABELS_NAME} of {where}", labels_file, names)
+    elif labels_file is not None:
+        place, text = labels_file
+        relative = short if place else names
+        classes, numbers = _from_json(f"{place}{LABELS_NAME} of {where}", text, relative)
     elif labels != "none":
-        classes, numbers = _from_folders(where, inner, labels == "folders", is_image)
-    return listing_of(names, sizes, classes, numbers, test)
+        inner = short if split is None else split.inner
+        elsewhere = set() if split is None else {*split.outside, *split.unlabelled}
+        placed = [i for i in range(len(names)) if i not in elsewhere]
+        classes, numbers = _from_folders(where, inner, placed, labels == "folders", found)
+    if split is not None:
+        for i in split.outside:
+            found.problems.setdefault(i, f"is in none of the split's folders {', '.join(split.folders)} (move it)")
+        for i in split.unlabelled if classes else ():
+            found.left_out.add(i)
+            found.pass_over("unlabelled images, which --labels none would take for training", names[i])
+        found.notes += [f"{folder}/ is for {role}" for folder, role in split.folders.items()]
+    if top:
+        found.notes.append(f"everything is in {shown_name(top)}, which names leave out")
+    return listing_of(short, sizes, classes, numbers, None if split is None else split.test, top)
+
+
+def _find_labels(read_file: Callable[[str], bytes | None], top: str) -> tuple[str, bytes] | None:
+    """The folder that holds the file with labels, and its content."""
+    for place in dict.fromkeys(("", top)):
+        if (text := read_file(place + LABELS_NAME)) is not None:
+            return place, text
+    return None
 
 
 def member_name(where: str, name: str) -> str | None:
@@ -61,7 +82,7 @@ def member_name(where: str, name: str) -> str | None:
     refuse_outside(where, name)
     if not name:
         raise SourceError(f"source {where} has a member without a name: make the archive again")
-    return None if re.search(_HIDDEN, name) else name
+    return None if any(map(is_hidden, name.split("/"))) else name
 
 
 def refuse_outside(where: str, name: str) -> None:
@@ -70,41 +91,25 @@ def refuse_outside(where: str, name: str) -> None:
         raise SourceError(f"source {where} has a member whose name leads out of it, {name!r}: do not use this archive")
 
 
-def _split(names: Sequence[str]) -> list[bool] | None:
-    tops = {name.split("/", 1)[0] if "/" in name else "" for name in names}
-    if not tops <= _TRAIN | _TEST or not tops & _TRAIN or not tops & _TEST:
-        return None
-    return [name.split("/", 1)[0] in _TEST for name in names]
-
-
 def _from_folders(
-    where: str, names: Sequence[str], required: bool, is_image: Callable[[int], bool]
+    where: str, names: Sequence[str], placed: Sequence[int], required: bool, found: Findings
 ) -> tuple[tuple[str, ...], list[int | None] | None]:
-    tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
-    classes = tuple(sorted({top for top in tops if top is not None}))
-    if len(classes) >= 2 and (required or not _is_running_number(classes, names)):
-        # A stray text file beside the class folders must not cost the labels: only an image there does.
-        if not any(top is None and is_image(i) for i, top in enumerate(tops)):
+    """Classes, and the label of each image: of those that are `placed`, where the split says nothing against it."""
+    tops = [name.partition("/")[0] if "/" in name else None for name in names]
+    classes = tuple(sorted({top for i in placed if (top := tops[i]) is not None}))
+    if len(classes) >= 2 and (required or not is_running_number(classes, [names[i] for i in placed])):
+        loose = [i for i in placed if tops[i] is None and i not in found.problems]
+        if not loose:
             numbers = {name: k for k, name in enumerate(classes)}
-            return classes, [None if top is None else numbers[top] for top in tops]
+            return tuple(map(shown_name, classes)), [None if top is None else numbers.get(top) for top in tops]
+        found.notes.append(
+            f"no classes: {len(loose)} images are in none of the folders ({shown_name(names[loose[0]])})"
+        )
     if required:
         raise SourceError(
             f"source {where} has no classes: it needs at least two sub-folders and every image inside one of them"
         )
     return (), None
-
-
-def _is_running_number(classes: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether sub-folders with long numbers for names hold files whose numbers rise through all of them."""
-    if not all(re.fullmatch(r"\d{5,}", name, re.ASCII) for name in classes):
-        return False
-    last = -1
-    for name in sorted(names):  # an archive may hold them in any order
-        match = re.search(r"(\d+)(\.[^./]*)?$", name, re.ASCII)
-        if match is None or int(match[1]) <= last:
-            return False
-        last = int(match[1])
-    return True
 
 
 def _from_json(path: str, text: bytes, names: Sequence[str]) -> tuple[tuple[str, ...], list[int | None] | None]:

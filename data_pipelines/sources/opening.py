@@ -1,12 +1,17 @@
 """Which kind of source stands at a path or URL: told by what is there, as far as that tells it."""
 
+import os
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipelines.circumstances import explained, is_circumstance
 from data_pipelines.sources import Labels, Source, SourceError, cifar, idx, lsun, tars
+from data_pipelines.sources.findings import is_hidden
 from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.formats import HEAD_BYTES, identify
 from data_pipelines.sources.gzipped import read_head
 from data_pipelines.sources.spool import Spool
 from data_pipelines.sources.tar_members import is_tar, members
@@ -31,22 +36,41 @@ def open_source(
     labels: `auto` looks for labels as each source describes, `folders` takes the first-level sub-folders as
     classes, `none` ignores labels. member: which member of a WebDataset sample is the image. spool: a folder for
     copies of what cannot be read in any order where it stands; made when it is needed. say: gets a line before each
-    of these copies.
+    of these copies, and now and then how many files have been looked at. A `~` in front of a path is the home folder.
     """
+    where = "::".join(map(os.path.expanduser, where.split("::")))
     try:
-        return _Opening(where, labels, member, Spool(spool, say)).source()
+        return _Opening(where, labels, member, Spool(spool, say), _Count(where, say)).source()
     except SourceError as error:
         message, name = str(error), shown(where)
         raise SourceError(message if name in message else f"source {name}: {message}") from None
     except OSError as error:
-        raise SourceError(
-            f"source {shown(where)} cannot be read ({error.strerror or error}): mend that first"
-        ) from None
+        if is_circumstance(error):
+            raise SourceError(str(explained(f"source {shown(where)}", error))) from None
+        raise SourceError(f"source {shown(where)} cannot be read ({error.strerror or error}): fix that first") from None
+
+
+class _Count:
+    """Says now and then how many files have been looked at."""
+
+    SECONDS = 5.0
+
+    def __init__(self, where: str, say: Callable[[str], None]) -> None:
+        self._where, self._say = where, say
+        self._files, self._last = 0, time.monotonic()
+
+    def __call__(self) -> None:
+        self._files += 1
+        if self._files % 256 == 0 and time.monotonic() - self._last > self.SECONDS:
+            self._last = time.monotonic()
+            self._say(f"looked at {self._files:,} files of {shown(self._where)}")
 
 
 class _Opening:
-    def __init__(self, where: str, labels: Labels, member: str | None, spool: Spool) -> None:
-        self._where, self._labels, self._member, self._spool = where, labels, member, spool
+    def __init__(
+        self, where: str, labels: Labels, member: str | None, spool: Spool, tick: Callable[[], object]
+    ) -> None:
+        self._where, self._labels, self._member, self._spool, self._tick = where, labels, member, spool, tick
         self._path = Path(where)
 
     def source(self) -> Source:
@@ -72,29 +96,37 @@ class _Opening:
         if shards := tars.find(self._path):
             return self._tars(shards)
         self._refuse_member("a folder of images")
-        return FolderSource(self._path, self._labels)
+        return FolderSource(self._path, self._labels, self._tick)
 
     def _of_file(self) -> Source:
         if databases := lsun.find(self._path):
             return self._lmdb(databases)
         if zipfile.is_zipfile(self._path) or read_head(self._path, tarfile.BLOCKSIZE).startswith(b"PK\x03\x04"):
             self._refuse_member("a zip")
-            return ZipSource(self._path, self._labels)
-        if is_tar(read_head(self._path, tarfile.BLOCKSIZE)) or self._path.name.endswith(tars.TAR_ENDINGS):
+            return ZipSource(self._path, self._labels, self._tick)
+        if is_tar(read_head(self._path, tarfile.BLOCKSIZE)) or tars.is_tar_name(self._path.name):
             tar = tars.local_tar(self._where, self._spool)
-            first = next(members(tar, self._where), None)
-            if first is not None and cifar.is_member(first.name):
+            names = (member.name for member in members(tar, self._where))
+            first = next((name for name in names if not is_hidden(name.removeprefix("./"))), None)
+            if first is not None and cifar.is_member(first):
                 return self._cifar(cifar.find_in_tar(tar, self._where))
             return self._tars([self._where])
-        raise SourceError(f"source {self._where} is {_KINDS}: give the folder that holds the images")
+        with self._path.open("rb") as file:
+            found = identify(file.read(HEAD_BYTES), self._path.name)
+        if found.role in ("image", "text", "page", "unknown"):
+            raise SourceError(f"source {self._where} is {_KINDS}: give the folder that holds the images")
+        advice = {"picture": "give the folder that holds the images", "archive": "unpack it and give the folder"}
+        raise SourceError(
+            f"source {self._where} is {found.described}, which is not read: {advice.get(found.role) or found.advice}"
+        )
 
     def _tars(self, shards: list[str]) -> Source:
-        return tars.TarSource(self._where, shards, self._labels, self._member, self._spool)
+        return tars.TarSource(self._where, shards, self._labels, self._member, self._spool, self._tick)
 
     def _lmdb(self, databases: dict[str, Path]) -> Source:
         self._refuse_member("LMDB")
         self._refuse_folders("LMDB")
-        return lsun.LmdbSource(databases)
+        return lsun.LmdbSource(databases, self._tick)
 
     def _cifar(self, files: cifar.Files) -> Source:
         self._refuse_member("CIFAR")

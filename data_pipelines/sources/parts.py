@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.sources import ImageError, Source
-from data_pipelines.sources.image import MAX_BYTES, is_image
+from data_pipelines.sources.image import MAX_BYTES
 
 
 def read_part(path: Path, offset: int, size: int) -> bytes:
@@ -63,10 +63,3 @@ class PartsSource(Source):
     def content(self, i: int, path: Path, offset: int, size: int) -> bytes | NDArray[np.uint8]:
         """Image i out of the `size` bytes at `offset`: these bytes themselves unless a source says otherwise."""
         return read_part(path, offset, size)
-
-    def holds_image(self, i: int) -> bool:
-        try:
-            content = self.read(i)
-        except ImageError:
-            return False
-        return not isinstance(content, bytes) or is_image(content)

@@ -28,10 +28,15 @@ class Member:
     """A member: its content is the `size` bytes at `offset` when it is a file, else it has none."""
 
     name: str
-    kind: Literal["file", "link", "sparse", "other"]
-    """A sparse file is one stored without its holes; `other` are folders and devices."""
+    kind: Literal["file", "link", "sparse", "folder", "other"]
+    """A sparse file is one stored without its holes; `other` are devices and pipes."""
     offset: int
     size: int
+
+    @property
+    def holds_content(self) -> bool:
+        """Whether it is a file, or a link to one."""
+        return self.kind not in ("folder", "other")
 
 
 def is_tar(block: bytes) -> bool:
@@ -110,7 +115,7 @@ class _Walk:
         if header.issym() or header.islnk():
             return Member(name, "link", offset, 0)
         if not header.isreg():
-            return Member(name, "other", offset, 0)
+            return Member(name, "folder" if header.isdir() else "other", offset, 0)
         sparse = header.type == tarfile.GNUTYPE_SPARSE or "sparse" in attributes
         return Member(name, "sparse" if sparse else "file", offset, size)
 

@@ -3,8 +3,7 @@
 import glob
 import os
 import posixpath
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,25 +13,17 @@ import numpy as np
 
 from data_pipelines.sources import Labels, Names, SourceError
 from data_pipelines.sources.fetching import fetch
+from data_pipelines.sources.findings import LABELS_NAME, Findings, is_hidden
+from data_pipelines.sources.formats import HEAD_BYTES, has_image_ending
 from data_pipelines.sources.gzipped import is_gzip, unpack
-from data_pipelines.sources.naming import LABELS_NAME, MOST_CLASSES, list_files, member_name
+from data_pipelines.sources.naming import list_files, member_name
 from data_pipelines.sources.parts import Parts, PartsSource, read_part
+from data_pipelines.sources.samples import UNUSABLE, Samples, is_webdataset
 from data_pipelines.sources.spool import Spool
 from data_pipelines.sources.tar_members import Member, members
 from data_pipelines.transport import is_elsewhere, shown
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
-
-IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "ppm", "gif", "avif", "jp2")
-"""Which members of a sample may be its image; of what kind it is, its content says."""
-
-_UNUSABLE = {"link": "is a link, which is not followed", "sparse": "is stored without its holes: pack it plainly"}
-
-_META = r"__[^/]*__(/|$)"
-"""Names that WebDataset leaves out."""
-
-_LABEL_ENDING = "cls"
-_MAX_LABEL_BYTES = 16
 
 
 def expand(where: str) -> list[str]:
@@ -60,11 +51,15 @@ def expand(where: str) -> list[str]:
     return found
 
 
+def is_tar_name(name: str) -> bool:
+    return name.lower().endswith(TAR_ENDINGS)
+
+
 def find(folder: Path) -> list[str] | None:
     """The tars of a folder that holds shards rather than images: besides them only files about them."""
-    names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    shards = sorted(str(folder / name) for name in names if name.endswith(TAR_ENDINGS))
-    if not shards or any(_may_be_image(name.lower()) or (folder / name).is_dir() for name in names):
+    names = [name for name in os.listdir(folder) if not is_hidden(name)]
+    shards = sorted(str(folder / name) for name in names if is_tar_name(name))
+    if not shards or any(has_image_ending(name) or (folder / name).is_dir() for name in names):
         return None
     return shards
 
@@ -83,119 +78,94 @@ def local_tar(tar: str, spool: Spool) -> Path:
 
 
 class TarSource(PartsSource):
-    """The samples of tars in the order of the tars and of their members, grouped as WebDataset does.
+    """The images of tars, as if they were unpacked, or the samples of WebDataset's shards.
 
-    A sample is the members in a row that are called the same up to the first dot of their file name. Its image is the
-    one with an ending of IMAGE_ENDINGS, or the one with the ending `member`; a sample has that member's name. Its label
-    is the whole number in its member `cls`; where no sample has one, labels and splits are those of naming.list_files.
+    Plain tars: every image in the sorted order of its name, tar by tar. Shards (samples.is_webdataset, or when `member`
+    is given): the samples in the order of the tars and of their members, grouped as WebDataset does. A sample is the
+    members in a row that are called the same up to the first dot of their file name. Its image is the one with an
+    image's ending, or the one with the ending `member`; a sample has that member's name. Its label is the whole number
+    in its member `cls`; where no sample has one, labels and splits are those of naming.list_files.
     """
 
-    def __init__(self, where: str, tars: Sequence[str], labels: Labels, member: str | None, spool: Spool) -> None:
-        """Raises SourceError for tars that are damaged or cannot be had, samples with several images or out of order,
-        names that lead out of a tar, and labels that are no numbers."""
+    def __init__(
+        self,
+        where: str,
+        tars: Sequence[str],
+        labels: Labels,
+        member: str | None,
+        spool: Spool,
+        tick: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`tick` is called for each image. Raises SourceError for tars that are damaged or cannot be had, samples with
+        several images or out of order, names that repeat or lead out of a tar, and labels that are no numbers."""
         self.parts = Parts([local_tar(tar, spool) for tar in tars])
         where, tars = shown(where), [shown(tar) for tar in tars]
         ending = None if member is None else member.removeprefix(".").lower()
-        found = _Found(self.parts, tars, ending, labels == "auto")
-        names = Names(found.names())
+        grouped = ending is not None or is_webdataset(self.parts.files, tars)
+        self.found = Findings("WebDataset shards" if grouped else "tar" if len(tars) == 1 else f"{len(tars)} tars")
+        given: list[int | None] | None = None
+        if grouped:
+            samples = Samples(self.parts, tars, ending, labels == "auto", self.found)
+            names = Names(_ticking(samples.names(), tick))
+            labels_files = samples.labels_files
+            given = samples.labels if any(label is not None for label in samples.labels) else None
+        else:
+            plain = _Plain(self.parts, tars, self.found)
+            names = Names(_ticking(plain.names(), tick))
+            labels_files = plain.labels_files
         if not names:
-            endings = member or ", ".join(IMAGE_ENDINGS)
-            raise SourceError(f"source {where} holds no members that end in {endings}: name the images' with --member")
-        if len(found.labels_files) > 1:
+            hint = "name the images' ending with --member" if member is None else f"none ends in {member}"
+            raise SourceError(f"source {where} {self.found.nothing(hint)}")
+        if len(dict(labels_files)) < len(labels_files):
             raise SourceError(f"source {where} holds several files {LABELS_NAME}: leave one of them")
-        self.listing = list_files(
-            where,
-            names,
-            self.parts.size,
-            labels,
-            next(iter(found.labels_files), None),
-            self.holds_image,
-            found.labels if any(label is not None for label in found.labels) else None,
-        )
-        if _repeat(names):  # they often differ only within a shard
+        sizes = self.parts.size
+        self.listing = list_files(where, names, sizes, labels, self.found, dict(labels_files).get, given)
+        if _repeat(self.listing.names):  # they often differ only within a shard
             stems = _stems(tars)
-            told_apart = (f"{stems[tar]}/{name}" for tar, name in zip(self.parts.file, names, strict=True))
+            told_apart = (f"{stems[tar]}/{name}" for tar, name in zip(self.parts.file, self.listing.names, strict=True))
             self.listing = replace(self.listing, names=Names(told_apart))
 
 
-class _Found:
-    """What the samples of tars come to: their parts, and beside them their labels."""
+class _Plain:
+    """Every image of tars in the sorted order of its name, tar by tar."""
 
-    def __init__(self, parts: Parts, tars: Sequence[str], member: str | None, labelled: bool) -> None:
-        self._parts, self._tars, self._member, self._labelled = parts, tars, member, labelled
-        self.labels: list[int | None] = []
-        self.labels_files: list[bytes] = []
+    def __init__(self, parts: Parts, tars: Sequence[str], found: Findings) -> None:
+        self._parts, self._tars, self._found = parts, tars, found
+        self.labels_files: list[tuple[str, bytes]] = []
 
     def names(self) -> Iterator[str]:
-        """Names of all samples that should have an image; the rest is noted as they are taken."""
+        """The names, while their parts are noted."""
         for number, (tar, path) in enumerate(zip(self._tars, self._parts.files, strict=True)):
-            for key, sample in self._samples(tar, path):
-                image = self._choose(tar, key, sample)
-                if image is not None:
-                    self._parts.add(number, image.offset, image.size, _UNUSABLE.get(image.kind))
-                elif _LABEL_ENDING in sample or any(map(_may_be_image, sample)):
-                    wanted = self._member or "an image"
-                    self._parts.add(number, 0, 0, f"is a sample without {wanted}, it has {', '.join(sample)}")
-                else:  # a file about the data set
-                    continue
-                label = sample.get(_LABEL_ENDING) if self._labelled else None
-                self.labels.append(None if label is None else _read_label(tar, path, key, label))
-                yield key if image is None else image.name
+            for name, member in sorted(self._files(tar, path).items()):
+                unusable = UNUSABLE.get(member.kind)
+                head = read_part(path, member.offset, min(member.size, HEAD_BYTES)) if unusable is None else None
+                if name.rpartition("/")[2] == LABELS_NAME:
+                    if unusable is None:
+                        self.labels_files.append((name, read_part(path, member.offset, member.size)))
+                elif self._found.take(len(self._parts), name, member.size, head, unusable):
+                    self._parts.add(number, member.offset, member.size, unusable)
+                    yield name
 
-    def _samples(self, tar: str, path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
-        """Members by their endings, in small letters, of each sample, and what all of a sample's names start with."""
-        from webdataset.tariterators import base_plus_ext  # takes seconds, for it imports torch
-
-        keys: set[str] = set()
-        current, sample = "", dict[str, Member]()
+    def _files(self, tar: str, path: Path) -> dict[str, Member]:
+        files: dict[str, Member] = {}
         for member in members(path, tar):
-            name = None if member.kind == "other" else member_name(tar, member.name)
-            if name is None or re.match(_META, name):
-                continue
-            if name == LABELS_NAME and member.kind == "file":
-                self.labels_files.append(read_part(path, member.offset, member.size))
-            key, ending = base_plus_ext(name)
-            if key is None:  # a name without a dot
-                continue
-            if key != current:
-                if sample:
-                    yield current, sample
-                if key in keys:
-                    raise SourceError(
-                        f"{tar} holds the key {key!r} again at offset {member.offset}: each may be there only "
-                        "once, with all its members in a row"
-                    )
-                keys.add(key)
-                current, sample = key, {}
-            if ending.lower() in sample:
+            name = member_name(tar, member.name)
+            if not member.holds_content:
+                if member.kind != "folder":
+                    self._found.pass_over("pipes and devices", member.name)
+            elif name is None:
+                self._found.pass_over("hidden and system files", member.name)
+            elif name in files:
                 raise SourceError(f"{tar} holds {name!r} twice, again at offset {member.offset}: remove one of them")
-            sample[ending.lower()] = member if name == member.name else replace(member, name=name)
-        if sample:
-            yield current, sample
-
-    def _choose(self, tar: str, key: str, sample: dict[str, Member]) -> Member | None:
-        if self._member is not None:
-            return sample.get(self._member)
-        images = [ending for ending in sample if _may_be_image(ending)]
-        if len(images) > 1:
-            found = ", ".join(images)
-            raise SourceError(f"{tar} holds several images of {key!r} ({found}): say with --member which one to take")
-        return sample[images[0]] if images else None
+            else:
+                files[name] = member
+        return files
 
 
-def _may_be_image(ending: str) -> bool:
-    return ending.rsplit(".", 1)[-1] in IMAGE_ENDINGS
-
-
-def _read_label(tar: str, path: Path, key: str, member: Member) -> int:
-    text = read_part(path, member.offset, min(member.size, _MAX_LABEL_BYTES)) if member.kind == "file" else b""
-    digits = text.strip()
-    if not digits.isdigit() or int(digits) >= MOST_CLASSES:
-        raise SourceError(
-            f"{tar} gives the sample {key!r} at offset {member.offset} the label {text!r}: "
-            f"labels are whole numbers from 0 to {MOST_CLASSES - 1}, or ignored with --labels none"
-        )
-    return int(digits)
+def _ticking(names: Iterator[str], tick: Callable[[], object]) -> Iterator[str]:
+    for name in names:
+        tick()
+        yield name
 
 
 def _repeat(names: Names) -> bool:

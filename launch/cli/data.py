@@ -1,6 +1,7 @@
 """`sivae data`: images to a prepared data set, and what a prepared data set holds."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ def prepare(
     test: Annotated[
         str,
         typer.Option(
-            metavar="N|FILE|source", help="Test samples: how many, a file with a name a line, or the source's own."
+            metavar="N|N%|FILE|source",
+            help="Test samples: how many, a share as 10%, a file with one name per line, or the source's own.",
         ),
     ] = "source",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
@@ -81,23 +83,29 @@ def prepare(
         )
         with _progress("preparing") as progress:
             manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, typer.echo)
-        skipped = f", {len(manifest.skipped)} files skipped" if manifest.skipped else ""
+        skipped = f", {len(manifest.skipped)} files left out" if manifest.skipped else ""
         for remark, count in manifest.remarks.items():
             typer.echo(f"{count} image{'s' * (count > 1)} {remark}")
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
 
 
 def _read_test(test: str) -> int | str | tuple[str, ...]:
+    from data_pipelines.sources.splits import SHARE
+
     if test == "source":
         return test
     if test.isascii() and test.isdigit():
         return int(test)
+    path = Path(test).expanduser()
+    if re.fullmatch(SHARE, test) and not path.exists():
+        return test
     try:
-        lines = Path(test).read_text(encoding="utf-8").splitlines()
+        # Not splitlines: it also breaks at characters that names may hold.
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         reason = error.strerror
-        raise ValueError(f"--test {test} is neither a number nor a readable file ({reason})") from None
-    return tuple(line.strip() for line in lines if line.strip())
+        raise ValueError(f"--test {test} is neither a number, a share, nor a readable file ({reason})") from None
+    return tuple(line.removesuffix("\r") for line in lines if line.strip())
 
 
 @contextmanager

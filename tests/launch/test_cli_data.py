@@ -52,7 +52,7 @@ def test_prepare_and_info(source: Path, tmp_path: Path) -> None:
     [
         (["--resolution", 20], "resolution: 20 is not a power of two"),
         (["--channels", 2], "channels"),
-        (["--test", "nowhere.txt"], "neither a number nor a readable file"),
+        (["--test", "nowhere.txt"], "neither a number, a share, nor a readable file"),
         (["--test", 6], "takes all 6"),
     ],
 )

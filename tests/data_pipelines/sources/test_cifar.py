@@ -290,5 +290,5 @@ def test_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_other_tars_are_not_cifar(tmp_path: Path) -> None:
     (tmp_path / "empty.tar").write_bytes(tar_bytes({}))
-    with pytest.raises(SourceError, match=r"empty\.tar holds no members that end in"):
+    with pytest.raises(SourceError, match=r"empty\.tar holds no images: name the images"):
         open_source(str(tmp_path / "empty.tar"))

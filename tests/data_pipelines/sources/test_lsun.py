@@ -86,10 +86,32 @@ def test_keys_that_are_no_text(tmp_path: Path, key: bytes) -> None:
 
 
 def test_values_that_are_no_images_are_named(tmp_path: Path) -> None:
-    path = write_lmdb(tmp_path / "l", JPEG_AND_WEBP | {b"length": b"12"})
-    with pytest.raises(PrepareError, match=r"^length in .*l is not an image: .*--skip-unreadable"):
+    path = write_lmdb(tmp_path / "l", JPEG_AND_WEBP | {b"length": b"12", b"odd": b"12"})
+    with pytest.raises(PrepareError, match=r"^odd in .*l is not an image \(it is text\): .*--skip-unreadable"):
         prepare(path, tmp_path / "out", small())
-    assert prepare(path, tmp_path / "out", small(skip_unreadable=True)).skipped == ("length",)
+    manifest = prepare(path, tmp_path / "out", small(skip_unreadable=True))
+    assert manifest.skipped == ("odd",)
+    assert manifest.found is not None
+    assert manifest.found.passed_over["entries about the images"].examples == ("length",)
+
+
+def test_one_of_several_resolutions_is_taken(tmp_path: Path) -> None:
+    """As stylegan2-pytorch writes them."""
+    sides = {8: encoded(noise(0, 8, 8)), 32: encoded(noise(1, 32, 32)), 128: encoded(noise(2, 128, 128))}
+    values = {f"{side}-{i:05d}".encode(): data for side, data in sides.items() for i in range(3)}
+    source = open_source(str(write_lmdb(tmp_path / "l", values | {b"length": b"3"})))
+    assert list(source.listing.names) == ["128-00000", "128-00001", "128-00002"]
+    assert source.read(2) == sides[128]
+    assert source.found.passed_over["images of 8 px"].files == 3
+    assert source.found.notes == ["its keys hold several resolutions of each image: 128 px is taken"]
+    one = open_source(str(write_lmdb(tmp_path / "m", {b"256-%05d" % i: sides[8] for i in range(2)} | {b"x": sides[8]})))
+    assert len(one) == 3
+
+
+def test_pickled_values_are_explained_and_not_opened(tmp_path: Path) -> None:
+    path = write_lmdb(tmp_path / "l", {b"0": pickle.dumps((b"image", 3)), b"1": pickle.dumps((b"image", 4), 2)})
+    with pytest.raises(PrepareError, match=r"^0 in .*it is a Python pickle: it is not opened because a pickle can run"):
+        prepare(path, tmp_path / "out", small())
 
 
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
@@ -154,7 +176,7 @@ def test_listing_does_not_read_values(tmp_path: Path) -> None:
 def test_listing_takes_little_memory(tmp_path: Path) -> None:
     """LSUN's bedrooms are three million: bytes an entry are counted, without those of the values."""
     count = 200_000
-    path = write_lmdb(tmp_path / "l", {b"%040d" % i: b"v" * 20 for i in range(count)}, 1 << 26)
+    path = write_lmdb(tmp_path / "l", {b"%040d" % i: b"\xff\xd8\xff" + b"v" * 17 for i in range(count)}, 1 << 26)
     tracemalloc.start()
     try:
         source = open_source(str(path))

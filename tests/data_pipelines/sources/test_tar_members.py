@@ -49,7 +49,7 @@ def test_what_tarfile_finds(tmp_path: Path, tar_format: str) -> None:
         want = [(m.name, m.isreg(), m.issym() or m.islnk(), m.offset_data, m.size * m.isreg()) for m in opened]
     found = walked(tmp_path, data)
     assert [(m.name, m.kind == "file", m.kind == "link", m.offset, m.size) for m in found] == want
-    assert [m.kind for m in found if not m.size] == ["file", "other", "link", "link", "other", "other"] + ["link"] * (
+    assert [m.kind for m in found if not m.size] == ["file", "folder", "link", "link", "other", "other"] + ["link"] * (
         tar_format != "ustar"
     )
 

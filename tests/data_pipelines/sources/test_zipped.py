@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.prepare import PrepareError, prepare
 from data_pipelines.sources import ImageError, SourceError
+from data_pipelines.sources.findings import PassedOver
 from data_pipelines.sources.image import MAX_BYTES
 from data_pipelines.sources.opening import open_source
 from tests.data_pipelines.sources.making import pngs, small, write_folder, write_zip
@@ -35,7 +36,10 @@ def test_files_as_in_the_unpacked_folder(tmp_path: Path, method: int) -> None:
     folder, zipped = (open_source(str(tmp_path / name)) for name in ("folder", "images.zip"))
     assert zipped.listing.digest() == folder.listing.digest()
     assert zipped.listing.classes == ("a", "b")
-    assert contents(tmp_path / "images.zip") == files
+    assert contents(tmp_path / "images.zip") == {name: data for name, data in files.items() if name.endswith(".png")}
+    assert zipped.found.passed_over == folder.found.passed_over | {
+        "hidden and system files": PassedOver(2, (".hidden", "__MACOSX/a/00.png"))
+    }
 
 
 def test_kind_is_told_by_content(tmp_path: Path) -> None:
@@ -50,7 +54,7 @@ def test_stylegans_zip(tmp_path: Path) -> None:
     labels = json.dumps({"labels": [[name, i % 3] for i, name in enumerate(files)]}).encode()
     write_zip(tmp_path / "ffhq.zip", files | {"dataset.json": labels}, zipfile.ZIP_DEFLATED)
     listing = open_source(str(tmp_path / "ffhq.zip")).listing
-    assert list(listing.names) == list(files)
+    assert [listing.top + name for name in listing.names] == list(files)
     assert listing.classes == ("0", "1", "2") and listing.labels is not None
     assert listing.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert open_source(str(tmp_path / "ffhq.zip"), "none").listing.classes == ()
@@ -152,7 +156,7 @@ def overwrite(path: Path, start: int, data: bytes) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut in a member": (lambda path: os.truncate(path, 300), "is a damaged zip"),
     "cut in the directory": (lambda path: os.truncate(path, path.stat().st_size - 60), "is a damaged zip"),
-    "no files": (lambda path: write_zip(path, {}), "holds no files"),
+    "no files": (lambda path: write_zip(path, {}), "holds no images"),
     "a directory of nothing": (lambda path: overwrite(path, path.stat().st_size - 70, bytes(30)), "is a damaged zip"),
     "an offset beyond the end": (
         lambda path: overwrite(path, path.read_bytes().rindex(b"PK\x01\x02") + 42, b"\xff\xff\xff\x7f"),
