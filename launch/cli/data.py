@@ -2,16 +2,13 @@
 
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from launch.cli.errors import one_line_errors
-from sivae_dist.durations import duration
+from launch.cli.progress import progress_bar
 
 MOST_FAULTS = 100
 """That `verify` prints."""
@@ -64,6 +61,7 @@ def prepare(
     the same command again after an interruption: it continues.
     """
     with one_line_errors("interrupted: run the same command again to continue"):
+        from data_pipelines.mirroring import mirroring_note
         from data_pipelines.prepare import PrepareSettings
         from data_pipelines.prepare import prepare as run
 
@@ -81,12 +79,13 @@ def prepare(
                 "skip_unreadable": skip_unreadable,
             }
         )
-        with _progress("preparing") as progress:
+        with progress_bar("preparing") as progress:
             manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, typer.echo)
         skipped = f", {len(manifest.skipped)} files left out" if manifest.skipped else ""
         for remark, count in manifest.remarks.items():
             typer.echo(f"{count} image{'s' * (count > 1)} {remark}")
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
+        typer.echo(mirroring_note(manifest))
 
 
 def _read_test(test: str) -> int | str | tuple[str, ...]:
@@ -108,66 +107,6 @@ def _read_test(test: str) -> int | str | tuple[str, ...]:
     return tuple(line.removesuffix("\r") for line in lines if line.strip())
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, else a line every few seconds."""
-    from rich.console import Console
-
-    console = Console(stderr=False)
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(TextColumn(what), *columns, console=console) as bar:
-        task = bar.add_task(what, total=None, rate="")
-        rate = _Rate()
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=rate.told(done, total))
-
-        yield show
-
-
-class _Rate:
-    """Images a second since the first call, so that those of an earlier run do not count."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
-
-    def __call__(self, done: int) -> float:
-        now = time.monotonic()
-        if self._start is None:
-            self._start = (now, done)
-        seconds, images = now - self._start[0], done - self._start[1]
-        return images / seconds if seconds > 0 else 0.0
-
-    def told(self, done: int, total: int) -> str:
-        """The rate and the time left, for people."""
-        rate = self(done)
-        left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
-        return f"{rate:.0f} images/s{left}"
-
-
-class _Lines:
-    """Progress as plain lines, one every few seconds and one at the end."""
-
-    SECONDS = 5.0
-
-    def __init__(self) -> None:
-        self._rate = _Rate()
-        self._next = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        told = self._rate.told(done, total)
-        now = time.monotonic()
-        if now < self._next and done < total:
-            return
-        self._next = now + self.SECONDS
-        print(f"{done}/{total} images, {told}", flush=True)
-
-
 @app.command()
 def verify(
     dest: Annotated[Path, typer.Argument(help="A prepared data set.")],
@@ -185,7 +124,7 @@ def verify(
         from data_pipelines.manifest import Manifest
         from data_pipelines.verify import verify as run
 
-        with _progress("verifying") as progress:
+        with progress_bar("verifying") as progress:
             faults = run(dest, decode, workers or len(os.sched_getaffinity(0)), progress)
         for fault in faults[:MOST_FAULTS]:
             typer.echo(str(fault))
@@ -206,6 +145,7 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
         from rich.table import Table
 
         from data_pipelines.manifest import Manifest
+        from data_pipelines.mirroring import mirroring_note
 
         manifest = Manifest.load(dest)
         facts = Table(title=str(dest), show_header=False)
@@ -217,6 +157,7 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
             ("classes", f"{len(manifest.classes)} ({classes})" if classes else "none"),
             ("skipped", str(len(manifest.skipped))),
             *((f"{count} images", remark) for remark, count in manifest.remarks.items()),
+            ("mirroring", mirroring_note(manifest)),
             ("source", manifest.source),
             ("digest", manifest.digest),
         ):

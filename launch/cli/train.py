@@ -86,6 +86,7 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from data_pipelines.mirroring import mirroring_note
     from data_pipelines.store import open_store
     from sivae_dist.models import build
     from sivae_dist.objectives.intro import IntroWeights
@@ -131,6 +132,7 @@ def print_phases(settings: "RunSettings", processes: int) -> None:
         f"{processes} process(es), {manifest.train:,} training samples",
         highlight=False,
     )
+    console.print(mirroring_note(manifest, settings.data.flip), highlight=False)
     console.print(f"parameters: encoder {encoder:,}, decoder {decoder:,}", highlight=False)
     if legend:
         console.print(legend, highlight=False)
