@@ -311,14 +311,16 @@ def _processor() -> str:
     return match[1].strip() if match else platform.machine()
 
 
-def start_line(devices: Sequence[str], precision: str, threads: int) -> str:
-    """What a run works on. `devices`: of each process, as `describe` has it; `threads`: of each process."""
-    what = ", ".join(f"{count} x {name}" if len(devices) > 1 else name for name, count in Counter(devices).items())
-    parts = [what, f"precision {precision}", f"{len(devices)} process{'es' if len(devices) > 1 else ''}"]
-    parts.append(f"{threads} thread{'s' if threads > 1 else ''}" + (" each" if len(devices) > 1 else ""))
+def start_lines(devices: Sequence[str], precision: str, threads: int) -> tuple[str, str]:
+    """What a run works on, and how. `devices`: of each process, as `describe` has it; `threads`: of each process."""
+    several = len(devices) > 1
+    what = ", ".join(f"{count} x {name}" if several else name for name, count in Counter(devices).items())
+    work = f"{len(devices)} processes, " if several else ""
+    work += f"{threads} thread{'s' if threads > 1 else ''}" + (" each" if several else "")
+    how = f"precision {precision}, torch {torch.__version__}"
     if not all(name.startswith("CPU (") for name in devices):
-        parts += [f"driver {driver_version() or 'unknown'}", f"CUDA {torch.version.cuda}"]
-    return "; ".join([*parts, f"torch {torch.__version__}"])
+        how += f", CUDA {torch.version.cuda}, driver {driver_version() or 'unknown'}"
+    return f"on {what}: {work}", how
 
 
 def gpu_of(device: torch.device) -> str:

@@ -35,8 +35,13 @@ def configure(precision: Precision, deterministic: bool, device: torch.device) -
     """Makes this process compute on `device` as `engine.precision` and `engine.deterministic` say.
 
     An operation that has no deterministic form is an error from then on (RuntimeError naming it), so that the promise
-    is kept or the run ends.
+    is kept or the run ends. ValueError for a GPU that has no bf16.
     """
+    if precision == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise ValueError(
+            f"engine.precision=bf16 needs an Ampere GPU (sm_80) or a later one, and {device} is "
+            f"{torch.cuda.get_device_name(device)}: set engine.precision=fp32"
+        )
     _allow_tf32(convolutions=precision == "tf32", products=precision == "tf32")
     if device.type == "cpu":
         return

@@ -13,7 +13,7 @@ from data_pipelines.store import open_store
 from sivae_dist import startup, watchdog
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
 from sivae_dist.config import RunSettings
-from sivae_dist.devices import describe, device_model, hardware, moved, start_line
+from sivae_dist.devices import describe, device_model, hardware, moved, start_lines
 from sivae_dist.evaluation.rows import tag
 from sivae_dist.guard import Guard, NonFiniteError
 from sivae_dist.initialization import initial_tensors
@@ -76,7 +76,8 @@ class Trainer:
             self.monitor.say(f"warning: {note}")
         self.monitor.say(origin)
         described = [description for _, description in found]
-        self.monitor.say(start_line(described, settings.engine.precision, torch.get_num_threads()))
+        for line in start_lines(described, settings.engine.precision, torch.get_num_threads()):
+            self.monitor.say(line)
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
         startup.doing("opening the images")

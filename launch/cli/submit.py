@@ -30,6 +30,7 @@ def submit(
     with one_line_errors():
         from launch.checks import checks
         from sivae_dist.config import config_path, load_config, run_name
+        from sivae_dist.devices import check_processes
         from sivae_dist.run import RunDirectory
 
         wanted = asked_for(cluster, resources)
@@ -37,6 +38,8 @@ def submit(
         if data is not None:
             assignments.append(f"data.path={json.dumps(data)}")
         settings = on_device(load_config(config, assignments), cluster, wanted)
+        if cluster == LOCAL:
+            check_processes(settings.device, wanted.processes)
         name = run_name(config_path(config))
         run = RunDirectory(run_dir or Path("runs") / name)
         if dry_run:

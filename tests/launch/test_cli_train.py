@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -100,6 +101,17 @@ def test_config_show_resolves(tmp_path: Path) -> None:
 def test_refusals(arguments: tuple[str, ...], words: tuple[str, ...], data: Path, tmp_path: Path) -> None:
     line = refused("train", *arguments, "--data", data, "--run-dir", tmp_path / "run")
     assert all(word in line for word in words), line
+
+
+def test_more_processes_than_gpus_are_refused_before_any_is_started(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    run = (*SMALL, "device=auto", "--data", data, "--run-dir", tmp_path / "run")
+    assert "set --nproc 1, or device=cpu" in refused("train", *run, "--nproc", 2)
+    assert "set --nproc 1, or device=cpu" in refused("submit", *run, "--cluster", "local", "--gpus-per-node", 2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_loader_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
+from launch import demo
 from sivae_dist import devices, processes
 from sivae_dist.devices import Place, check_processes, choose, default_processes, pick_device
 from sivae_dist.processes import everyones
@@ -266,12 +267,19 @@ def test_a_gpu_that_torch_has_no_code_for(machine: Machine, capability: tuple[in
 
 def test_the_start_says_what_a_run_works_on(machine: Machine) -> None:
     assert devices.describe(CPU).startswith("CPU (")
-    alone = devices.start_line([devices.describe(CPU)], "fp32", 1)
-    assert "precision fp32; 1 process; 1 thread; torch " in alone and "driver" not in alone
+    what, how = devices.start_lines([devices.describe(CPU)], "fp32", 1)
+    assert what.startswith("on CPU (") and what.endswith("): 1 thread")
+    assert how == f"precision fp32, torch {torch.__version__}"
     machine.torch_sees(2)
     machine.has_driver("580.65.06")
     gpus = [devices.describe(torch.device("cuda", rank)) for rank in range(2)]
-    line = devices.start_line(gpus, "tf32", 4)
-    assert line.startswith(
-        "2 x NVIDIA H100 80GB HBM3 (80 GiB); precision tf32; 2 processes; 4 threads each; driver 580."
-    )
+    what, how = devices.start_lines(gpus, "tf32", 4)
+    assert what == "on 2 x NVIDIA H100 80GB HBM3 (80 GiB): 2 processes, 4 threads each"
+    assert how.startswith("precision tf32, torch ") and how.endswith(", driver 580.65.06")
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 2), (1, 1), (2, 2), (8, 2)])
+def test_the_demo_takes_as_many_processes_as_there_are_gpus_for(machine: Machine, gpus: int, processes: int) -> None:
+    machine.torch_sees(gpus)
+    assert demo.processes() == processes
+    check_processes("auto", processes)

@@ -51,10 +51,26 @@ def numerics_now() -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp64", False)])
-def test_a_precision_means_the_same_in_convolutions_and_products(precision: numerics.Precision, tf32: bool) -> None:
+def test_a_precision_means_the_same_in_convolutions_and_products(
+    monkeypatch: pytest.MonkeyPatch, precision: numerics.Precision, tf32: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = not tf32, not tf32
     configure(precision, False, GPU)
     assert numerics_now() == (tf32, tf32)
+
+
+@pytest.mark.parametrize(("capability", "fine"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_bf16_is_for_gpus_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], fine: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    if fine:
+        configure("bf16", False, GPU)
+        return
+    with pytest.raises(ValueError, match=r"needs an Ampere GPU .* cuda:0 is Tesla T4: set engine\.precision=fp32"):
+        configure("bf16", False, GPU)
 
 
 @pytest.mark.parametrize("before", [(True, False), (False, False), (True, True)])
