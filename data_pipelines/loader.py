@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from data_pipelines.arrays import parse_array
@@ -23,14 +23,16 @@ from data_pipelines.manifest import Manifest
 from data_pipelines.order import Order
 from data_pipelines.reader import Reader, SampleError
 from data_pipelines.remote import RemoteSettings
-from data_pipelines.settings import Settings
+from data_pipelines.settings import Settings, expand
 from data_pipelines.store import Store, unreadable
+from data_pipelines.transport import is_elsewhere
 
 
 class DataSettings(Settings):
-    path: str
+    path: str = Field(min_length=1)
     """A data set made by `sivae data prepare`: its directory, a URL (`s3://`, `gs://`, `https://`), or a command that
-    prints the file `{name}` (`pipe:ssh HOST cat SET/{name}`)."""
+    prints the file `{name}` (`pipe:ssh HOST cat SET/{name}`). A relative path starts from the working directory; `~`
+    and `$VARIABLES` are replaced."""
     flip: bool = True
     """Mirror every image with probability 1/2."""
     loader: Literal["cpu", "dali"] = "cpu"
@@ -46,6 +48,11 @@ class DataSettings(Settings):
     """Under quarantine the run ends when more than this share of the training samples had to be replaced in an
     epoch; one is always allowed."""
     remote: RemoteSettings = RemoteSettings()
+
+    @field_validator("path")
+    @classmethod
+    def _expanded(cls, path: str) -> str:
+        return path if is_elsewhere(path) else expand(path)
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,7 @@ _WORDS = {
     "bool_parsing": _BOOL,
     "bool_type": _BOOL,
     "string_type": "text is needed, not {value}; text that looks like something else is put in quotes",
+    "string_too_short": "it is empty",
     "path_type": "a path is needed, not {value}",
     "dict_type": _GROUP,
     "model_type": _GROUP,

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from data_pipelines.cache import Cache, Partial
 from data_pipelines.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileRecord, Manifest
+from data_pipelines.settings import expand
 from data_pipelines.store import Store
 from data_pipelines.transport import RemoteError, Result, TransferError, TransferSettings, insist, open_transport
 
@@ -31,7 +32,7 @@ class RemoteSettings(TransferSettings):
     @property
     def folder(self) -> Path:
         if self.cache is not None:
-            return Path(os.path.expandvars(self.cache)).expanduser()
+            return Path(expand(self.cache))
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sivae-data"
 
 

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from data_pipelines.loader import DataSettings
 from data_pipelines.problems import Problem, did_you_mean, known_keys, nearest, problems
+from data_pipelines.settings import expand
+from data_pipelines.transport import is_elsewhere
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.devices import check_name
 from sivae_dist.engines.settings import DdpSettings, EngineSettings
@@ -61,6 +64,28 @@ class RunSettings(Settings):
         if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
             raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")
         return self
+
+    def located(self) -> "RunSettings":
+        """The same with absolute paths, which mean the same in any working directory."""
+
+        def absolute(path: str | Path | None) -> str | None:
+            return path if path is None else os.path.abspath(expand(str(path)))
+
+        data = self.data.model_copy(
+            update={
+                "path": self.data.path if is_elsewhere(self.data.path) else absolute(self.data.path),
+                "remote": self.data.remote.model_copy(update={"cache": absolute(self.data.remote.cache)}),
+            }
+        )
+        init = {name: path and Path(absolute(path) or "") for name, path in self.init}
+        evaluation = {name: absolute(getattr(self.evaluation, name)) for name in ("weights", "cache")}
+        return self.model_copy(
+            update={
+                "data": data,
+                "init": self.init.model_copy(update=init),
+                "evaluation": self.evaluation.model_copy(update=evaluation),
+            }
+        )
 
     def plain(self) -> dict[str, Any]:
         """The settings as YAML can hold them; unlike JSON it has numbers for keys."""

@@ -19,10 +19,10 @@ import torch
 import yaml
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipelines.problems import first_error
+from data_pipelines.settings import expand
 from sivae_dist.checkpoint.files import sync_folder
 from sivae_dist.checkpoint.state import network_tensors
 from sivae_dist.models import Stage, StyleSettings, build
@@ -30,6 +30,7 @@ from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.pretrained import Pretrained, choose, from_checkpoint, load_run
 from sivae_dist.run import RunDirectory
 from sivae_dist.settings import Settings
+from sivae_dist.tensor_files import write_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -80,6 +81,8 @@ def export(
 ) -> ExportConfig:
     """Writes the networks of a run to the new directory `out`, whole or not at all; returns its configuration.
 
+    The same checkpoint makes the same bytes, whatever `out` is called.
+
     `license` is an identifier such as `apache-2.0` or `cc-by-4.0`. ValueError when `out` exists, the run has no such
     checkpoint (pretrained.choose), or the licence is no identifier.
     """
@@ -102,7 +105,7 @@ def export(
         data=model.data,
         metrics={name: value for name, value in chosen.meta["metrics"].items() if math.isfinite(value)},
     )
-    card = model_card(out.name, config, _evaluations(run, config), license.lower())
+    card = model_card(run.path.resolve().name, config, _evaluations(run, config), license.lower())
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # an earlier export that was interrupted
     try:
@@ -121,7 +124,7 @@ def _write(folder: Path, model: Pretrained, config: ExportConfig, card: str) -> 
     about = {"format": "pt", "library": "sivae"} | {
         name: str(getattr(config, name)) for name in ("resolution", "images", "weights", "data")
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata=about)
+    write_tensors(folder / WEIGHTS, tensors, about)
     (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
     (folder / CARD).write_text(card)
     for file in folder.iterdir():
@@ -164,13 +167,13 @@ of images of {size}, trained with `sivae`.
 ```python
 from sivae_dist import load_pretrained
 
-model = load_pretrained("{name}")  # this directory; device="cuda" for a GPU
+model = load_pretrained(".")  # this directory; device="cuda" for a GPU
 images = model.sample(16, seed=0)  # [16, {channels}, {resolution}, {resolution}] around [-1, 1]
 mu, logvar = model.encode(images)
 ```
 
 There are also `decode`, `reconstruct`, `interpolate` and `style_mix`, and `sample` takes a `truncation`. Pictures come
-from the command line: `sivae sample {name} --out samples.png`.
+from the command line: `sivae sample . --out samples.png`.
 
 `model.safetensors` holds the tensors, `config.json` the settings; no code is in here.
 
@@ -254,7 +257,7 @@ def load_pretrained(
 
     ValueError in one line when there is neither, or something is wrong with it.
     """
-    path = Path(path)
+    path = Path(expand(str(path)))
     device = None if device is None else torch.device(device)
     if not (path / CONFIG).exists():
         if not RunDirectory(path).config.exists():

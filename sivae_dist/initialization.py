@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data_pipelines.settings import expand
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
 from sivae_dist.checkpoint.files import MANIFEST
 from sivae_dist.settings import Settings
@@ -16,6 +17,11 @@ class InitSettings(Settings):
     """Another run, or one of its checkpoints: its networks and their averages. Progress and optimizer begin anew."""
     weights: Path | None = None
     """A safetensors file with `encoder.NAME` and `decoder.NAME`; the averages begin as copies."""
+
+    @field_validator("run", "weights")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path(expand(str(path)))
 
     @model_validator(mode="after")
     def _one(self) -> "InitSettings":

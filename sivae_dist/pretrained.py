@@ -24,6 +24,14 @@ Space = Literal["z", "w"]
 MEAN_OF = 10_000
 """Latents whose mean w truncation pulls towards."""
 
+MAX_PSI = 2.0
+"""Beyond this, truncation leaves all that the decoder has seen."""
+
+_LARGEST_PIXEL = 10.0
+"""A linear output leaves [-1, 1] by a little, and may be encoded again; pixels in 0..255 go beyond."""
+
+_FROM_PIXELS = "of pixels 0..255 make x / 127.5 - 1"
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -54,10 +62,12 @@ class Pretrained:
         return next(self.decoder.parameters()).dtype
 
     def latents(self, first: int, count: int, seed: int = 0) -> Tensor:
-        """z [count, latent] from the prior, of the samples number first ... first + count - 1.
+        """z [count, latent] from the prior, of the samples number first ... first + count - 1, none of them negative.
 
         A row follows from the seed and its number alone. Drawn on the CPU, so that it is the same on every device.
         """
+        if min(first, count, seed) < 0:
+            raise ValueError(f"seed, first and count cannot be negative: {seed}, {first}, {count}")
         return self._prior(seed, "sample", first, count)
 
     def _prior(self, seed: int, purpose: str, first: int, count: int) -> Tensor:
@@ -68,29 +78,35 @@ class Pretrained:
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [N, C, R, R] in [-1, 1] -> (mu, logvar) of q(z|x), each [N, latent].
 
-        ValueError when they do not have the stage's resolution or the model's channels.
+        ValueError when they do not have the stage's resolution or the model's channels, are not of a floating-point
+        type, or hold values far outside of [-1, 1], as pixels 0..255 do.
         """
-        expected = (self.settings.channels, self.stage.resolution, self.stage.resolution)
-        if x.dim() != 4 or tuple(x.shape[1:]) != expected:
-            raise ValueError(f"the encoder takes images [N, {', '.join(map(str, expected))}], not {list(x.shape)}")
+        side = self.stage.resolution
+        _check(x, "images", (self.settings.channels, side, side))
+        largest = x.abs().amax().item() if x.numel() else 0.0
+        if not largest <= _LARGEST_PIXEL:
+            raise ValueError(f"images lie in [-1, 1], and these reach {largest:g}; {_FROM_PIXELS}")
         mu, logvar = self.encoder(blend_real(x.to(self.device, self.dtype), self.stage.blend), self.stage)
         return mu, logvar
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """z [N, latent] -> images [N, C, R, R] around [-1, 1]."""
+        """z [N, latent] -> images [N, C, R, R] around [-1, 1]. ValueError for another shape or type."""
+        _check(z, "z", (self.settings.latent,))
         images: Tensor = self.decoder(z.to(self.device, self.dtype), self.stage)
         return images
 
     @torch.no_grad()
     def styles(self, z: Tensor) -> Tensor:
-        """z [N, latent] -> w [N, latent]."""
+        """z [N, latent] -> w [N, latent]. ValueError for another shape or type."""
+        _check(z, "z", (self.settings.latent,))
         w: Tensor = self.decoder.mapping(z.to(self.device, self.dtype))
         return w
 
     @torch.no_grad()
     def decode_styles(self, w: Tensor) -> Tensor:
-        """w [N, latent] -> images [N, C, R, R] around [-1, 1]."""
+        """w [N, latent] -> images [N, C, R, R] around [-1, 1]. ValueError for another shape or type."""
+        _check(w, "w", (self.settings.latent,))
         images: Tensor = self._behind_mapping(w.to(self.device, self.dtype), self.stage)
         return images
 
@@ -111,14 +127,20 @@ class Pretrained:
             total += self.styles(self._prior(0, "mean w", first, count)).double().sum(0)
         return (total / MEAN_OF).to(self.dtype)
 
-    def truncate(self, w: Tensor, psi: float) -> Tensor:
-        """w [N, latent] -> mean_w + psi (w - mean_w), StyleGAN's truncation trick: less variety, fewer odd images."""
-        return w if psi == 1 else torch.lerp(self.mean_w(), w, psi)
+    def truncate(self, w: Tensor, psi: float, mean: Tensor | None = None) -> Tensor:
+        """w [N, latent] -> mean_w + psi (w - mean_w), StyleGAN's truncation trick: less variety, fewer odd images.
+
+        `mean` is mean_w() where it is at hand. ValueError for a psi that is not from -2 to 2.
+        """
+        if not -MAX_PSI <= psi <= MAX_PSI:
+            raise ValueError(f"truncation {psi:g} is not from {-MAX_PSI:g} to {MAX_PSI:g}; 1 leaves w, 0 is its mean")
+        return w if psi == 1 else torch.lerp(self.mean_w() if mean is None else mean, w, psi)
 
     def sample(self, count: int, seed: int = 0, *, first: int = 0, truncation: float = 1.0, batch: int = 64) -> Tensor:
         """Images [count, C, R, R] around [-1, 1]: the samples number first ... first + count - 1 of the prior.
 
-        Each follows from the seed and its number alone; w is truncated to `truncation`, of which 1 is none.
+        Each follows from the seed and its number alone; w is truncated to `truncation`, of which 1 is none. ValueError
+        for a negative seed or number, and as `truncate`.
         """
         w = self.truncate(self.styles(self.latents(first, count, seed)), truncation)
         return torch.cat([self.decode_styles(part) for part in w.split(batch)])
@@ -133,7 +155,8 @@ class Pretrained:
         Four, of the corners top left, top right, bottom left and bottom right, give a square
         [steps + 1, steps + 1, C, R, R]. The appendix interpolates z; the authors' figure is made in w.
         """
-        if z.dim() != 2 or len(z) not in (2, 4) or steps < 1:
+        _check(z, "z", (self.settings.latent,))
+        if len(z) not in (2, 4) or steps < 1:
             raise ValueError("interpolation takes two or four codes and at least one step")
         codes = self.styles(z) if space == "w" else z.to(self.device, self.dtype)
         at = torch.linspace(0, 1, steps + 1, device=self.device, dtype=self.dtype)[:, None]
@@ -166,6 +189,15 @@ class Pretrained:
             for a, b in zip(first.split(batch), second.split(batch), strict=True)
         ]
         return torch.cat(images).unflatten(0, (len(coarse), len(fine)))
+
+
+def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> None:
+    """ValueError unless x is [N, *shape] of a floating-point type."""
+    if x.dim() != 1 + len(shape) or tuple(x.shape[1:]) != shape:
+        raise ValueError(f"{name} must be [N, {', '.join(map(str, shape))}], not {list(x.shape)}")
+    if not x.is_floating_point():
+        hint = f"; {_FROM_PIXELS}" if name == "images" else ""
+        raise ValueError(f"{name} must be floating-point numbers, not {str(x.dtype).removeprefix('torch.')}{hint}")
 
 
 def load_run(

@@ -20,11 +20,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.transport import is_elsewhere
 from sivae_dist.config import RunSettings, read_settings
 from sivae_dist.ends import Logs
 from sivae_dist.ownership import owner_of
 from sivae_dist.progress import saved_images
 from sivae_dist.prolonging import continued
+
+_NAMES = frozenset(
+    {"checkpoints", "tensorboard", "figures", "logs", "code"}
+    | {f"{name}.jsonl" for name in ("metrics", "speed", "evaluation", "trace", "jobs", "starts")}
+    | {"micro_batches.json"}
+)
+"""What a run's directory may hold before it has a config.yaml."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,32 @@ class RunDirectory:
         """The settings with which this run is begun or continued when these are asked for, and what to note of them.
 
         `train_samples` is the length of an epoch, for a schedule in epochs. ValueError naming the keys when a change
-        would contradict what the run has already done. Nothing is written.
+        would contradict what the run has already done, or the directory is no place for a run. Nothing is written.
         """
+        settings = settings.located()
         if not self.config.exists():
+            self._check_place(settings)
             return settings, []
-        return continued(self.path, self.settings(), settings, saved_images(self.path), train_samples)
+        return continued(self.path, self.settings().located(), settings, saved_images(self.path), train_samples)
+
+    def _check_place(self, settings: RunSettings) -> None:
+        """ValueError for a directory that holds other things than a run, or is part of the data set."""
+        for place in (self.path, *self.path.absolute().parents):
+            if place.exists():
+                if not place.is_dir():
+                    raise ValueError(f"{place} is a file, and a run needs a directory: choose another --run-dir")
+                break
+        path, data = self.path.resolve(), Path(settings.data.path).resolve()
+        if not is_elsewhere(settings.data.path) and path.is_relative_to(data):
+            raise ValueError(f"{self.path} is in the data set {data}: choose another --run-dir")
+        if self.path.is_dir():
+            foreign = [entry.name for entry in self.path.iterdir() if entry.name not in _NAMES]
+            foreign = [name for name in sorted(foreign) if not name.startswith(".")]
+            if foreign:
+                raise ValueError(
+                    f"{self.path} is not empty and not a run: it holds {', '.join(foreign[:3])}"
+                    f"{', ...' if len(foreign) > 3 else ''}; choose another --run-dir"
+                )
 
     def open(self, settings: RunSettings, train_samples: int | None = None) -> list[str]:
         """Begins or continues a run with these settings and records them; returns what to note of what has changed.

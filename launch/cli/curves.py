@@ -6,18 +6,28 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Run
+from launch.cli.options import Run, expanded
 
 
 def curves(
-    run: Run, out: Annotated[Path | None, typer.Option(help="The PNG file to write; RUN/figures/curves.png.")] = None
+    run: Run,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The picture to write; RUN/figures/curves.png. Its ending decides: as others, or .pdf or .svg.",
+            callback=expanded,
+        ),
+    ] = None,
 ) -> None:
     """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
     with one_line_errors():
         from sivae_dist import figures
+        from sivae_dist.figures.metrics import CURVES
         from sivae_dist.monitoring.scalars import read_rows
         from sivae_dist.run import RunDirectory
 
+        if out is not None:
+            figures.check_out(out, CURVES)
         directory = RunDirectory(run)
         directory.settings()  # says so when this is no run
         rows = read_rows(directory.metrics) if directory.metrics.exists() else []

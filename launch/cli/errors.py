@@ -1,5 +1,6 @@
 """How a command ends when something is wrong that its user can mend."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,11 @@ def one_line_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
 
         from data_pipelines.problems import problems
 
-        text = "\n".join(map(str, problems(error))) if isinstance(error, ValidationError) else str(error)
+        text = str(error)
+        if isinstance(error, ValidationError):
+            text = "\n".join(map(str, problems(error)))
+        elif isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}"
         for line in text.splitlines() or [type(error).__name__]:
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(1) from None

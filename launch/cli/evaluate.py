@@ -1,17 +1,17 @@
 """`sivae evaluate`: FID and other values of a trained model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launch.cli.errors import one_line_errors
+from launch.cli.options import Run
 from sivae_dist import startup
 from sivae_dist.output import outlast_watchers
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The directory of a run.")],
+    run: Run,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a number of images seen.")] = "latest",
     metrics: Annotated[str | None, typer.Option(help="Some of fid,kid,psnr,ssim,mse; the run's by default.")] = None,

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import CheckpointOption, Live, Run
+from launch.cli.options import CheckpointOption, Live, Run, expanded
 
 
 def export(
     run: Run,
-    out: Annotated[Path, typer.Argument(help="The directory to make; it must not exist yet.")],
+    out: Annotated[Path, typer.Argument(help="The directory to make; it must not exist yet.", callback=expanded)],
     checkpoint: CheckpointOption = "latest",
     live: Live = False,
     license: Annotated[

@@ -11,9 +11,28 @@ from launch.environment import forget_launchers
 if TYPE_CHECKING:
     from sivae_dist.pretrained import Pretrained
 
-Model = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or an exported model's.")]
-Run = Annotated[Path, typer.Argument(help="A run's directory.")]
-Out = Annotated[Path, typer.Option(help="The PNG file to write.")]
+
+def expanded(path: Path | None) -> Path | None:
+    """With `~` and `$VARIABLES` replaced, which a shell leaves alone behind a `=` or in quotes."""
+    if path is None:
+        return None
+    from data_pipelines.settings import expand
+
+    try:
+        return Path(expand(str(path)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Model = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's directory, or an exported model's.", callback=expanded)
+]
+Run = Annotated[Path, typer.Argument(help="A run's directory.", callback=expanded)]
+RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.", callback=expanded)]
+Out = Annotated[
+    Path,
+    typer.Option(help="The picture to write; its ending decides: .png, .jpg, .webp, .tiff or .bmp.", callback=expanded),
+]
 CheckpointOption = Annotated[
     str,
     typer.Option(
@@ -58,5 +77,7 @@ def parse_truncation(text: str) -> list[float]:
     """`0.5,1` as 0.5, 1.0."""
     parts = [re.fullmatch(r"\s*(-?\d*\.?\d+)\s*", part, re.ASCII) for part in text.split(",")]
     if not all(parts):
-        raise ValueError(f"--truncation {text!r} is no number, nor several; write it like 0.7 or 0,0.5,1")
+        raise ValueError(
+            f"--truncation {text!r} is not a number or a comma-separated list; write it like 0.7 or 0,0.5,1"
+        )
     return [float(part[1]) for part in parts if part]

@@ -17,6 +17,7 @@ from launch.cli.options import (
     Out,
     Run,
     Seed,
+    expanded,
     load,
     parse_numbers,
     parse_truncation,
@@ -65,6 +66,7 @@ def sample(
     with one_line_errors():
         from sivae_dist import figures
 
+        figures.check_out(out)
         psis = parse_truncation(truncation)
         rows = style_mixing is not None or len(psis) > 1
         numbers = list(range(count or (8 if rows else 64))) if seeds is None else parse_numbers(seeds)
@@ -80,7 +82,7 @@ def sample(
             fine = parse_numbers(style_mixing)
             sheet = figures.style_mixing(model, numbers, fine, seed, cutoff=cutoff, truncation=psis[0])
             what = f"{len(numbers)} x {len(fine)} mixed samples"
-        figures.save_png(out, sheet.draw(labels=not no_labels))
+        figures.save_picture(out, sheet.draw(labels=not no_labels))
         _tell(out, what, model)
 
 
@@ -111,16 +113,18 @@ def reconstruct(
         from sivae_dist import figures
         from sivae_dist.figures import real
 
+        figures.check_out(out)
         model = load(run, checkpoint, live, device)
         if images:
             if data is not None:
                 raise ValueError("name images or --data, not both")
-            files = [file for path in images for file in (real.files_in(path, count) if path.is_dir() else [path])]
+            paths = [path.expanduser() for path in images]
+            files = [file for path in paths for file in (real.files_in(path, count) if path.is_dir() else [path])]
             x, origin = real.from_files(model, files), ""
         else:
             x, origin = _test_split(model, run, data, count), "test data"
         sheet = figures.reconstructions(model, x, columns=columns, origin=origin)
-        figures.save_png(out, sheet.draw(labels=not no_labels))
+        figures.save_picture(out, sheet.draw(labels=not no_labels))
         _tell(out, f"{len(x)} reconstructions", model)
 
 
@@ -151,6 +155,7 @@ def interpolate(
         from sivae_dist import figures
         from sivae_dist.figures import real
 
+        figures.check_out(out)
         model = load(run, checkpoint, live, device)
         codes: list[torch.Tensor] = []
         names: list[str] = []
@@ -161,12 +166,15 @@ def interpolate(
                 names.append(f"sample {int(corner)}")
                 shown.append(None)
             else:
-                x = real.from_files(model, [Path(corner)])
+                path = Path(corner).expanduser()
+                if not path.exists() and not path.suffix:
+                    raise ValueError(f"{corner} is neither an image file nor the number of a sample")
+                x = real.from_files(model, [path])
                 codes.append(model.encode(x)[0])
                 names.append(Path(corner).stem)
                 shown.append(x[0])
         sheet = figures.interpolation(model, torch.cat(codes), names, shown, steps=steps, space=space)
-        figures.save_png(out, sheet.draw(labels=not no_labels))
+        figures.save_picture(out, sheet.draw(labels=not no_labels))
         _tell(out, f"{steps + 1} x {steps + 1} images", model)
 
 
@@ -191,15 +199,16 @@ def growth(
         from sivae_dist.devices import pick_device
         from sivae_dist.pretrained import load_growth
 
+        figures.check_out(out)
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
         models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device))
-        figures.save_png(out, figures.growth(models, numbers, seed).draw(labels=not no_labels))
+        figures.save_picture(out, figures.growth(models, numbers, seed).draw(labels=not no_labels))
         _tell(out, f"{len(numbers)} samples at {len(models)} resolutions", models[-1])
 
 
 def animate(
     run: Model,
-    out: Annotated[Path, typer.Option(help="The GIF or MP4 file to write; its ending decides.")],
+    out: Annotated[Path, typer.Option(help="The GIF or MP4 file to write; its ending decides.", callback=expanded)],
     count: Annotated[int, typer.Option(min=1, help="Walks side by side.")] = 8,
     stops: Annotated[int, typer.Option(min=2, help="Samples that each walk passes through before it closes.")] = 5,
     frames: Annotated[int, typer.Option(min=1, help="From one of these to the next.")] = 20,
@@ -214,7 +223,9 @@ def animate(
     """Walk through latent space along smooth closed ways, as a moving picture."""
     with one_line_errors():
         from sivae_dist import figures
+        from sivae_dist.figures.animation import MOVING
 
+        figures.check_out(out, MOVING)
         model = load(run, checkpoint, live, device)
         total = figures.animate(
             model, out, seed,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from launch.cli.options import RunDir
 from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, on_device, with_resources
 
 
@@ -15,7 +16,7 @@ def submit(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with sivae.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.")] = None,
+    run_dir: RunDir = None,
     cluster: Cluster = "auto",
     resources: Resources = None,
     dry_run: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from launch.cli.options import RunDir
 from sivae_dist import startup
 from sivae_dist.output import outlast_watchers
 
@@ -19,7 +20,7 @@ def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with sivae.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.")] = None,
+    run_dir: RunDir = None,
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Resolve, check and print the phases; train nothing.")

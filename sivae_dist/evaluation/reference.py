@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sivae_dist.evaluation.statistics import Statistics
+from sivae_dist.tensor_files import write_tensors
 
 _FORMAT = 1
 
@@ -60,7 +60,7 @@ def save(folder: Path, key: dict[str, Any], reference: Reference) -> None:
     path = _path(folder, key)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, partial, {"key": json.dumps(_full(key))})
+        write_tensors(partial, tensors, {"key": json.dumps(_full(key))})
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

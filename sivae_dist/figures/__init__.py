@@ -1,7 +1,8 @@
 """Pictures: plain grids for TensorBoard, labelled sheets of what a model does, animations, and curves of a run."""
 
 from sivae_dist.figures.animation import animate
-from sivae_dist.figures.grids import grid, in_rows, save_png, to_unit
+from sivae_dist.figures.files import check_out, save_picture
+from sivae_dist.figures.grids import grid, in_rows, to_unit
 from sivae_dist.figures.metrics import curves
 from sivae_dist.figures.pictures import growth, interpolation, reconstructions, samples, style_mixing
 from sivae_dist.figures.sheet import Sheet
@@ -9,6 +10,7 @@ from sivae_dist.figures.sheet import Sheet
 __all__ = [
     "Sheet",
     "animate",
+    "check_out",
     "curves",
     "grid",
     "growth",
@@ -16,7 +18,7 @@ __all__ = [
     "interpolation",
     "reconstructions",
     "samples",
-    "save_png",
+    "save_picture",
     "style_mixing",
     "to_unit",
 ]

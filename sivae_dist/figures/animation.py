@@ -12,10 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sivae_dist.figures.files import check_out, written
 from sivae_dist.figures.sheet import Sheet
 
 if TYPE_CHECKING:
     from sivae_dist.pretrained import Pretrained
+
+
+MOVING = (".gif", ".mp4")
+"""Endings of pictures that move."""
 
 
 def animate(
@@ -35,26 +40,21 @@ def animate(
     Walk k passes through the samples number k stops ... (k + 1) stops - 1, with `frames` from each to the next.
     ValueError for another ending, less than two stops, or when this machine cannot write MP4.
     """
-    write = _writer(path)
+    write = _WRITERS[check_out(path, MOVING)]
     if stops < 2:
         raise ValueError("a walk needs at least two stops")
     mean = model.mean_w() if truncation != 1 else None
     z = model.latents(0, walks * stops, seed).unflatten(0, (walks, stops))
     weights = closed_walk(stops, frames).to(z)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
 
     def pictures() -> Iterator[Image.Image]:
         for weight in weights:
             w = model.styles(torch.einsum("s,wsl->wl", weight, z))
-            images = model.decode_styles(w if mean is None else torch.lerp(mean, w, truncation)).cpu()
+            images = model.decode_styles(model.truncate(w, truncation, mean)).cpu()
             yield Sheet([images[k : k + columns].unbind() for k in range(0, walks, columns)]).draw(labels=False)
 
-    try:
+    with written(path) as partial:
         write(partial, pictures(), fps)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return len(weights)
 
 
@@ -71,13 +71,6 @@ def closed_walk(stops: int, frames: int) -> Tensor:
     weights = torch.sin(stops * distance) / (stops * below)
     weights = torch.where(torch.sin(distance).abs() < 1e-9, 1.0, weights)
     return weights / weights.norm(dim=1, keepdim=True)
-
-
-def _writer(path: Path) -> Callable[[Path, Iterator[Image.Image], int], None]:
-    writers = {".gif": _write_gif, ".mp4": _write_mp4}
-    if path.suffix.lower() not in writers:
-        raise ValueError(f"{path} is neither a .gif nor an .mp4")
-    return writers[path.suffix.lower()]
 
 
 def _write_gif(path: Path, pictures: Iterator[Image.Image], fps: int) -> None:
@@ -105,3 +98,8 @@ def _even(pixels: np.ndarray) -> np.ndarray:
     """Padded with white at the right and below to even sizes, which the format needs."""
     height, width = pixels.shape[:2]
     return np.ascontiguousarray(np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255))
+
+
+_WRITERS: dict[str, Callable[[Path, Iterator[Image.Image], int], None]] = dict(
+    zip(MOVING, (_write_gif, _write_mp4), strict=True)
+)

@@ -1,6 +1,4 @@
-"""Plain grids of images, as tensors for TensorBoard and as PNG files."""
-
-from pathlib import Path
+"""Plain grids of images, as tensors for TensorBoard and as pictures."""
 
 import torch
 from PIL import Image
@@ -32,9 +30,3 @@ def to_picture(image: Tensor) -> Image.Image:
     """An image [C, H, W] in [0, 1], C of 1 or 3, as one of Pillow's."""
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-
-
-def save_png(path: Path, picture: Tensor | Image.Image) -> None:
-    """Writes a picture, or an image [C, H, W] in [0, 1]."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (to_picture(picture) if isinstance(picture, Tensor) else picture).save(path, format="PNG")

@@ -4,6 +4,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from sivae_dist.figures.files import PICTURES, check_out, save_picture, written
+
+_VECTOR = {".pdf": "CreationDate", ".svg": "Date"}
+"""Formats that are drawn at any size, and where each would hold the date of writing."""
+
+CURVES = (*PICTURES, *_VECTOR)
+"""Endings of curves."""
+
 _PANELS = {
     "reconstruction error of a value": ("reconstruction/per_value",),
     "KL divergence (nats)": ("kl/real", "kl/rec", "kl/fake"),
@@ -13,10 +24,16 @@ _PANELS = {
 
 
 def curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws a run's metrics over images seen as a PNG; dashed lines stand where the resolution changes."""
+    """Draws a run's metrics over images seen; dashed lines stand where the resolution changes.
+
+    The ending of `path` decides the format (CURVES). The same rows make the same bytes.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    ending = check_out(path, CURVES)
+    figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained")
     figure.suptitle(title)
     changes = [
         (after["images"], after["schedule/resolution"])
@@ -34,5 +51,10 @@ def curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         axes.set(ylabel=label, xlabel="images seen", yscale="log")
         if axes.lines:
             axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    if ending in _VECTOR:
+        with written(path) as partial, rc_context({"svg.hashsalt": "sivae"}):
+            figure.savefig(partial, format=ending[1:], metadata={_VECTOR[ending]: None})
+        return
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    save_picture(path, Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))

@@ -29,8 +29,8 @@ def samples(
     """The samples with these numbers, `columns` in a row; or, with several truncations, a row for each sample and a
     column for each truncation (Pretrained.truncate)."""
     w = model.styles(latents(model, numbers, seed))
-    mean = model.mean_w() if any(psi != 1 for psi in truncation) else w[0]
-    shown = [_decoded(model, torch.lerp(mean, w, psi)) for psi in truncation]
+    mean = model.mean_w() if any(psi != 1 for psi in truncation) else None
+    shown = [_decoded(model, model.truncate(w, psi, mean)) for psi in truncation]
     note = f"samples of seed {seed}"
     if len(truncation) > 1:
         return Sheet(

@@ -1,5 +1,6 @@
 """Real images for pictures: from files, or from the test split of a data set."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from data_pipelines.decode import halve, round_pixels
 from data_pipelines.loader import to_images
+from data_pipelines.problems import did_you_mean
 from data_pipelines.reader import Reader
 from data_pipelines.sources import ImageError
 from data_pipelines.sources.folder import FolderSource
@@ -33,6 +35,7 @@ def from_files(model: "Pretrained", paths: Sequence[Path]) -> Tensor:
     """
     settings, pixels = model.settings, []
     for path in paths:
+        _check_file(path)
         try:
             square = to_square(path.read_bytes(), settings.channels, settings.resolution)
         except ImageError as error:
@@ -41,6 +44,16 @@ def from_files(model: "Pretrained", paths: Sequence[Path]) -> Tensor:
             square = halve(square)
         pixels.append(round_pixels(square).transpose(2, 0, 1))
     return to_images(torch.from_numpy(np.stack(pixels)))
+
+
+def _check_file(path: Path) -> None:
+    """ValueError for a path that is no file, with the nearest one there is."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, not an image")
+    if not path.exists():
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, beside, n=1)]
+        raise ValueError(f"there is no image {path}{did_you_mean(near)}")
 
 
 def from_test_split(model: "Pretrained", path: str, count: int, remote: "RemoteSettings | None" = None) -> Tensor:

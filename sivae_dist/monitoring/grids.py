@@ -26,7 +26,7 @@ class GridFiles:
     def write(self, images: int, name: str, grid: Tensor) -> None:
         """A grid [C, H, W] in [0, 1]."""
         path = self.folder / f"{name}-{images:012d}.png"
-        self._attempt(lambda: write_whole(path, lambda partial: figures.save_png(partial, grid)))
+        self._attempt(lambda: figures.save_picture(path, grid))
 
     def _cut_back(self, images: int) -> None:
         for path in self.folder.glob("*.png"):
@@ -40,13 +40,3 @@ class GridFiles:
             if not self._warned:
                 self._warned = True
                 self._warn(f"warning: image grids in {self.folder} cannot be written for now: {error}")
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file beside `path` and puts it there when it is whole; leaves nothing else behind."""
-    partial = path.with_name(f".partial-{path.name}")  # whose ending says its format
-    try:
-        write(partial)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from sivae_dist.checkpoint import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
-from sivae_dist.monitoring.grids import GridFiles, write_whole
+from sivae_dist.monitoring.grids import GridFiles
 from sivae_dist.monitoring.scalars import Rows, read_rows
 from sivae_dist.run import RunDirectory
 from sivae_dist.schedule import Schedule, Step
@@ -182,7 +182,7 @@ class Monitor:
         try:
             if rows := read_rows(self.run.metrics):
                 title = f"{self.run.path.name}, {rows[-1]['images']:,} images"
-                write_whole(self.run.curves, lambda partial: figures.curves(rows, partial, title))
+                figures.curves(rows, self.run.curves, title)
         except OSError as error:
             self.say(f"warning: {self.run.curves} cannot be written: {error}")
 

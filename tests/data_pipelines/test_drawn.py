@@ -125,7 +125,7 @@ def test_what_an_interrupted_call_left_is_replaced(tmp_path: Path) -> None:
 def test_errors_are_one_line(tmp_path: Path) -> None:
     code, out, err = run("face", tmp_path / "new")
     assert (code, out) == (1, "")
-    assert err == "error: no drawn set is called 'face'; did you mean 'faces'?\n"
+    assert err == "error: no drawn set is called 'face'; did you mean faces?\n"
     code, _, err = run("faces", tmp_path)
     assert (code, err) == (1, f"error: {tmp_path} exists already; remove it or name another folder\n")
     (tmp_path / "file").touch()

@@ -203,7 +203,71 @@ def test_animation(run: Path, tmp_path: Path) -> None:
     assert "1 walks in 6 frames at 48 images" in sivae(*arguments, tmp_path / "a.gif")
     sivae(*arguments, tmp_path / "b.gif")
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
-    assert "neither a .gif nor an .mp4" in refused(*arguments, tmp_path / "a.webm")
+    assert "write one of .gif, .mp4" in refused(*arguments, tmp_path / "a.webm")
+
+
+PICTURES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".JPEG": "JPEG",
+    ".webp": "WEBP",
+    ".tiff": "TIFF",
+    ".tif": "TIFF",
+    ".bmp": "BMP",
+}
+DRAWING = {
+    "sample": ("--count", 1), "reconstruct": ("--count", 1), "interpolate": (1, 2, 3, 4, "--steps", 1),
+    "growth": ("--count", 1), "curves": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", DRAWING)
+def test_the_ending_decides_the_format(command: str, run: Path, tmp_path: Path) -> None:
+    for ending in (".jpg",) if command != "sample" else (*PICTURES, ".PNG"):
+        out = tmp_path / f"a{ending}"
+        sivae(command, run, *DRAWING[command], "--out", out)
+        assert Image.open(out).format == PICTURES.get(ending, "PNG")
+    for name in ("a.gif", "a.mp4", "a", "a.b.txt", ".png"):
+        message = refused(command, run, *DRAWING[command], "--out", tmp_path / name)
+        assert "by which the format is chosen; write one of .png, .jpg," in message
+    (tmp_path / "folder.png").mkdir()
+    assert "is a directory" in refused(command, run, *DRAWING[command], "--out", tmp_path / "folder.png")
+
+
+def test_curves_for_print(run: Path, tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg", "a.pdf"):
+        sivae("curves", run, "--out", tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_home_directory_and_variables(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves `~` alone behind a `=`, and everything in quotes."""
+    monkeypatch.setenv("HOME", str(run.parent))
+    monkeypatch.setenv("OUT", str(tmp_path))
+    sivae("sample", "~/run", "--count", 1, "--out=$OUT/a.png")
+    assert (tmp_path / "a.png").exists()
+    assert load_pretrained("~/run").images == 48
+
+
+def test_values_that_cannot_be_meant(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "face1.png").touch()
+    (tmp_path / "folder").mkdir()
+    out = ("--out", tmp_path / "x.png")
+    for arguments, message in {
+        ("sample", run, "--truncation", "7", *out): "truncation 7 is not from -2 to 2",
+        ("animate", run, "--truncation", "nan", "--out", tmp_path / "x.gif"): "truncation nan is not from -2 to 2",
+        ("sample", run, "--device", "gpu", *out): "'gpu' is not a device",
+        ("reconstruct", run, tmp_path / "face.png", *out): f"face.png; did you mean {tmp_path}/face1.png?",
+        ("reconstruct", run, tmp_path / "folder", *out): "folder",
+        ("interpolate", run, "1", "2", "3", "four", *out): "four is neither an image file nor the number of a sample",
+        ("interpolate", run, "1", "2", "3", tmp_path / "folder", *out): "folder is a directory, not an image",
+    }.items():
+        assert message in refused(*arguments), arguments
+    for option in ("--count=0", "--count=-1", "--seed=-1", "--columns=0", "--cutoff=0"):
+        assert CliRunner().invoke(app, ["sample", str(run), option, *map(str, out)]).exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["face1.png", "folder"]
 
 
 def test_an_export_is_as_good_as_its_run(run: Path, exported: Path, tmp_path: Path) -> None:
@@ -232,5 +296,5 @@ def test_numbers() -> None:
             parse_numbers(wrong)
     assert parse_truncation("0,.5, 1,-0.7") == [0, 0.5, 1, -0.7]
     for wrong in ("", "a", "0,", "nan", "1e3"):
-        with pytest.raises(ValueError, match="is no number"):
+        with pytest.raises(ValueError, match="is not a number or"):
             parse_truncation(wrong)

@@ -90,7 +90,7 @@ def test_config_show_resolves(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("no-such-config",), ("no-such-config",)),
-        ((*SMALL, "model.latnt=3"), ("model.latnt", "did you mean latent?")),
+        ((*SMALL, "model.latnt=3"), ("model.latnt", "did you mean model.latent?")),
         ((*SMALL, "schedule.batch"), ("key=value",)),
         ((*SMALL, "schedule.batch=9", "--nproc", "2"), ("batch of 9", "2 processes", "schedule.batch.4=8")),
         ((*SMALL, "model.channels=1"), ("3 channels", "1")),

@@ -420,7 +420,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def begin(run: RunDirectory, *overrides: str, checkpoint: bool = True) -> RunSettings:
-    settings = mine(*overrides)
+    settings = mine(*overrides).located()
     assert run.open(settings) == []
     if checkpoint:
         (run.checkpoints / "images-000000002000").mkdir(parents=True)
@@ -443,7 +443,7 @@ def test_the_same_settings_again(run: RunDirectory) -> None:
 def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
     begin(run)
     changes = ["data.threads=7", "data.path=moved", "checkpoint.every=3k", "monitoring.grid=4", "device=cpu"]
-    settings = mine(*changes)
+    settings = mine(*changes).located()
     keys = sorted(change.partition("=")[0] for change in changes)
     assert run.open(settings) == [f"{key} differs from what this run was begun with" for key in keys]
     assert run.settings() == settings and run.open(settings) == []
@@ -473,9 +473,71 @@ def test_one_value_and_a_mapping_differ(run: RunDirectory) -> None:
 def test_all_may_change_before_the_first_checkpoint(run: RunDirectory) -> None:
     begin(run, checkpoint=False)
     (run.checkpoints / ".tmp-images-000000002000").mkdir(parents=True)  # of a save that was not finished
-    settings = mine("seed=3", "model.latent=16")
+    settings = mine("seed=3", "model.latent=16").located()
     assert [note.split()[0] for note in run.open(settings)] == ["model.latent", "seed"]
     assert run.settings() == settings
+
+
+def test_paths_mean_the_same_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run can be resumed from anywhere; one that was recorded with a relative path, from where it was begun."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("SETS", str(tmp_path / "sets"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    run = RunDirectory(tmp_path / "run")
+    asked = ["init.run=../other", "evaluation.weights=~/w.pth", "evaluation.cache=c", "data.remote.cache=$SETS/cache"]
+    run.open(mine(*asked))
+    monkeypatch.chdir(tmp_path / "there")
+    settings = run.settings()
+    assert settings.data.path == str(tmp_path / "here" / "data" / "mine")
+    assert settings.init.run == tmp_path / "other"
+    assert settings.evaluation.weights == str(tmp_path / "home" / "w.pth")
+    assert settings.evaluation.cache == str(tmp_path / "here" / "c")
+    assert settings.data.remote.cache == str(tmp_path / "sets" / "cache")
+    (run.checkpoints / "images-000000002000").mkdir(parents=True)
+    assert run.open(mine(*asked, f"evaluation.cache={tmp_path}/here/c", f"data.path={tmp_path}/here/data/mine")) == []
+
+    old = RunDirectory(tmp_path / "old")  # as runs were recorded before
+    old.path.mkdir()
+    old.config.write_text(mine("init.run=../other").to_yaml())
+    (old.checkpoints / "images-000000002000").mkdir(parents=True)
+    assert old.open(mine("init.run=../other")) == []
+    assert old.settings().data.path == str(tmp_path / "there" / "data" / "mine")
+
+
+def test_places_elsewhere_stay_as_they_are(run: RunDirectory) -> None:
+    for path in ("s3://bucket/~/set", "pipe:ssh host cat $HOME/set/{name}"):
+        assert mine(f"data.path={path}").located().data.path == path
+
+
+def test_variables_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETS", "/sets")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    assert mine("data.path=$SETS/faces").data.path == mine("data.path=${SETS}/faces").data.path == "/sets/faces"
+    assert problem("data.path=$NOWHERE/faces") == (
+        "data.path=$NOWHERE/faces: $NOWHERE of $NOWHERE/faces is not set in the environment"
+    )
+    assert problem("data.path=''") == "data.path='': it is empty"
+
+
+def test_directories_that_are_no_place_for_a_run(tmp_path: Path) -> None:
+    data, photographs = tmp_path / "data", tmp_path / "photographs"
+    for folder in (data, photographs):
+        folder.mkdir()
+        (folder / "0001.png").touch()
+    for place, message in {
+        photographs: r"photographs is not empty and not a run: it holds 0001\.png; choose another --run-dir",
+        photographs / "0001.png": r"0001\.png is a file, and a run needs a directory",
+        photographs / "0001.png" / "run": r"0001\.png is a file, and a run needs a directory",
+        data: "is in the data set",
+        data / "runs" / "one": "is in the data set",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            RunDirectory(place).open(mine(f"data.path={data}"))
+    assert not (photographs / "config.yaml").exists() and not (data / "runs").exists()
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    RunDirectory(tmp_path / "run").open(mine(f"data.path={data}"))
 
 
 def test_differences() -> None:

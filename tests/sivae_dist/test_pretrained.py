@@ -109,9 +109,42 @@ def test_truncation_pulls_towards_the_mean_of_w() -> None:
     assert torch.equal(model.sample(4, truncation=1), model.sample(4))
 
 
-def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("images [N, 3, 8, 8], not [1, 3, 16, 16]")):
-        model_at(Stage(8)).encode(images(1, 16))
+@pytest.mark.parametrize(
+    ("method", "value", "message"),
+    [
+        ("encode", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "images must be floating-point numbers, not uint8; of"),
+        ("encode", torch.full((1, 3, 8, 8), 255.0), "images lie in [-1, 1], and these reach 255; of pixels 0..255"),
+        ("encode", torch.full((1, 3, 8, 8), torch.nan), "images lie in [-1, 1], and these reach nan"),
+        ("reconstruct", torch.zeros(1, 3, 8, 8, dtype=torch.int64), "must be floating-point numbers, not int64"),
+        ("reconstruct", torch.zeros(1, 8, 8, 3), "images must be [N, 3, 8, 8], not [1, 8, 8, 3]"),
+        ("reconstruct", torch.zeros(3, 8, 8), "images must be [N, 3, 8, 8], not [3, 8, 8]"),
+        ("encode", torch.zeros(1, 1, 8, 8), "images must be [N, 3, 8, 8], not [1, 1, 8, 8]"),
+        ("decode", torch.zeros(2, 9), "z must be [N, 8], not [2, 9]"),
+        ("decode", torch.zeros(8), "z must be [N, 8], not [8]"),
+        ("styles", torch.zeros(2, 8, dtype=torch.int32), "z must be floating-point numbers, not int32"),
+        ("decode_styles", torch.zeros(2, 7), "w must be [N, 8], not [2, 7]"),
+        ("interpolate", torch.zeros(2, 7), "z must be [N, 8], not [2, 7]"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(method: str, value: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        getattr(model_at(Stage(8)), method)(value)
+
+
+def test_numbers_that_cannot_be_meant_are_refused() -> None:
+    model = model_at(Stage(8))
+    for wrong in ({"seed": -1}, {"first": -1}, {"count": -1}):
+        with pytest.raises(ValueError, match="cannot be negative"):
+            model.sample(**{"count": 1} | wrong)
+    for psi in (-2.1, 3.0, float("nan")):
+        with pytest.raises(ValueError, match="is not from -2 to 2"):
+            model.sample(1, truncation=psi)
+
+
+def test_what_a_linear_output_reaches_may_be_encoded_again() -> None:
+    model = model_at(Stage(8))
+    assert model.encode(torch.full((1, 3, 8, 8), 1.5))[0].shape == (1, 8)
+    assert model.encode(torch.zeros(1, 3, 8, 8, dtype=torch.float16))[0].dtype == torch.float32
 
 
 @pytest.mark.gpu
