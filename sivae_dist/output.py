@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import select
 import sys
 from collections.abc import Callable
@@ -46,9 +47,9 @@ def outlast_watchers() -> None:
     the process's own, as under a test's capture, are left alone.
     """
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        sys.stdout = _lasting(sys.stdout, lambda error: _note("stdout", error, sys.stderr))
+        sys.stdout = _lasting(sys.stdout, lambda error: _note("stdout", error, 2))
     if sys.stderr is sys.__stderr__ and sys.stderr is not None:
-        sys.stderr = _lasting(sys.stderr, lambda error: _note("stderr", error, sys.stdout))
+        sys.stderr = _lasting(sys.stderr, lambda error: _note("stderr", error, 1))
 
 
 def lasting_log(path: Path) -> TextIO:
@@ -78,6 +79,9 @@ def _lasting(stream: TextIO, warn: Callable[[OSError], object]) -> TextIO:
     )
 
 
-def _note(name: str, error: OSError, other: TextIO | None) -> None:
-    if other is not None:
-        print(f"note: {name} cannot be written ({error.strerror}); all else continues", file=other, flush=True)
+def _note(name: str, error: OSError, other: int) -> None:
+    """To a descriptor: this comes in the midst of another write, in which Python's streams cannot be used again."""
+    try:
+        os.write(other, f"note: {name} cannot be written ({error.strerror}); all else continues\n".encode())
+    except OSError:
+        pass  # it is gone as well

@@ -22,6 +22,15 @@ print("done", file=sys.stderr)
 """
 
 
+def test_both_streams_may_go() -> None:
+    """With one terminal; the one cannot even be told of the other."""
+    main, terminal = os.openpty()
+    os.close(main)
+    done = subprocess.run([sys.executable, "-c", PRINTS], stdout=terminal, stderr=terminal, timeout=60, check=False)
+    os.close(terminal)
+    assert done.returncode == 0
+
+
 def prints(stdout: int) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-c", PRINTS], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False
