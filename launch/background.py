@@ -1,8 +1,10 @@
 """The local twin of a cluster: a run in the background of this machine, started again like a job that is requeued.
 
-`python -m launch.background run RUN PROCESSES JOB` stands where SLURM's batch script would.
+`python -m launch.background run RUN PROCESSES JOB` stands where SLURM's batch script would, and supervises the run;
+`python -m launch.background sweep PROCESSES JOB SLOTS RUN...` starts one of these for each run of a sweep.
 """
 
+import json
 import os
 import signal
 import socket
@@ -11,10 +13,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 
-from launch.clusters import ClusterSettings
+from launch.clusters import PARALLEL, ClusterSettings
 from launch.code import describe, importing, snapshot
+from launch.parents import end_with
 from launch.record import JobRecord
 from launch.requeue import judge, tell
 from sivae_dist.ends import STOPPED, Logs
@@ -31,15 +35,44 @@ def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
     return job
 
 
-def submit_all(folder: Path, runs: list[Path], totals: list[int], cluster: ClusterSettings, parallel: int) -> list[str]:
-    """The same for many, of which at most `parallel` are trained at once, in one job."""
+def submit_all(
+    folder: Path, runs: list[Path], totals: list[int], cluster: ClusterSettings, parallel: int | None
+) -> list[str]:
+    """The same for many in one job, of which at most `parallel` are trained at once, each on GPUs of its own.
+
+    ValueError when there are too few GPUs for one of them.
+    """
+    places = slots(parallel, visible_gpus() if cluster.gpus else [], cluster.processes)
     folder, job = folder.resolve(), _new_name()
     code = _snapshot(folder)
     paths = [str(run.resolve()) for run in runs]
-    process = _detached(folder, code, "sweep", str(cluster.processes), job, str(parallel), *paths)
+    process = _detached(folder, code, "sweep", str(cluster.processes), job, json.dumps(places), *paths)
     for run, images in zip(runs, totals, strict=True):
-        _record(run.resolve(), job, process, images, cluster, code)
+        _record(run.resolve(), job, process, images, cluster, code, len(runs))
     return [job]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process can use, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(number) for number in range(count)])[:count]
+
+
+def slots(parallel: int | None, gpus: list[str], each: int) -> list[str | None]:
+    """Places for runs at once: the GPUs that each sees, as CUDA_VISIBLE_DEVICES names them, or None without GPUs.
+
+    One for every `each` GPUs; `parallel` asks for another number, whose runs share GPUs when there are more than
+    these. ValueError when there are fewer than `each` GPUs.
+    """
+    if not gpus:
+        return [None] * (parallel or PARALLEL)
+    groups = [",".join(gpus[first : first + each]) for first in range(0, len(gpus) - each + 1, each)]
+    if not groups:
+        raise ValueError(f"each run asks for {each} GPUs, and only {len(gpus)} can be seen here: set --gpus-per-node")
+    return [groups[number % len(groups)] for number in range(parallel or len(groups))]
 
 
 def _new_name() -> str:
@@ -71,11 +104,14 @@ def _detached(place: Path, code: Path | None, *arguments: str) -> int:
     return process.pid
 
 
-def _record(run: Path, job: str, process: int, images: int, cluster: ClusterSettings, code: Path | None) -> None:
+def _record(
+    run: Path, job: str, process: int, images: int, cluster: ClusterSettings, code: Path | None, runs: int = 1
+) -> None:
     JobRecord(run).submitted(
         job=job,
         kind="local",
         images=images,
+        runs=runs,
         host=socket.gethostname(),
         process=process,
         nodes=1,
@@ -84,21 +120,32 @@ def _record(run: Path, job: str, process: int, images: int, cluster: ClusterSett
     )
 
 
-def sweep(processes: int, job: str, parallel: int, runs: list[Path]) -> int:
-    """Trains runs, some at once; returns the largest exit code."""
+def sweep(processes: int, job: str, places: list[str | None], runs: list[Path]) -> int:
+    """Trains runs, as many at once as there are places; returns the largest exit code."""
+    free: SimpleQueue[str | None] = SimpleQueue()
+    for place in places:
+        free.put(place)
 
     def one(run: Path) -> int:
         record = JobRecord(run)
         if record.is_cancelled(job) or record.is_finished():
             return 0
-        with open(Logs(run / "logs").combined, "a") as output:
-            command = [sys.executable, "-m", "launch.background", "run", str(run), str(processes), job]
-            return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
+        gpus = free.get()
+        environment = os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+        parent = str(os.getpid())
+        command = [sys.executable, "-m", "launch.background", "run", str(run), str(processes), job, parent]
+        try:
+            with open(Logs(run / "logs").combined, "a") as output:
+                return subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+                ).returncode
+        finally:
+            free.put(gpus)
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a run is cancelled, not all of them
     for run in runs:
         (run / "logs").mkdir(exist_ok=True)
-    with ThreadPoolExecutor(parallel) as pool:
+    with ThreadPoolExecutor(len(places)) as pool:
         return max(pool.map(one, runs))
 
 
@@ -110,17 +157,17 @@ def main(run: Path, processes: int, job: str) -> int:
 
     def forward(number: int, frame: FrameType | None) -> None:
         told.append(number)
-        if child is not None and child.poll() is None:
+        if child is not None and child.poll() is None and len(told) == 1:  # another would find it on its way out
             child.send_signal(signal.SIGTERM)
 
     for number in SIGNALS:
         signal.signal(number, forward)
-    restart = 0
+    restart, me = 0, str(os.getpid())
     while not record.is_cancelled(job):
         Logs(run / "logs").forget_failure()  # of an earlier start, if this one is refused before it does so itself
         record.started(job, restart, node=socket.gethostname(), processes=processes, process=os.getpid())
         tell(run, f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
-        child = subprocess.Popen([sys.executable, "-m", "launch.local", str(run), str(processes)])
+        child = subprocess.Popen([sys.executable, "-m", "launch.local", str(run), str(processes), me])
         if told:  # before there was anybody to hand it on to
             child.send_signal(signal.SIGTERM)
         code = child.wait()
@@ -139,5 +186,7 @@ if __name__ == "__main__":
     outlast_watchers()
     what, *rest = sys.argv[1:]
     if what == "run":
+        if rest[3:]:  # of a sweep
+            end_with(int(rest[3]), signal.SIGTERM)
         sys.exit(main(Path(rest[0]), int(rest[1]), rest[2]))
-    sys.exit(sweep(int(rest[0]), rest[1], int(rest[2]), [Path(run) for run in rest[3:]]))
+    sys.exit(sweep(int(rest[0]), rest[1], json.loads(rest[2]), [Path(run) for run in rest[3:]]))

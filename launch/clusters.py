@@ -17,6 +17,9 @@ from sivae_dist.yaml_reading import read_yaml
 
 USER_FOLDER = Path("~/.config/sivae/clusters")
 
+PARALLEL = 8
+"""Tasks of a sweep at once where nothing else is said."""
+
 _LONGEST_DELAY = 120
 
 

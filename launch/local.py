@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from launch.environment import forget_launchers
+from launch.parents import end_with
 from sivae_dist import startup
 from sivae_dist.ends import INTERRUPTED, STOPPED, Logs
 from sivae_dist.output import outlast_watchers
@@ -162,6 +163,7 @@ def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool)
     return f"process {rank} ended with code {failure.exitcode}; see {logs.path}"
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # of a run in the background, which saves and ends when its supervisor is killed
+    end_with(int(sys.argv[3]), signal.SIGTERM)
     outlast_watchers()
     sys.exit(launch(Path(sys.argv[1]), int(sys.argv[2])))

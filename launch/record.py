@@ -22,6 +22,33 @@ NO_PROGRESS = 3
 """Starts in a row that end where they began, after which a run is given up."""
 
 
+INDEX = "sweep.json"
+"""File of a sweep's folder: the settings of each run, with the name of its directory as `run`."""
+
+
+def load_index(folder: Path) -> list[Row]:
+    """The runs of a sweep's folder; none where none was submitted yet."""
+    try:
+        rows: list[Row] = json.loads((folder / INDEX).read_text())
+    except FileNotFoundError:
+        return []
+    return rows
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The run that lies in this directory, those of a sweep's folder, or all below it.
+
+    ValueError when there is none.
+    """
+    if (path / "config.yaml").is_file():
+        return [path]
+    found = [path / row["run"] for row in load_index(path)]
+    found = found or sorted(below.parent for below in path.rglob("config.yaml"))
+    if not found:
+        raise ValueError(f"{path} is not a run: it has no config.yaml, nor is there a run below it")
+    return found
+
+
 class JobRecord:
     def __init__(self, run: Path) -> None:
         self.run = run

@@ -11,8 +11,10 @@ runs:                         # and these
 
 import itertools
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,13 @@ from launch.code import snapshot
 from launch.record import JobRecord
 from launch.slurm import Executor, facts, hand_in, make_executor
 from launch.task import Task
-from sivae_dist.settings import Settings
+from sivae_dist.settings import Settings, flatten
 from sivae_dist.yaml_reading import read_yaml
 
 _MAX_ARRAY = 1001  # SLURM's own default
 
-INDEX = "sweep.json"
+_LONGEST = 60
+"""Characters of a name, beside its number."""
 
 
 class Sweep(Settings):
@@ -65,10 +68,54 @@ def assignments(point: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in point.items()]
 
 
-def run_folder(folder: Path, number: int, point: dict[str, Any]) -> Path:
-    """Where a run lives: its number, and what tells it apart as far as a file's name can."""
-    words = "-".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in point.items())
-    return folder / f"{number:04d}-{''.join(c if c.isalnum() or c in '._=-' else '_' for c in words)[:80]}"
+def run_names(points: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
+    """Names of the runs' directories: a number that only one has, and the values that tell them apart.
+
+    `before`: the sweep's index as it stands; a run that it knows keeps its name. ValueError for two equal runs.
+    """
+    flat = [flatten(point) for point in points]
+    for number, point in enumerate(flat):
+        if point in flat[:number]:
+            raise ValueError(
+                f"runs {flat.index(point) + 1} and {number + 1} of the sweep are the same: {_label(point, point)}"
+            )
+    known = {_as_text(flatten({key: row[key] for key in row if key != "run"})): str(row["run"]) for row in before}
+    numbers = itertools.count(1 + max((int(name.partition("-")[0]) for name in known.values()), default=-1))
+    short = short_keys(flat)
+    names = []
+    for point in flat:
+        name = known.get(_as_text(point))
+        if name is None:
+            name = f"{next(numbers):04d}-{_label(point, short)}".rstrip("-")
+        names.append(name)
+    return names
+
+
+def _as_text(point: dict[str, Any]) -> str:
+    """What the index has of a run, whose keys were numbers, perhaps."""
+    return json.dumps(point, sort_keys=True)
+
+
+def short_keys(points: list[dict[str, Any]]) -> dict[str, str]:
+    """The keys that differ between runs, by their last parts where these are clear."""
+    keys = dict.fromkeys(key for point in points for key in point)
+    varying = [key for key in keys if len({json.dumps(point.get(key)) for point in points}) > 1]
+    last = Counter(key.rpartition(".")[2] for key in varying)
+    return {key: key if last[key.rpartition(".")[2]] > 1 else key.rpartition(".")[2] for key in varying}
+
+
+def _label(point: dict[str, Any], short: Mapping[str, Any]) -> str:
+    """`beta_neg=64-seed=1`, of characters that every file system and shell takes as they are, and not too long."""
+    label = ""
+    for key, value in point.items():
+        if key not in short:
+            continue
+        text = json.dumps(value) if isinstance(value, list | bool | None) else str(value).rstrip("/").rpartition("/")[2]
+        text = re.sub(r"[^A-Za-z0-9._+=-]+", "_", f"{short[key]}={text}").strip("_")
+        if len(label) + len(text) > _LONGEST:
+            break  # the number tells the rest
+        label += f"-{text}" if label else text
+    return label
 
 
 def chunks(runs: list[Path], size: int) -> list[list[Path]]:

@@ -7,7 +7,6 @@ Exit codes: 0 the run is at its end; 75 it was asked to stop, saved, and can be 
 RUN/logs/failure.txt or RUN/logs/stacks-N.txt says why; 130 stopped at once by a second Ctrl-C.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from typing import NoReturn
 import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from launch.parents import end_with
 from sivae_dist import startup, watchdog
 from sivae_dist.config import RunSettings
 from sivae_dist.devices import pick_device
@@ -34,16 +34,11 @@ from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import Stop
 from sivae_dist.trainer import Trainer
 
-_PR_SET_PDEATHSIG = 1
-
 
 def end_with_launcher() -> None:
     """A launcher that is killed cannot end its processes; the kernel does it instead, so that none is left behind."""
-    launcher = os.environ.get("SIVAE_LAUNCHER")
-    if launcher and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(launcher):  # it was gone before we asked
-            os.kill(os.getpid(), signal.SIGKILL)
+    if launcher := os.environ.get("SIVAE_LAUNCHER"):
+        end_with(int(launcher), signal.SIGKILL)
 
 
 def tell_of_threads(arguments: threading.ExceptHookArgs) -> None:

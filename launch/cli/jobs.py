@@ -4,9 +4,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -16,46 +17,62 @@ from sivae_dist.durations import duration
 if TYPE_CHECKING:
     from launch.jobs import State
 
-Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, or folders of sweeps.")]
 
 _POLL = 0.5
 _ASK = 30.0
-"""Seconds between two looks at a file that grows, and between two questions to SLURM, whom many ask."""
+"""Seconds between two looks at a file that grows, and between two questions to SLURM, which is shared."""
+
+_LINES = 10
+"""Of each log, where several are shown."""
 
 
 def status(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Runs; all below runs/ by default.")
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs, or folders of sweeps; all runs below runs/ by default."),
     ] = None,
 ) -> None:
     """Show where runs stand: state of the job, images, rate, time left, last metrics, restarts. Touches nothing."""
     with one_line_errors():
-        from rich.box import SIMPLE
-        from rich.console import Console
-        from rich.table import Table
-
+        from launch.cli.tables import TableRow, show
         from launch.jobs import states_of
 
-        found = runs or sorted({path.parent for path in Path("runs").rglob("config.yaml")})
-        if not found:
+        if not runs and not any(Path("runs").rglob("config.yaml")):
             raise ValueError("there are no runs below runs/: name one")
-        table = Table("run", "state", "images", "rate", "left", "rec / KL / fake", "restarts", box=SIMPLE)
-        for run in found:
-            if not (run / "config.yaml").is_file():
-                raise ValueError(f"{run} is not a run: it has no config.yaml")
-        for run, state in zip(found, states_of(found), strict=True):
-            table.add_row(str(run), *_line(run, state))
-        Console().print(table)
+        found = _all_of(runs or [Path("runs")])
+        states = states_of(found)
+        parents = {run.parent for run in found}
+        together = len(found) > 1 and len(parents) == 1
+        if together:
+            typer.echo(f"{found[0].parent}:")
+        rows = [
+            TableRow(run.name if together else str(run), f"{state.name} {state.detail}".strip(), _values(run, state))
+            for run, state in zip(found, states, strict=True)
+        ]
+        show(["images", "rate", "left", "rec", "KL", "fake", "restarts"], rows)
+        if len(rows) > 1:
+            counts = Counter(state.name for state in states)
+            typer.echo(f"{len(rows)} runs: {', '.join(f'{count} {name}' for name, count in counts.most_common())}")
 
 
-def _line(run: Path, state: "State") -> list[str]:
+def _all_of(paths: list[Path]) -> list[Path]:
+    """The runs in these directories, each once. ValueError for one without."""
+    from launch.record import runs_in
+
+    return list(dict.fromkeys(run for path in paths for run in runs_in(path)))
+
+
+def _values(run: Path, state: "State") -> list[str]:
     from launch.record import JobRecord
 
     record = JobRecord(run)
     metrics = last_row(run / "metrics.jsonl") or {}
     speed = last_row(run / "speed.jsonl", lambda row: "speed/images_per_second" in row) or {}
-    total = record.total()
-    images, rate = metrics.get("images", 0), speed.get("speed/images_per_second")
+    total, rate = record.total(), speed.get("speed/images_per_second")
+    images = metrics.get("images", 0)
+    if total:  # the last step may reach beyond
+        images = min(images, total)
     left = ""
     if total and rate and state.name == "running":
         left = duration((total - images) / rate)
@@ -63,12 +80,11 @@ def _line(run: Path, state: "State") -> list[str]:
     restarts = max(len(record.starts_of(job["job"])) - 1, 0) if job else 0
     values = [metrics.get(tag) for tag in ("reconstruction/per_value", "kl/real", "kl/fake")]
     return [
-        f"{state.name} {state.detail}".strip(),
         f"{images:,}" + (f" / {total:,}" if total else ""),
         f"{rate:.1f}/s" if rate else "",
         left,
-        " / ".join(f"{value:.3g}" for value in values if value is not None),
-        str(restarts),
+        *("" if value is None else f"{value:.3g}" for value in values),
+        str(restarts or ""),
     ]
 
 
@@ -90,36 +106,97 @@ def last_row(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda row: 
     return None
 
 
-def cancel(run: Run) -> None:
-    """End a run's job with a checkpoint. Submit it again to continue."""
+def cancel(runs: Runs) -> None:
+    """End the jobs of runs with a checkpoint. Submit them again to continue."""
     with one_line_errors():
         from launch.jobs import cancel as end
 
-        typer.echo(end(run))
+        for line in end(_all_of(runs)):
+            typer.echo(line)
 
 
 def logs(
-    run: Run,
-    rank: Annotated[int | None, typer.Option(min=0, help="What this process printed; else the log for people.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines come, until the job ends.")] = False,
+    runs: Runs,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="What this process printed, in place of the log for people.")
+    ] = None,
+    lines: Annotated[
+        int | None, typer.Option(min=0, help=f"The last lines alone; {_LINES} of each where there are several runs.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Print lines as they come, until the jobs end.")
+    ] = False,
 ) -> None:
-    """Print a run's log."""
+    """Print the logs of runs."""
     with one_line_errors():
-        from launch.jobs import state_of
+        found = _all_of(runs)
+        several = len(found) > 1
+        logs = [_Log(run, rank, _LINES if several and lines is None else lines) for run in found]
+        if not several and not follow:
+            logs[0].open()
+        last: _Log | None = None
+        alive, asked, every = follow, -math.inf, max(log.patience for log in logs)
+        while True:
+            if follow and time.monotonic() >= asked + every:
+                alive, asked = _any_alive(found), time.monotonic()
+            for log in logs:
+                for text in log.news():
+                    if several and log is not last:
+                        typer.echo(f"==> {log.run} <==")
+                    last = log
+                    typer.echo(text, nl=False)
+                if not follow:
+                    log.close()
+            if not alive:
+                break
+            time.sleep(_POLL)
+        silent = [str(log.run) for log in logs if not log.is_open]
+        if silent:
+            typer.echo(f"no log yet, as no job has started: {', '.join(silent)}", err=True)
+
+
+def _any_alive(runs: list[Path]) -> bool:
+    from launch.jobs import states_of
+
+    return any(state.is_alive for state in states_of(runs))
+
+
+class _Log:
+    """A log that grows, and may not be there yet."""
+
+    def __init__(self, run: Path, rank: int | None, lines: int | None) -> None:
         from launch.record import JobRecord
 
-        path = _log(run, rank)
-        job = JobRecord(run).last_job() or {}
-        every, asked, alive = (_ASK if job.get("kind") == "slurm" else 0.0), -math.inf, follow
-        with path.open(errors="replace") as file:
-            while True:
-                if follow and time.monotonic() >= asked + every:
-                    alive, asked = state_of(run).is_alive, time.monotonic()
-                while text := file.read(1 << 16):
-                    typer.echo(text, nl=False)
-                if not alive:
-                    return
-                time.sleep(_POLL)
+        self.run, self._rank, self._lines = run, rank, lines
+        self.patience = _ASK if (JobRecord(run).last_job() or {}).get("kind") == "slurm" else 0.0
+        self._file: TextIO | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
+
+    def open(self) -> None:
+        """ValueError when there is none yet."""
+        self._file = _log(self.run, self._rank).open(errors="replace")
+        self._first = "" if self._lines is None else "".join(deque(self._file, self._lines))
+
+    def news(self) -> Iterator[str]:
+        """What was not printed yet."""
+        if self._file is None:
+            try:
+                self.open()
+            except ValueError:
+                return
+        assert self._file is not None
+        if self._first:
+            yield self._first
+            self._first = ""
+        while text := self._file.read(1 << 16):
+            yield text
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _log(run: Path, rank: int | None) -> Path:

@@ -1,13 +1,15 @@
 """`sivae sweep` and `sivae sweep-table`: many runs from one file, and what came of them."""
 
+import difflib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, with_resources
+from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, on_device, with_resources
 
 
 @with_resources
@@ -15,7 +17,9 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="A YAML file with config, overrides, and a grid or runs.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the runs live; runs/FILE by default.")] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Tasks at once.")] = 8,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Tasks at once; 8, or one per GPU with --cluster local.")
+    ] = None,
     runs_per_task: Annotated[int, typer.Option(min=1, help="Small runs that a task does one after the other.")] = 1,
     cluster: Cluster = "auto",
     resources: Resources = None,
@@ -24,8 +28,10 @@ def sweep(
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
     with one_line_errors():
         from launch.cli.train import check
+        from launch.clusters import PARALLEL
         from launch.jobs import states_of
-        from launch.sweep import INDEX, assignments, load_sweep, run_folder
+        from launch.record import INDEX, load_index
+        from launch.sweep import assignments, load_sweep, run_names
         from sivae_dist.config import load_config
         from sivae_dist.progress import saved_images
         from sivae_dist.run import RunDirectory
@@ -37,16 +43,22 @@ def sweep(
         place = folder or Path("runs") / file.stem
         common = [*described.overrides, *(overrides or [])]
         points = list(described.points())
-        prepared = [load_config(described.config, [*common, *assignments(point)]) for point in points]
+        before = load_index(place)
+        names = run_names(points, before)
+        prepared = [
+            on_device(load_config(described.config, [*common, *assignments(point)]), cluster, wanted)
+            for point in points
+        ]
         schedules = [
             check(settings, wanted.processes) for settings in prepared
         ]  # all of them before the first is begun
-        runs = [RunDirectory(run_folder(place, number, point)) for number, point in enumerate(points)]
+        runs = [RunDirectory(place / name) for name in names]
         if dry_run:
             for run, schedule in zip(runs, schedules, strict=True):
                 typer.echo(f"{run.path}: {schedule.end:,} images")
             return
-        index = [{"run": run.path.name, **point} for run, point in zip(runs, points, strict=True)]
+        index = {row["run"]: row for row in before}  # of which this file may have some no longer
+        index |= {name: {"run": name, **point} for name, point in zip(names, points, strict=True)}
         paths, left = [], []
         states = states_of([run.path for run in runs], certain=True)
         for run, settings, schedule, state in zip(runs, prepared, schedules, states, strict=True):
@@ -57,7 +69,7 @@ def sweep(
             left.append(schedule.end)
         if not paths:
             raise ValueError(f"all runs in {place} have finished, or have a job")
-        (place / INDEX).write_text(json.dumps(index, indent=1))
+        (place / INDEX).write_text(json.dumps([index[name] for name in sorted(index)], indent=1))
         if cluster == LOCAL:
             from launch.background import submit_all
 
@@ -65,8 +77,9 @@ def sweep(
         else:
             from launch.sweep import submit
 
-            jobs = submit(place, paths, left, file.stem, wanted, runs_per_task, parallel)
-        typer.echo(f"{len(paths)} runs in {place}, jobs {', '.join(jobs)} (sivae sweep-table {place})")
+            jobs = submit(place, paths, left, file.stem, wanted, runs_per_task, parallel or PARALLEL)
+        count = f"{len(paths)} run{'s' if len(paths) > 1 else ''}"
+        typer.echo(f"{count} in {place}, job {', '.join(jobs)} (sivae status {place}, sivae sweep-table {place})")
 
 
 def sweep_table(
@@ -78,29 +91,52 @@ def sweep_table(
 ) -> None:
     """List the runs of a sweep, the best first."""
     with one_line_errors():
-        from rich.box import SIMPLE
-        from rich.console import Console
-        from rich.table import Table
-
+        from launch.cli.tables import TableRow, show
         from launch.jobs import states_of
-        from launch.sweep import INDEX
+        from launch.record import INDEX, load_index
+        from launch.sweep import short_keys
+        from sivae_dist.settings import flatten
 
-        if not (folder / INDEX).is_file():
+        index = load_index(folder)
+        if not index:
             raise ValueError(f"{folder} is no folder of a sweep: it has no {INDEX}")
-        points: list[dict[str, Any]] = json.loads((folder / INDEX).read_text())
-        keys = list(dict.fromkeys(key for point in points for key in point if key != "run"))
-        states = states_of([folder / point["run"] for point in points])
-        rows = [
-            (_value(folder / point["run"], metric), point, state.name)
-            for point, state in zip(points, states, strict=True)
-        ]
+        runs = [folder / row["run"] for row in index]
+        points = [flatten({key: row[key] for key in row if key != "run"}) for row in index]
+        values = [_value(run, metric) for run in runs]
+        if all(value is None for value in values):
+            _check_known(metric, runs)
+        short = short_keys(points)
         sign = -1 if largest else 1
-        rows.sort(key=lambda row: (row[0] is None, sign * (row[0] or 0)))
-        table = Table("run", *keys, metric, "state", box=SIMPLE)
-        for value, point, state in rows:
-            cells = [str(point.get(key, "")) for key in keys]
-            table.add_row(point["run"].split("-")[0], *cells, "" if value is None else f"{value:.6g}", state)
-        Console().print(table)
+        order = sorted(range(len(runs)), key=lambda at: (values[at] is None, sign * (values[at] or 0)))
+        states = states_of(runs)
+        rows = [
+            TableRow(
+                runs[at].name.partition("-")[0],
+                states[at].name,
+                ["" if values[at] is None else f"{values[at]:.6g}", *(_cell(points[at].get(key)) for key in short)],
+            )
+            for at in order
+        ]
+        show([metric, *short.values()], rows)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _check_known(metric: str, runs: list[Path]) -> None:
+    """ValueError for a metric that no run has although there are others."""
+    from launch.cli.jobs import last_row
+
+    known: set[str] = set()
+    for run in runs:
+        known |= {key for key in last_row(run / "metrics.jsonl") or {} if key != "images"}
+        if row := last_row(run / "evaluation.jsonl", lambda row: "metric" in row):
+            known.add(f"evaluation/{row['metric']}")
+    if known:
+        near = difflib.get_close_matches(metric, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f": {', '.join(sorted(known))}"
+        raise ValueError(f"no run has a value of {metric} yet{hint}")
 
 
 def _value(run: Path, metric: str) -> float | None:
@@ -110,6 +146,8 @@ def _value(run: Path, metric: str) -> float | None:
     name = metric.removeprefix("evaluation/")
     if name != metric:
         found = last_row(run / "evaluation.jsonl", lambda row: row.get("metric") == name)
-        return None if found is None else float(found["value"])
-    found = last_row(run / "metrics.jsonl", lambda row: metric in row)
-    return None if found is None else float(found[metric])
+        value = None if found is None else float(found["value"])
+    else:
+        found = last_row(run / "metrics.jsonl", lambda row: metric in row)
+        value = None if found is None else float(found[metric])
+    return None if value is None or math.isnan(value) else value

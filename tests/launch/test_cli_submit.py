@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.record import JobRecord
+from launch.record import JobRecord, runs_in
 from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.ownership import owner_of
 from tests.command import images_seen, sivae
 from tests.helpers import assert_same, random_set
 
@@ -95,6 +96,12 @@ def test_in_the_background_killed_cancelled_and_continued(data: Path, undisturbe
         assert "SIGKILL" in (log := sivae("logs", run).stdout) and "; started again" in log and "was cancelled" in log
         assert "no job that could be cancelled" in sivae("cancel", run, code=1).stderr
         sivae(*command)
+        wait_for_starts(run, 1)
+        wait_for_images(run, record.saved() + 80)
+        os.kill(int(record.starts_of((record.last_job() or {})["job"])[-1]["process"]), signal.SIGKILL)
+        wait(run, "killed")
+        assert not workers(run) and owner_of(run) is None
+        sivae(*command)
         assert sivae("logs", run, "-f").stdout.rstrip().endswith("start 1: has finished")
         assert "finished" in sivae("status", run).stdout
         assert_equal_runs(run, undisturbed)
@@ -161,8 +168,17 @@ def test_a_sweep_in_the_background(data: Path, tmp_path: Path) -> None:
     while (table := sivae("sweep-table", folder, "--metric", "kl/real").stdout).count("finished") < 3:
         assert time.monotonic() < deadline, table
         time.sleep(1)
-    values = [float(word) for line in table.splitlines() for word in line.split()[-2:-1] if word[0].isdigit()]
+    values = [float(words[2]) for line in table.splitlines() if (words := line.split())[1] == "finished"]
     assert len(values) == 3 and values == sorted(values)
+    assert "3 runs: 3 finished" in sivae("status", folder).stdout
+    logs = sivae("logs", folder, "--lines", 1).stdout.splitlines()
+    assert logs[::2] == [f"==> {run} <==" for run in runs_in(folder)]
+    assert all(line.endswith("start 1: has finished") for line in logs[1::2])
+    assert (
+        "no run has a value of kl/reel yet; did you mean kl/real?"
+        in sivae("sweep-table", folder, "--metric", "kl/reel", code=1).stderr
+    )
+    assert "none of these 3 runs has a job" in sivae("cancel", folder, code=1).stderr
 
 
 def test_status_of_what_is_no_run(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Names, places and tables of a sweep's runs, without any."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.background import slots, visible_gpus
+from launch.cli.tables import TableRow, show
+from launch.record import INDEX, load_index, runs_in
+from launch.sweep import Sweep, run_names
+
+
+def names(**described: object) -> list[str]:
+    return run_names(list(Sweep.model_validate({"config": "tiny", **described}).points()), [])
+
+
+def test_names_hold_what_varies() -> None:
+    grid = {"objective.beta_neg": [16, 64], "schedule.lr": [2e-4], "seed": [0, 1]}
+    assert names(grid=grid) == [
+        "0000-beta_neg=16-seed=0", "0001-beta_neg=16-seed=1", "0002-beta_neg=64-seed=0", "0003-beta_neg=64-seed=1"
+    ]  # fmt: skip
+    runs = [{"objective": {"name": "vae"}}, {"objective": {"name": "intro"}}, {}]
+    assert names(runs=runs) == ["0000-name=vae", "0001-name=intro", "0002"]
+    same_last_part = [{"schedule.batch": 8, "evaluation.batch": 16}, {"schedule.batch": 16, "evaluation.batch": 8}]
+    assert names(runs=same_last_part)[0] == "0000-schedule.batch=8-evaluation.batch=16"
+
+
+def test_names_are_short_differ_and_suit_any_file_system() -> None:
+    values = ["/data/faces/", "a b:c*?", "\N{SNOWMAN}", "x" * 300, [1, 2], True, {"4": 200}, None, 1e-5]
+    found = names(grid={"data.path": values})
+    assert len({name.lower() for name in found}) == len(values)
+    assert all(re.fullmatch(r"[A-Za-z0-9._+=-]{4,66}", name) for name in found), found
+    assert found[0] == "0000-path=faces" and found[-1].endswith("path=1e-05")
+    many = names(grid={f"group.setting_number_{k}": [k, k + 1] for k in range(6)})
+    assert len(set(many)) == 64 and max(map(len, many)) <= 66
+
+
+def test_equal_runs_are_refused() -> None:
+    with pytest.raises(ValueError, match="runs 1 and 3 of the sweep are the same"):
+        names(grid={"seed": [0, 1]}, runs=[{"seed": 0}])
+
+
+def test_a_sweep_that_grows_keeps_the_names_of_its_runs(tmp_path: Path) -> None:
+    """Those given by another version as well, and keys that JSON made text of."""
+    before = [
+        {"run": "0000-seed=0-images=_4_200", "seed": 0, "schedule.images": {4: 200}},
+        {"run": "0001-x", "seed": 5},
+    ]
+    (tmp_path / INDEX).write_text(json.dumps(before))
+    points = [{"seed": 1}, {"schedule.images": {4: 200}, "seed": 0}]
+    assert run_names(points, load_index(tmp_path)) == ["0002-seed=1", "0000-seed=0-images=_4_200"]
+    assert [path.name for path in runs_in(tmp_path)] == ["0000-seed=0-images=_4_200", "0001-x"]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "gpus", "each", "expected"),
+    [
+        (None, [], 1, [None] * 8),
+        (2, [], 1, [None] * 2),
+        (None, ["0", "1", "2"], 1, ["0", "1", "2"]),
+        (None, ["0", "1", "2", "3", "4"], 2, ["0,1", "2,3"]),
+        (1, ["4", "GPU-6d"], 1, ["4"]),
+        (3, ["0", "1"], 1, ["0", "1", "0"]),
+    ],
+)
+def test_each_place_of_a_local_sweep_has_its_gpus(
+    parallel: int | None, gpus: list[str], each: int, expected: list[str | None]
+) -> None:
+    assert slots(parallel, gpus, each) == expected
+
+
+def test_too_few_gpus_for_a_run() -> None:
+    with pytest.raises(ValueError, match="each run asks for 4 GPUs, and only 2 can be seen here"):
+        slots(None, ["0", "1"], 4)
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"),
+    [(None, 2, ["0", "1"]), ("3, 5", 2, ["3", "5"]), ("GPU-6d,7", 2, ["GPU-6d", "7"]), ("0,9", 1, ["0"]), ("", 0, [])],
+)
+def test_visible_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, expected: list[str]) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert visible_gpus() == expected
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_nothing_of_a_table_is_lost_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ["images", "rate", "left", "rec", "KL", "fake", "restarts"]
+    values = ["1,234,567,890 / 2,500,000,000", "1,234.5/s", "3d04h", "0.0123", "123", "456", "2"]
+    rows = [TableRow("runs/" + "a-long-name-" * 9, "failed process 0 on node-17: ValueError: " + "word " * 20, values)]
+    rows.append(TableRow("runs/b", "running on n1", ["1", "", "", "", "", "", ""]))
+    show(columns, rows)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed and "..." not in printed
+    squeezed = re.sub(r"\s", "", printed)
+    assert all(value.replace(" ", "") in squeezed for value in values)
+    if width < 200:
+        assert rows[0].name in squeezed and rows[0].state.replace(" ", "") in squeezed
+        assert "\nruns/b  running on n1\n  images 1\n" in printed
