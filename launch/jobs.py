@@ -1,6 +1,7 @@
 """What has become of runs' jobs: their states, and asking them to end."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.record import JobRecord, Row
+from sivae_dist.durations import duration
 from sivae_dist.ends import STOPPED, Logs
 from sivae_dist.ownership import owner_of
 
@@ -144,9 +146,20 @@ def _slurm(jobs: list[str]) -> dict[str, State]:
     for line in done.stdout.splitlines():
         job, name, reason, nodes, left = line.split("|")
         waits = State("pending", _REASONS.get(reason, reason))
-        runs = State("running", f"on {nodes}, {left} left" + ("" if name == "RUNNING" else f", {name.lower()}"))
+        runs = State(
+            "running", f"on {nodes}, {_time(left)} to its limit" + ("" if name == "RUNNING" else f", {name.lower()}")
+        )
         found[job] = waits if name == "PENDING" else runs
     return found
+
+
+def _time(text: str) -> str:
+    """SLURM's `1-02:03:04` as times are written everywhere; words (UNLIMITED) as they are."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if match is None:
+        return text.lower()
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return duration(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def cancel(runs: list[Path]) -> list[str]:

@@ -111,3 +111,15 @@ def on_device(settings: "RunSettings", cluster: str, wanted: "ClusterSettings") 
     if settings.device != "auto":
         return settings
     return settings.model_copy(update={"device": "cuda" if wanted.gpus else "cpu"})
+
+
+def can_submit() -> bool:
+    """Says in a dry run whether the job could be submitted from here."""
+    from launch.slurm import check_sbatch
+
+    try:
+        check_sbatch()
+    except ValueError as error:
+        typer.echo(f"FAILED slurm: {error}")
+        return False
+    return True

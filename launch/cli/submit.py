@@ -8,7 +8,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.options import RunDir
-from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, on_device, with_resources
+from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
 
 
 @with_resources
@@ -24,7 +24,7 @@ def submit(
         typer.Option("--dry-run", help="Print the batch script and check all that can be checked; submit nothing."),
     ] = False,
 ) -> None:
-    """Train as a job: it survives preemption and time limits, and goes on where it stood.
+    """Train as a job: it survives preemption and time limits, and continues where it stood.
 
     To resume a run that has ended, submit it again with the same --run-dir.
     """
@@ -51,7 +51,7 @@ def submit(
                 place = run.path.resolve()
                 executor = make_executor(place / "logs" / "jobs", place, name, wanted, place / "code" / "001")
                 typer.echo(executor.script())
-                outcomes.append(_can_submit())
+                outcomes.append(can_submit())
             for check in checks(settings, run.path, wanted.processes):
                 typer.echo(f"{'ok    ' if check.fine else 'FAILED'} {check.name}: {check.detail}")
                 outcomes.append(check.fine)
@@ -74,15 +74,3 @@ def submit(
             typer.echo(f"note: {note}")
         job = hand_in(run.path, schedule.end, name, wanted)
         typer.echo(f"job {job}: {run.path} (sivae status {run.path}, sivae logs {run.path} -f)")
-
-
-def _can_submit() -> bool:
-    """Says in a dry run whether the job could be submitted from here."""
-    from launch.slurm import check_sbatch
-
-    try:
-        check_sbatch()
-    except ValueError as error:
-        typer.echo(f"FAILED slurm: {error}")
-        return False
-    return True

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, on_device, with_resources
+from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
 
 
 @with_resources
@@ -56,7 +56,11 @@ def sweep(
         if dry_run:
             for run, schedule in zip(runs, schedules, strict=True):
                 typer.echo(f"{run.path}: {schedule.end:,} images")
-            return
+            raise typer.Exit(0 if cluster == LOCAL or can_submit() else 1)
+        if cluster != LOCAL:
+            from launch.slurm import check_sbatch
+
+            check_sbatch()
         index = {row["run"]: row for row in before}  # of which this file may have some no longer
         index |= {name: {"run": name, **point} for name, point in zip(names, points, strict=True)}
         paths, left = [], []

@@ -290,7 +290,8 @@ def test_cancelled_and_submitted_again(site: Site, undisturbed: Path, tmp_path: 
 
 
 def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Path) -> None:
-    """One of them as in a container, whose runtime is a stand-in that runs the command where it is."""
+    """One of them as in a container, whose runtime is a stand-in that runs the command where it is; the other with
+    options of the user's own, which keep its environment from the job."""
     runtime = tmp_path / "bin" / "apptainer"
     runtime.parent.mkdir()
     runtime.write_text(f'#!/bin/sh\necho "$1 $2 $3" >> {tmp_path}/asked\nshift 4\nexec {sys.executable} "$@"\n')
@@ -298,9 +299,14 @@ def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Pat
     (tmp_path / "boxed.yaml").write_text(
         f"container_image: box.sif\ncontainer_runtime: apptainer\nsetup: ['export PATH={runtime.parent}:$PATH']\n"
     )
-    runs = {tmp_path / "one": (), tmp_path / "other": ("--cluster", tmp_path / "boxed.yaml")}
+    own = ("--sbatch", "export=NONE", "--gres", "gpu:1", "--job-name", "p-s:one", "--srun", "cpu-bind=none")
+    runs = {tmp_path / "one": own, tmp_path / "other": ("--cluster", tmp_path / "boxed.yaml")}
     with ThreadPoolExecutor() as pool:
         jobs = list(pool.map(lambda run: site.submit(run, "--exclude", "n3,n4", *runs[run]), runs))
+    assert (
+        site.cluster.run("squeue", "--noheader", "--states=all", f"--jobs={jobs[0]}", "--format=%j %b").strip()
+        == "p-s:one gres:gpu:1"
+    )
     spans = []
     for run, job in zip(runs, jobs, strict=True):
         site.finished(run, job, restarts=0)
@@ -352,10 +358,9 @@ def test_several_runs_of_one_task(site: Site, tmp_path: Path) -> None:
     assert "mend that and submit again" in log(runs[3])
     assert [len(JobRecord(run).starts_of(job)) for run in runs] == [1, 0, 2, 1]
     assert [images_seen(run) for run in (runs[0], runs[2])] == [400, TOTAL]
-    states = [line.split() for line in site.sivae("status", *runs).splitlines()]
-    assert [word for line in states for word in line if word in ("finished", "cancelled", "ended")] == [
-        "finished", "cancelled", "finished", "ended"
-    ]  # fmt: skip
+    *states, counts = site.sivae("status", folder).splitlines()
+    assert counts == "4 runs: 2 finished, 1 cancelled, 1 failed"
+    assert [line.split()[1] for line in states[-4:]] == ["finished", "cancelled", "finished", "failed"]
 
 
 def test_a_sweep(site: Site, tmp_path: Path) -> None:

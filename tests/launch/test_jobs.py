@@ -66,6 +66,14 @@ def test_one_that_slurm_has_forgotten(run: Path, squeue: Answer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("left", "said"), [("1-02:03:04", "1d02h"), ("5:06:07", "5h06m"), ("0:09", "9s"), ("UNLIMITED", "unlimited")]
+)
+def test_how_long_a_job_may_run(run: Path, squeue: Answer, left: str, said: str) -> None:
+    squeue(f'echo "17|RUNNING|None|n1|{left}"')
+    assert state_of(run) == State("running", f"on n1, {said} to its limit")
+
+
+@pytest.mark.parametrize(
     ("reason", "detail"),
     [("JobArrayTaskLimit", "for a slot of its array"), ("Resources", "for free nodes"), ("QOSMaxGRES", "QOSMaxGRES")],
 )
