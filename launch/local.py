@@ -163,7 +163,9 @@ def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool)
     return f"process {rank} ended with code {failure.exitcode}; see {logs.path}"
 
 
-if __name__ == "__main__":  # of a run in the background, which saves and ends when its supervisor is killed
-    end_with(int(sys.argv[3]), signal.SIGTERM)
+if __name__ == "__main__":
+    run, processes, *parent = sys.argv[1:]
+    if parent:  # a supervisor, after whose end a run saves and ends too
+        end_with(int(parent[0]), signal.SIGTERM)
     outlast_watchers()
-    sys.exit(launch(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(launch(Path(run), int(processes)))
