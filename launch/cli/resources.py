@@ -108,9 +108,14 @@ def on_device(settings: "RunSettings", cluster: str, wanted: "ClusterSettings") 
         raise ValueError(f"device={settings.device} needs GPUs, and none are asked for: set --gpus-per-node")
     if cluster == LOCAL and "gpus_per_node" not in wanted.model_fields_set:
         return settings  # this machine may have none
-    if settings.device != "auto":
-        return settings
-    return settings.model_copy(update={"device": "cuda" if wanted.gpus else "cpu"})
+    if settings.device == "auto":
+        settings = settings.model_copy(update={"device": "cuda" if wanted.gpus else "cpu"})
+    if settings.device.startswith("cuda") and wanted.processes_per_node > wanted.gpus:
+        raise ValueError(
+            f"{wanted.processes_per_node} processes per node need a GPU each, and {wanted.gpus} are asked for: leave "
+            "--tasks-per-node out, or set device=cpu"
+        )
+    return settings
 
 
 def can_submit() -> bool:

@@ -100,6 +100,13 @@ def test_a_device_that_contradicts_the_resources() -> None:
         on_device(load_config("tiny", ["device=cuda"]), "local", asked_for("local", {"gpus_per_node": "0"}))
 
 
+def test_more_processes_than_gpus() -> None:
+    wanted = asked_for("local", {"gpus_per_node": "2", "tasks_per_node": 4})
+    with pytest.raises(ValueError, match="4 processes per node need a GPU each, and 2 are asked for"):
+        on_device(load_config("tiny"), "auto", wanted)
+    assert on_device(load_config("tiny", ["device=cpu"]), "auto", wanted).device == "cpu"
+
+
 def test_options_that_are_of_no_use_on_this_machine() -> None:
     with pytest.raises(ValueError, match=r"^--partition, --sbatch: for SLURM only; leave it out with --cluster local$"):
         asked_for("local", {"partition": "gpu", "sbatch": ["exclusive"], "tasks_per_node": 2})
