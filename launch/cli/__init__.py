@@ -8,6 +8,7 @@ import typer
 from launch.cli import (
     checkpoints,
     config,
+    configure,
     curves,
     data,
     doctor,
@@ -47,6 +48,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 data.app.command("draw")(draw.draw)
 app.command()(doctor.doctor)
+app.command()(configure.configure)
 app.command()(train.train)
 app.command()(submit.submit)
 app.command()(sweep.sweep)

@@ -89,7 +89,7 @@ class SelfTest:
         """One fp64 step, on the CPU against the GPU with the same draws; or on the CPU twice."""
         import torch
 
-        from launch.doctor.steps import Stepper, copied, same, worst
+        from launch.steps import Stepper, copied, same, worst
 
         cpu = torch.device("cpu")
 
@@ -153,7 +153,7 @@ class SelfTest:
 
     def processes_agree(self) -> Iterator[Finding]:
         """A run on all processes against the same on one."""
-        from launch.doctor.steps import worst
+        from launch.steps import worst
 
         alone = self.alone()
         if self.processes == 1:
@@ -184,7 +184,7 @@ class SelfTest:
 
     def resumed(self) -> Iterator[Finding]:
         """A run that is stopped in the middle, saved and resumed against one that is not, bit for bit."""
-        from launch.doctor.steps import same
+        from launch.steps import same
 
         alone = self.alone()
         run = self.begin("resumed")

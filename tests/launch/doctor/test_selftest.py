@@ -8,8 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from launch import steps
 from launch.cli import app
-from launch.doctor import packages, selftest, steps
+from launch.doctor import packages, selftest
 from launch.doctor.selftest import SelfTest
 
 CPU = torch.device("cpu")

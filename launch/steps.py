@@ -16,15 +16,23 @@ SEED = 7
 
 
 class Stepper:
-    """Both players on a device, at one resolution, past the warm-up."""
+    """Both players on a device, at one resolution."""
 
-    def __init__(self, settings: RunSettings, device: torch.device, resolution: int, *, blending: bool = False) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        device: torch.device,
+        resolution: int,
+        *,
+        blending: bool = False,
+        warming_up: bool = False,
+    ) -> None:
         self.settings = settings
         self.device = device
         self.resolution = resolution
         self.blend = torch.full((), 0.5, device=device) if blending else None
         self.players = Players(settings, device)
-        self.players.prepare(Segment(resolution, blending, warming_up=False))
+        self.players.prepare(Segment(resolution, blending, warming_up))
         self.allowed = torch.ones((), dtype=torch.bool, device=device)
 
     def images(self, count: int, seed: int = SEED) -> Tensor:

@@ -1,0 +1,30 @@
+"""`sivae configure`: a configuration for one's own images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.cli.errors import one_line_errors
+
+
+def configure(
+    data: Annotated[str, typer.Argument(help="A prepared data set (sivae data prepare).")],
+    hardware: Annotated[
+        str,
+        typer.Option(metavar="auto|cpu|GPUS", help="auto: this machine, measured; GPUs like 1xA100-40GB, 8x80GB."),
+    ] = "auto",
+    resolution: Annotated[
+        int | None, typer.Option(min=4, help="Of the final images; by default what the time is enough for.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.001, help="That training may take; by default 8 on a CPU, 48 on GPUs.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The YAML file to write.")] = Path("my.yaml"),
+) -> None:
+    """Write a commented configuration for a data set and a machine, and say what to expect of it."""
+    with one_line_errors():
+        typer.echo("loading")  # torch takes seconds
+        from launch.configure.command import configure as write
+
+        write(data, out, hardware, resolution, hours, typer.echo)

@@ -1,0 +1,45 @@
+"""From a data set and a machine to a file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from launch.configure import hardware as machines
+from launch.configure.plan import make_plan
+from launch.configure.writing import commands, title, to_yaml
+
+
+def configure(
+    data: str, out: Path, hardware: str, resolution: int | None, hours: float | None, say: Callable[[str], None]
+) -> None:
+    """Writes a configuration that trains. ValueError in one line when there is none, or `out` exists."""
+    from data_pipelines.store import open_store
+    from data_pipelines.loader import DataSettings
+    from sivae_dist.config import load_config
+    from sivae_dist.trainer import check_data, make_schedule
+
+    if out.exists():
+        raise ValueError(f"{out} exists: name another with --out, or remove it")
+    if out.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--out {out} is to be a .yaml file")
+    machine = machines.parse(hardware)
+    with open_store(data, DataSettings(path=data).remote) as store:
+        manifest = store.manifest()
+    if manifest.train < 1:
+        raise ValueError(f"{data} has no training images")
+    say(f"{data}: {manifest.train:,} training images up to {manifest.resolution} px; hardware: {machine.name}")
+    plan = make_plan(data, manifest, machine, resolution, hours, say)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(to_yaml(plan, str(out)))
+    try:
+        settings = load_config(partial)
+        check_data(settings, manifest)
+        make_schedule(settings, manifest).check_world_size(machine.processes)
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    for line in title(plan):
+        say(line)
+    say(f"written to {out}; next:")
+    for command in commands(plan, str(out)):
+        say(f"    {command}")

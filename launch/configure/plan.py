@@ -1,0 +1,219 @@
+"""Chooses the resolution and the length of a run for the time there is, and everything that follows from them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.configure.hardware import Hardware
+from launch.configure.recipes import FEW, Name, Recipe, mirrors
+from sivae_dist.evaluation.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from data_pipelines.manifest import Manifest
+    from launch.configure.speed import Speed, Traced
+    from sivae_dist.config import RunSettings
+
+HOURS = {"cpu": 8.0, "cuda": 48.0}
+"""That a run may take unless told otherwise: a night, a weekend."""
+
+_ENOUGH = 0.75
+"""Of a recipe's images, what is worth a larger resolution."""
+_NARROW_UP_TO = 128
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run for a data set on some hardware."""
+
+    data: str
+    manifest: "Manifest"
+    hardware: Hardware
+    recipe: Recipe
+    images: dict[int, int]
+    warmup: int
+    seconds: float
+    """To expect of the whole run."""
+    factor: float
+    """Of the recipe's images."""
+    micro: dict[int, int]
+    """Images that one process takes at once, where a share is larger than fits."""
+    fid: bool
+    """Whether the weights for it are here."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.images.values())
+
+    @property
+    def flip(self) -> tuple[bool, str]:
+        """data.flip, and why."""
+        reason = mirrors(self.manifest.classes, self.manifest.channels, self.manifest.resolution)
+        return reason is None, reason or "mirrored images are as good; set false for digits, text, maps"
+
+    def every(self, parts: int) -> int:
+        """A round number of images that divides the run into about so many parts, and no less than a step."""
+        raw = max(self.total / parts, max(self.recipe.batches().values()))
+        unit = 10 ** max(0, math.floor(math.log10(raw)))
+        return int(max(unit, round(raw / unit) * unit))
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """What is measured in training: reconstructions where images are held out, FID where its weights are here."""
+        if self.hardware.kind == "cuda" and self.fid:
+            metrics = ["fid", "psnr", "ssim", "mse"] if self.manifest.test else ["fid"]
+            return {
+                "every": self.every(20),
+                "metrics": metrics,
+                "samples": min(50_000, max(2_000, self.manifest.train)),
+            }
+        if self.manifest.test:
+            return {"every": self.every(10), "metrics": ["psnr", "ssim", "mse"], "test_samples": 500}
+        return {}
+
+    def values(self) -> dict[str, Any]:
+        """The configuration."""
+        paper, cpu = self.recipe.name == "paper", self.hardware.kind == "cpu"
+        threads = 1 if cpu else 4
+        rate = 0.0015 if paper else 0.001
+        checkpoint: dict[str, Any] = {"every": self.every(50)}
+        evaluation = self.evaluation
+        if "fid" in evaluation.get("metrics", ()):
+            checkpoint |= {"keep_best": 1, "best_metric": "evaluation/fid"}
+        last = 0.17 if paper else 0.2
+        return {
+            "device": self.hardware.kind,
+            "data": {"path": self.data, "flip": self.flip[0], "threads": threads},
+            "model": self.recipe.model,
+            "objective": {**self.recipe.objective, "warmup": self.warmup},
+            "schedule": {
+                "images": self.images,
+                "blend": {r: last if r == self.recipe.resolution else 0.5 for r in self.images} if paper else 0.2,
+                "blend_curve": "cosine" if paper else "linear",
+                "batch": self.recipe.batches(),
+                "lr_encoder": rate,
+                "lr_decoder": rate,
+                **({"reset_optimizer": True} if paper else {"final_decay": 0.5, "final_lr": 0.05}),
+            },
+            "ema": {"half_life": 10_000 if paper else min(2_000, self.every(35))},
+            **({"engine": {"max_batch_per_rank": min(self.micro.values())}} if self.micro else {}),
+            "checkpoint": checkpoint,
+            "monitoring": {"scalars_every": self.every(200), "images_every": self.every(20)},
+            **({"evaluation": evaluation} if evaluation else {}),
+        }
+
+
+def settings_of(recipe: Recipe) -> "RunSettings":
+    """Networks and objective of a recipe, with a schedule that does not matter."""
+    from sivae_dist.config import validate
+
+    return validate(
+        {
+            "data": {"path": "unused"},
+            "model": recipe.model,
+            "objective": recipe.objective,
+            "schedule": {"images": 1000, "batch": recipe.batches()},
+        },
+        "recipe",
+    )
+
+
+def make_plan(
+    data: str,
+    manifest: "Manifest",
+    hardware: Hardware,
+    resolution: int | None,
+    hours: float | None,
+    say: Callable[[str], None],
+) -> Plan:
+    """ValueError when the data set has no such resolution, or nothing fits."""
+    hours = hours or HOURS[hardware.kind]
+    sizes = sorted(r for r in manifest.levels if r <= 1024)
+    if resolution is not None and resolution not in sizes:
+        raise ValueError(f"--resolution {resolution}: {data} has {', '.join(map(str, sizes))} px")
+    first: Name = "narrow" if hardware.kind == "cpu" or manifest.train < FEW else "paper"
+    best = _fitted(first, manifest, hardware, resolution, sizes, hours, say)
+    if first == "paper" and best[2] < _ENOUGH / 2:
+        say("too little time for the paper's networks: the narrow ones of configs/demo.yaml")
+        best = _fitted("narrow", manifest, hardware, resolution, sizes, hours, say)
+    recipe, speed, factor, traced = best
+    images = recipe.images(factor)
+    warmup = recipe.warmup(images)
+    shares = {r: batch // hardware.processes for r, batch in recipe.batches().items()}
+    micro = {r: _divisor(shares[r], traced.largest[r]) for r in shares if traced and traced.largest[r] < shares[r]}
+    return Plan(
+        data,
+        manifest,
+        hardware,
+        recipe,
+        images,
+        warmup,
+        speed.seconds(recipe, images, warmup),
+        factor,
+        micro,
+        _has_weights(),
+    )
+
+
+def _divisor(share: int, most: int) -> int:
+    """The largest part of a share that divides it and fits."""
+    return max(part for part in range(1, most + 1) if share % part == 0)
+
+
+def _has_weights() -> bool:
+    """Whether FID can be measured without a download."""
+    import torch
+
+    from sivae_dist.evaluation.extractors import WEIGHTS_NAME, find_weights
+
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME).is_file():
+        return False
+    return find_weights(EvaluationSettings()).is_file()
+
+
+def _fitted(
+    name: Name,
+    manifest: "Manifest",
+    hardware: Hardware,
+    resolution: int | None,
+    sizes: list[int],
+    hours: float,
+    say: Callable[[str], None],
+) -> "tuple[Recipe, Speed, float, Traced | None]":
+    """The largest resolution for which the time is enough, and by what factor of the recipe's images."""
+    most = _NARROW_UP_TO if name == "narrow" else 1024
+    least = 8 if name == "narrow" else 64
+    choices = [resolution] if resolution else [r for r in sizes if least <= r <= most] or sizes[-1:]
+    if resolution and name == "narrow" and resolution > most:
+        raise ValueError(
+            f"--resolution {resolution} is too much for {hardware.name} or for {manifest.train:,} images: "
+            f"at most {most}, or GPUs by --hardware"
+        )
+    top = _recipe(name, choices[-1], manifest, hardware)
+    speed, traced = _speed(top, hardware, hours, say)
+    for choice in reversed(choices):
+        recipe = _recipe(name, choice, manifest, hardware)
+        images = recipe.images(1.0)
+        factor = hours * 3600 / speed.seconds(recipe, images, recipe.warmup(images))
+        if factor >= _ENOUGH:
+            break
+    return recipe, speed, min(factor, recipe.most), traced
+
+
+def _recipe(name: Name, resolution: int, manifest: "Manifest", hardware: Hardware) -> Recipe:
+    return Recipe(name, resolution, manifest.channels, manifest.train, hardware.processes)
+
+
+def _speed(
+    recipe: Recipe, hardware: Hardware, hours: float, say: Callable[[str], None]
+) -> "tuple[Speed, Traced | None]":
+    """Of the largest recipe in question, whose networks at a resolution are nearly those of the smaller ones."""
+    from launch.configure import speed
+
+    settings = settings_of(recipe)
+    traced = speed.trace(recipe, settings, hardware, say) if hardware.kind == "cuda" else None
+    if hardware.here:
+        return speed.measure(recipe, settings, hardware, min(15.0, max(2.0, hours * 180)), say), traced
+    assert traced is not None
+    return speed.expect(recipe, hardware, traced), traced

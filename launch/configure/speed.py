@@ -1,0 +1,120 @@
+"""How long an image takes at each resolution: measured on this machine, or from a traced step for another."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from launch.configure.hardware import Hardware
+from launch.configure.recipes import Recipe
+from launch.steps import Stepper
+from sivae_dist.config import RunSettings
+from sivae_dist.memory import estimate
+
+_INTROSPECTIVE = 3.4
+"""Of a plain VAE's step, what one of Soft-IntroVAE takes (docs/training.md has the passes; 3.0 to 3.6 measured)."""
+_PER_DOUBLING = 3.5
+"""By which a step is longer at twice the resolution, where it was not measured."""
+_TOGETHER = 0.9
+"""Of the speed of processes alone, what each keeps beside the others."""
+_HOST = {4: 0.016, 8: 0.022, 16: 0.033, 32: 0.041, 64: 0.055}
+"""Seconds in which the host issues the kernels of a step (traced); 0.09 above."""
+
+_FILLED = 0.9
+"""Of a GPU's memory that a step may take."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of the whole machine for an image."""
+
+    plain: dict[int, float]
+    """In the warm-up, by resolution."""
+    introspective: dict[int, float]
+
+    def seconds(self, recipe: Recipe, images: dict[int, int], warmup: int) -> float:
+        """Of a run with so many images at each resolution."""
+        total, position = 0.0, 0
+        for resolution in recipe.resolutions:
+            warm = min(max(warmup - position, 0), images[resolution])
+            total += warm * self.plain[resolution] + (images[resolution] - warm) * self.introspective[resolution]
+            position += images[resolution]
+        return total
+
+
+def measure(
+    recipe: Recipe, settings: RunSettings, hardware: Hardware, budget: float, say: Callable[[str], None]
+) -> Speed:
+    """On this machine: steps of the warm-up at each resolution, until `budget` seconds are used up."""
+    device = torch.device(hardware.kind)
+    threads, batches, plain = torch.get_num_threads(), recipe.batches(), dict[int, float]()
+    start = time.perf_counter()
+    torch.set_num_threads(1 if hardware.kind == "cpu" else threads)
+    try:
+        for resolution in recipe.resolutions:
+            if plain and time.perf_counter() - start > budget:
+                plain[resolution] = plain[resolution // 2] * _PER_DOUBLING
+                continue
+            share = max(1, min(batches[resolution] // hardware.processes, 16))
+            alone = _seconds(settings, device, resolution, share) / share
+            plain[resolution] = alone / hardware.processes / (_TOGETHER if hardware.processes > 1 else 1)
+            say(f"measured: {resolution} px, {1 / plain[resolution]:,.0f} images/s in the warm-up")
+    finally:
+        torch.set_num_threads(threads)
+    return Speed(plain, {resolution: seconds * _INTROSPECTIVE for resolution, seconds in plain.items()})
+
+
+def _seconds(settings: RunSettings, device: torch.device, resolution: int, share: int) -> float:
+    """Of a step of one process, the second one."""
+    stepper = Stepper(settings, device, resolution, warming_up=True)
+    x, draws = stepper.images(share), stepper.draws(share)
+    took = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        taken = stepper.step(x, draws)["taken"]
+        bool(taken)  # waits for the device
+        took = time.perf_counter() - start
+    return took
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Of a step without a GPU."""
+
+    flops: dict[int, float]
+    """For an image, by resolution."""
+    largest: dict[int, int]
+    """Images that a GPU can take at once."""
+
+
+def trace(recipe: Recipe, settings: RunSettings, hardware: Hardware, say: Callable[[str], None]) -> Traced:
+    """Work and memory of steps past the warm-up. ValueError when not even one image fits."""
+    flops, largest = {}, {}
+    for resolution in recipe.resolutions:
+        share = recipe.batches()[resolution] // hardware.processes
+        one = estimate(settings, resolution, resolution > 4, 1, hardware.processes, share=share)
+        flops[resolution] = one.flops / share
+        room = _FILLED * hardware.memory - (one.peak - one.activations)
+        largest[resolution] = int(room // one.activations)
+        if largest[resolution] < 1:
+            raise ValueError(
+                f"not even one image of {resolution} px fits into {hardware.memory / 1e9:.0f} GB "
+                f"({one.peak / 1e9:.1f} GB are needed): choose a smaller --resolution"
+            )
+        say(
+            f"traced: {resolution} px, {flops[resolution] / 1e12:.3g} TFLOP and {one.activations / 1e9:.2g} GB an image"
+        )
+    return Traced(flops, largest)
+
+
+def expect(recipe: Recipe, hardware: Hardware, traced: Traced) -> Speed:
+    """On hardware that is not here."""
+    assert hardware.speed is not None
+    seconds = {}
+    for resolution, flops in traced.flops.items():
+        share = recipe.batches()[resolution] // hardware.processes
+        parts = -(-share // traced.largest[resolution])
+        host = _HOST.get(resolution, 0.09) * parts
+        seconds[resolution] = max(host, share * flops / hardware.speed) / recipe.batches()[resolution]
+    return Speed({r: each / _INTROSPECTIVE for r, each in seconds.items()}, seconds)

@@ -1,0 +1,110 @@
+"""A plan as YAML with a comment at everything that was chosen, and what to type next."""
+
+from typing import Any
+
+import yaml
+
+from launch.configure.plan import Plan
+from sivae_dist.durations import duration
+
+
+def title(plan: Plan) -> list[str]:
+    """What the configuration is for, and what to expect."""
+    manifest, recipe = plan.manifest, plan.recipe
+    return [
+        f"{manifest.train:,} training images to {recipe.resolution} px on {plan.hardware.name}: {plan.total:,} images, "
+        f"about {duration(plan.seconds)}",
+        expectation(plan),
+    ]
+
+
+def expectation(plan: Plan) -> str:
+    train, narrow = plan.manifest.train, plan.recipe.name == "narrow"
+    parts = []
+    if plan.factor < 0.25:
+        parts.append(
+            "The time is short for this resolution: expect blurs; give more --hours or a smaller --resolution."
+        )
+    elif narrow:
+        parts.append("Expect outlines and colours, soft, like the drawn faces and the emoji of docs/results.md.")
+    else:
+        parts.append(
+            "Expect what docs/results.md and the paper show of the same recipe, in proportion to the images seen."
+        )
+    if train < 1_000:
+        parts.append(
+            f"With {train} images reconstructions become good and samples are mixtures of what was seen: more images "
+            "help more than more hours."
+        )
+    return " ".join(parts)
+
+
+def commands(plan: Plan, path: str) -> list[str]:
+    """What to type next."""
+    n = plan.hardware.processes
+    if plan.hardware.here or n <= 8:
+        return [f"sivae train {path} --nproc {n} --dry-run", f"sivae train {path} --nproc {n}"]
+    per_node = next(k for k in (8, 4, 2, 1) if n % k == 0)
+    return [f"sivae submit {path} --nodes {n // per_node} --gpus-per-node {per_node}"]
+
+
+def to_yaml(plan: Plan, path: str) -> str:
+    """The file. It reads back as `plan.values()`."""
+    lines = [f"# {line}" for text in title(plan) for line in _wrapped(text)]
+    lines += [f"#   {command}" for command in commands(plan, path)]
+    lines.append(
+        "# Written by sivae configure from what was measured (docs/training.md, docs/results.md); change anything."
+    )
+    comments = _comments(plan)
+    for group, values in plan.values().items():
+        if not isinstance(values, dict):
+            lines.append(_line(group, values, comments.get(group), 0))
+            continue
+        lines.append(f"{group}:")
+        lines += [_line(key, value, comments.get(f"{group}.{key}"), 2) for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: Any, comment: str | None, indent: int) -> str:
+    shown = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False).strip().removesuffix("\n...")
+    text = f"{' ' * indent}{key}: {shown}"
+    return text if comment is None else f"{text}{' ' * max(2, 28 - len(text))}# {comment}"
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 118, break_on_hyphens=False)
+
+
+def _comments(plan: Plan) -> dict[str, str]:
+    from sivae_dist.config import validate
+    from sivae_dist.objectives.soft_intro import SoftIntroWeights
+
+    recipe, settings = plan.recipe, validate(plan.values(), "plan")
+    weights = settings.objective.weights(recipe.resolution, settings.model.dimensions)
+    assert isinstance(weights, SoftIntroWeights)
+    paper = recipe.name == "paper"
+    whose = "the paper's, as ffhq256" if paper else "as demo and fluent_emoji64, which were measured"
+    spread = (
+        "as wide as ffhq256 at every resolution"
+        if paper
+        else "narrow: minutes count, or few images would be learnt by heart"
+    )
+    passes = plan.total / plan.manifest.train
+    return {
+        "data.flip": plan.flip[1],
+        "data.threads": "per process; more if data/wait_share grows",
+        "model.resolution": f"the data set has up to {plan.manifest.resolution}",
+        "model.base_width": spread,
+        "objective.beta_rec": whose,
+        "objective.beta_neg": f"KL(fake) settles near {weights.resting_kl:.0f} nats: should be 1 to 2 times kl/real",
+        "objective.warmup": "images of a plain VAE first"
+        + (", one pass of 30" if paper else "; the last third of the last phase is introspective"),
+        "schedule.images": f"{passes:,.3g} passes over the training images in all",
+        "schedule.batch": f"over {plan.hardware.processes} process(es)",
+        "schedule.lr_encoder": whose,
+        "engine.max_batch_per_rank": "what fits by the traced estimate; the rest is accumulated",
+        "checkpoint.every": "about 50 in the run; the last two stay",
+        "evaluation.every": "of held-out images" + (" and samples" if plan.fid and plan.hardware.kind != "cpu" else ""),
+    }
