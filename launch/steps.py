@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sivae_dist import numerics
 from sivae_dist.config import RunSettings
 from sivae_dist.models.stage import Mixing, blend_real
 from sivae_dist.objectives import Draws
@@ -27,6 +28,9 @@ class Stepper:
         blending: bool = False,
         warming_up: bool = False,
     ) -> None:
+        engine = settings.engine
+        numerics.set_environment(engine.deterministic)
+        numerics.configure(engine.precision, engine.deterministic, device)
         self.settings = settings
         self.device = device
         self.resolution = resolution

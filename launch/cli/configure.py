@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist import startup
 
 
 def configure(
@@ -23,8 +24,12 @@ def configure(
     out: Annotated[Path, typer.Option(help="The YAML file to write.")] = Path("my.yaml"),
 ) -> None:
     """Write a commented configuration for a data set and a machine, and say what to expect of it."""
-    with one_line_errors():
-        typer.echo("loading")  # torch takes seconds
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         from launch.configure.command import configure as write
 
-        write(data, out, hardware, resolution, hours, typer.echo)
+        write(data, out, hardware, resolution, hours, _say)
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+    startup.doing("measuring")

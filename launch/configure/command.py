@@ -12,8 +12,8 @@ def configure(
     data: str, out: Path, hardware: str, resolution: int | None, hours: float | None, say: Callable[[str], None]
 ) -> None:
     """Writes a configuration that trains. ValueError in one line when there is none, or `out` exists."""
-    from data_pipelines.store import open_store
     from data_pipelines.loader import DataSettings
+    from data_pipelines.store import open_store
     from sivae_dist.config import load_config
     from sivae_dist.trainer import check_data, make_schedule
 

@@ -72,6 +72,12 @@ class Plan:
             return {"every": self.every(10), "metrics": ["psnr", "ssim", "mse"], "test_samples": 500}
         return {}
 
+    @property
+    def engine(self) -> dict[str, Any]:
+        """Of GPUs."""
+        micro: dict[str, Any] = {"max_batch_per_rank": "auto" if self.hardware.here else self.micro}
+        return {"precision": "tf32", **(micro if self.micro else {})}
+
     def values(self) -> dict[str, Any]:
         """The configuration."""
         paper, cpu = self.recipe.name == "paper", self.hardware.kind == "cpu"
@@ -97,7 +103,7 @@ class Plan:
                 **({"reset_optimizer": True} if paper else {"final_decay": 0.5, "final_lr": 0.05}),
             },
             "ema": {"half_life": 10_000 if paper else min(2_000, self.every(35))},
-            **({"engine": {"max_batch_per_rank": min(self.micro.values())}} if self.micro else {}),
+            **({} if cpu else {"engine": self.engine}),
             "checkpoint": checkpoint,
             "monitoring": {"scalars_every": self.every(200), "images_every": self.every(20)},
             **({"evaluation": evaluation} if evaluation else {}),

@@ -132,7 +132,7 @@ def beta_neg(resting_kl: float, beta_kl: float, dimensions: int) -> float:
 def _whole(images: float, least: int) -> int:
     """A round number of images, `least` or more."""
     unit = 10 ** max(0, math.floor(math.log10(max(images, 1))) - 1)
-    return max(least, round(images / unit) * unit)
+    return max(least, math.floor(images / unit) * unit)
 
 
 def mirrors(classes: tuple[str, ...], channels: int, resolution: int) -> str | None:

@@ -104,7 +104,10 @@ def _comments(plan: Plan) -> dict[str, str]:
         "schedule.images": f"{passes:,.3g} passes over the training images in all",
         "schedule.batch": f"over {plan.hardware.processes} process(es)",
         "schedule.lr_encoder": whose,
-        "engine.max_batch_per_rank": "what fits by the traced estimate; the rest is accumulated",
+        "engine.max_batch_per_rank": "what fits is found at the start; the rest is accumulated"
+        if plan.hardware.here
+        else "what fits by the traced estimate; the rest is accumulated",
+        "engine.precision": "docs/gpus.md",
         "checkpoint.every": "about 50 in the run; the last two stay",
         "evaluation.every": "of held-out images" + (" and samples" if plan.fid and plan.hardware.kind != "cpu" else ""),
     }

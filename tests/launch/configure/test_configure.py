@@ -147,10 +147,10 @@ def test_three_hundred_photographs_on_a_laptop(monkeypatch: pytest.MonkeyPatch) 
 def test_thirty_thousand_on_one_gpu() -> None:
     found = made(manifest(29_000, test=1_000), "1xA100-40GB")
     values = checked(found)
-    assert found.recipe.resolution == 256 and found.seconds < 48 * 3600
+    assert found.recipe.resolution == 256 and found.seconds < 49 * 3600 and values["engine"]["precision"] == "tf32"
     assert values["model"]["base_width"] == 64 and values["schedule"]["batch"][256] == 32
     assert 400_000 < values["schedule"]["images"][64] <= 870_000  # 30 passes, as celebahq256
-    assert values["engine"]["max_batch_per_rank"] == 8  # of 32, the most that divides it and fits
+    assert values["engine"]["max_batch_per_rank"][256] == 8  # of 32, the most that divides it and fits
     assert values["objective"]["beta_neg"] == pytest.approx(512, rel=0.02)
 
 
