@@ -183,6 +183,8 @@ def _load(where: str, files: Files, name: str) -> dict[Any, Any]:
     try:
         content = _Unpickler(data).load()
     except Exception as error:  # unpickling raises nearly anything on damaged input
+        if isinstance(error, MemoryError):
+            raise
         reason = " ".join(str(error)[:200].split()) or type(error).__name__
         raise SourceError(f"{name} in {where} is damaged or holds what does not belong in it ({reason})") from None
     if not isinstance(content, dict):

@@ -1,5 +1,7 @@
 """LMDB databases of image files, as LSUN and stylegan2-pytorch make them."""
 
+import errno
+import os
 import re
 from array import array
 from collections import Counter
@@ -149,4 +151,7 @@ def _reading(path: Path) -> Iterator[lmdb.Transaction]:
             yield transaction
     except lmdb.Error as error:
         reason = " ".join(str(error).split())
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO, errno.ESTALE):
+            if os.strerror(number) in reason:
+                raise OSError(number, os.strerror(number)) from None
         raise SourceError(f"{path} is a damaged LMDB database ({reason}): get it again") from None

@@ -44,10 +44,11 @@ def open_source(
     except SourceError as error:
         message, name = str(error), shown(where)
         raise SourceError(message if name in message else f"source {name}: {message}") from None
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         if is_circumstance(error):
             raise SourceError(str(explained(f"source {shown(where)}", error))) from None
-        raise SourceError(f"source {shown(where)} cannot be read ({error.strerror or error}): fix that first") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"source {shown(where)} cannot be read ({reason}): fix that first") from None
 
 
 class _Count:

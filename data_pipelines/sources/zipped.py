@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipelines.circumstances import is_circumstance
 from data_pipelines.sources import ImageError, Labels, SourceError
 from data_pipelines.sources.findings import LABELS_NAME, Findings
 from data_pipelines.sources.formats import HEAD_BYTES
@@ -123,6 +124,8 @@ def _list(path: Path, found: Findings) -> dict[str, zipfile.ZipInfo]:
             with zipfile.ZipFile(file) as opened:
                 infos = opened.infolist()
         except Exception as error:  # it raises nearly anything on damaged input
+            if is_circumstance(error):
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise SourceError(f"source {path} is a damaged zip ({reason}): get it again") from None
     entries: dict[str, zipfile.ZipInfo] = {}

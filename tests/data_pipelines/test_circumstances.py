@@ -3,11 +3,15 @@
 import errno
 import os
 import resource
+import shutil
+import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -22,7 +26,8 @@ from data_pipelines.reader import Reader, SampleError
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.store import Directory
 from data_pipelines.verify import verify
-from tests.data_pipelines.sources.making import pngs, small, write_folder
+from tests.data_pipelines.sources.making import pngs, small, write_folder, write_zip
+from tests.data_pipelines.sources.test_lsun import write_lmdb
 
 SHARDS = 24
 NOT_DAMAGE = r"^(?!.*(damaged|prepare))"
@@ -150,7 +155,7 @@ def test_too_little_memory_for_an_image(root: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("resolution", [4, 8])
 def test_a_missing_shard_is_damage_but_a_missing_set_is_not(root: Path, tmp_path: Path, resolution: int) -> None:
     mounted = tmp_path / "mounted"
-    os.system(f"cp -r {root} {mounted}")
+    shutil.copytree(root, mounted)
     manifest, store = Manifest.load(mounted), Directory(mounted)
     (mounted / f"{resolution:04d}" / f"shard-00003.{'npy' if resolution == 4 else 'tar'}").unlink()
     with pytest.raises(SampleError, match="shard-00003"):
@@ -220,8 +225,6 @@ def test_verify_finds_no_fault_in_a_set_that_it_may_not_open(root: Path, monkeyp
 
 
 def test_a_cache_without_files_left_is_not_too_small(root: Path, tmp_path: Path) -> None:
-    import threading
-
     cache = Cache(tmp_path / "cache", 1 << 30, threading.Event())
     record = Manifest.load(root).levels[8].files[0]
     with few_files(0), pytest.raises(CacheError, match=CIRCUMSTANCES[errno.EMFILE]) as raised:
@@ -233,3 +236,26 @@ def test_arrays_are_equal_whatever_the_room(root: Path) -> None:
     whole = Reader(Directory(root), Manifest.load(root), 8).pixels(range(SHARDS))
     with few_files(4):
         np.testing.assert_array_equal(Reader(Directory(root), Manifest.load(root), 8).pixels(range(SHARDS)), whole)
+
+
+def test_an_archive_that_may_not_be_opened_is_not_a_damaged_one(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_zip(tmp_path / "s.zip", pngs(2))
+    (tmp_path / "lmdb").mkdir()
+    write_lmdb(tmp_path / "lmdb", {b"0": pngs(1)["00.png"]})
+
+    def no_file(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def no_map(*_: Any, **__: Any) -> None:
+        raise lmdb.Error("data.mdb: Too many open files")
+
+    for owner, name, replacement, where in (
+        (zipfile, "ZipFile", no_file, "s.zip"),
+        (lmdb, "open", no_map, "lmdb"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, replacement)
+            with pytest.raises(PrepareError, match=NOT_DAMAGE + ".*cannot be read " + CIRCUMSTANCES[errno.EMFILE]):
+                prepare(tmp_path / where, tmp_path / "out", small())
