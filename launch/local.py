@@ -148,6 +148,12 @@ def _send(ids: list[int], number: int) -> None:
             pass  # it has ended
 
 
+_USUAL_REASONS = {
+    "SIGKILL": " (out of memory?)",
+    "SIGBUS": " (a mapped file could not be read any more: is its file system mounted, its disk sound?)",
+}
+
+
 def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool) -> str:
     """Why the processes ended, in one line. `killed_late`: those that outlived the first had to be killed."""
     for rank, failure in list(failures.items())[: 1 if killed_late else None]:
@@ -156,7 +162,7 @@ def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool)
         if failure.exitcode > 0:
             return f"process {rank} ended with code {failure.exitcode}; see {logs.path}"
         name = signal.Signals(-failure.exitcode).name
-        return f"process {rank} was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        return f"process {rank} was killed by {name}{_USUAL_REASONS.get(name, '')}"
     if reason := logs.reason():
         return reason if logs.hangs() else f"{reason} (its traceback: {logs.failure})"
     rank, failure = next(iter(failures.items()))
