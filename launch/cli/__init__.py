@@ -1,9 +1,10 @@
 """The `sivae` command: a file for each group of commands, heavy imports inside the commands so that help is instant."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from launch.cli import (
     checkpoints,
@@ -23,7 +24,35 @@ from launch.cli import (
 )
 from sivae_dist import __version__
 
+
+class _Commands(TyperGroup):
+    """Says which setting an unknown option was probably meant to be."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "option_name") and hasattr(error, "possibilities") and _takes_settings(error):
+                error.possibilities = [one for one in error.possibilities or () if one != "--help"]
+                if not error.possibilities:
+                    error.message += _hint(error.option_name)  # type: ignore[attr-defined]
+            raise
+
+
+def _takes_settings(error: Any) -> bool:
+    return any(parameter.name == "overrides" for parameter in error.ctx.command.params)
+
+
+def _hint(option: str) -> str:
+    from data_pipelines.problems import did_you_mean, known_keys, nearest
+    from sivae_dist.config import RunSettings
+
+    keys = nearest(option.lstrip("-"), known_keys(RunSettings))
+    return f" (settings are given as KEY=VALUE{did_you_mean([f'{key}=VALUE' for key in keys])})"
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
