@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from sivae_dist.devices import usable_gpus
+import torch
+
+from sivae_dist.devices import check_architecture, usable_gpus
 from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run import RunDirectory
 
@@ -64,9 +66,16 @@ def train_until_killed(*arguments: object) -> None:
     )
 
 
-def processes() -> int:
-    """Two, each with a GPU of its own where there are any."""
-    return min(2, usable_gpus("auto") or 2)
+def place() -> tuple[str, int]:
+    """The device, and how many processes: two, each with a GPU of its own where there are any."""
+    try:
+        gpus = usable_gpus("auto")
+        for number in range(min(2, gpus)):
+            check_architecture(torch.device("cuda", number))
+    except ValueError as error:
+        print(f"note: {error}. The demo does.")
+        return "cpu", 2
+    return "auto", min(2, gpus or 2)
 
 
 def images_seen() -> int:
@@ -84,12 +93,15 @@ def main() -> None:
         run("data", "draw", "faces", IMAGES, "--count", FACES)
     if not DATA.exists():
         run("data", "prepare", IMAGES, DATA, "--resolution", 32, "--array-max-resolution", 8, "--test", TEST)
-    command = ("train", "demo", "--data", DATA, "--run-dir", RUN.path, "--nproc", processes())
+    device, processes = place()
+    overrides = () if device == "auto" else (f"device={device}",)
+    command = ("train", "demo", *overrides, "--data", DATA, "--run-dir", RUN.path, "--nproc", processes)
     if images_seen() < KILL_AT:
         train_until_killed(*command)
     run(*command)
     for name, arguments in PICTURES.items():
-        run(*arguments, "--out", RUN.figures / f"{name}.png")
+        options = () if device == "auto" or name == "curves" else ("--device", device)
+        run(*arguments, *options, "--out", RUN.figures / f"{name}.png")
     print(f"\npictures:         {RUN.figures}")
     print(f"curves and grids: tensorboard --logdir {RUN.path}")
 
@@ -99,5 +111,3 @@ if __name__ == "__main__":
         main()
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
-    except ValueError as error:  # GPUs that cannot be used
-        sys.exit(f"error: {error}")

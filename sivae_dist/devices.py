@@ -70,7 +70,9 @@ def choose(name: str, gpus: int, place: Place) -> torch.device:
         raise ValueError(f"device={name}, but no GPU can be used here: {why_no_gpu()}; or set device=cpu")
     if number:
         if int(number) >= gpus:
-            raise ValueError(f"device={name}, but only {_named(gpus)} can be seen here")
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            why = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+            raise ValueError(f"device={name}, but only {_named(gpus)} can be seen here{why}")
         if (place.processes or 1) > 1:
             raise ValueError(
                 f"device={name} is one GPU, and {place.processes} processes need one each: set --nproc 1, or "
@@ -89,15 +91,15 @@ def _named(gpus: int) -> str:
     return "cuda:0" if gpus == 1 else f"cuda:0 to cuda:{gpus - 1}"
 
 
-def pick_device(name: str) -> torch.device:
-    """This process's device, made the current one. ValueError when it is not there, or when `auto` would train on the
-    CPU although there is reason to expect a GPU.
+def pick_device(name: str, place: Place | None = None) -> torch.device:
+    """This process's device, made the current one. ValueError when it is not there, or when `auto` would compute on
+    the CPU although there is reason to expect a GPU. `place`: None for what a launcher has left in the environment.
 
     Libraries that choose a GPU by LOCAL_RANK (DeepSpeed) are led to the same one.
     """
-    device = choose(name, usable_gpus(name), Place.from_environment())
+    device = choose(name, usable_gpus(name), place or Place.from_environment())
     if device.type == "cuda":
-        _check_architecture(device)
+        check_architecture(device)
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)
     return device
@@ -237,7 +239,7 @@ def _nvidia_smi(*arguments: str) -> list[str]:
     return done.stdout.strip().splitlines()
 
 
-def _check_architecture(device: torch.device) -> None:
+def check_architecture(device: torch.device) -> None:
     """ValueError when torch holds no code for this GPU."""
     major, minor = torch.cuda.get_device_capability(device)
     known = torch.cuda.get_arch_list()

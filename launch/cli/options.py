@@ -55,9 +55,9 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Images only.")]
 def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
     forget_launchers()
     from sivae_dist import load_pretrained
-    from sivae_dist.devices import pick_device
+    from sivae_dist.devices import Place, pick_device
 
-    return load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device))
+    return load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -196,12 +196,12 @@ def growth(
     """
     with one_line_errors():
         from sivae_dist import figures
-        from sivae_dist.devices import pick_device
+        from sivae_dist.devices import Place, pick_device
         from sivae_dist.pretrained import load_growth
 
         figures.check_out(out)
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
-        models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device))
+        models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
         figures.save_picture(out, figures.growth(models, numbers, seed).draw(labels=not no_labels))
         _tell(out, f"{len(numbers)} samples at {len(models)} resolutions", models[-1])
 

@@ -109,8 +109,11 @@ def test_a_gpu_that_is_named(machine: Machine) -> None:
     machine.torch_sees(4)
     assert pick_device("cuda:3") == torch.device("cuda", 3)
     assert os.environ["LOCAL_RANK"] == "3"  # DeepSpeed goes there
-    with pytest.raises(ValueError, match="only cuda:0 to cuda:3 can be seen"):
+    with pytest.raises(ValueError, match=r"only cuda:0 to cuda:3 can be seen here$"):
         pick_device("cuda:4")
+    machine.environment(CUDA_VISIBLE_DEVICES="4,5,6,7")
+    with pytest.raises(ValueError, match=r"only cuda:0 to cuda:3 can be seen here \(CUDA_VISIBLE_DEVICES=4,5,6,7\)"):
+        pick_device("cuda:5")
     with pytest.raises(ValueError, match="one GPU, and 2 processes need one each: set --nproc 1"):
         check_processes("cuda:3", 2)
     # One process a node, each on its GPU 3.
@@ -281,5 +284,25 @@ def test_the_start_says_what_a_run_works_on(machine: Machine) -> None:
 @pytest.mark.parametrize(("gpus", "processes"), [(0, 2), (1, 1), (2, 2), (8, 2)])
 def test_the_demo_takes_as_many_processes_as_there_are_gpus_for(machine: Machine, gpus: int, processes: int) -> None:
     machine.torch_sees(gpus)
-    assert demo.processes() == processes
+    assert demo.place() == ("auto", processes)
     check_processes("auto", processes)
+
+
+def test_the_demo_runs_on_the_cpu_where_gpus_cannot_be_used(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.torch_sees(2, (7, 0))
+    assert demo.place() == ("cpu", 2)
+    assert "sm_70" in capsys.readouterr().out
+    machine.torch_sees(0)
+    machine.has_device_file()
+    assert demo.place() == ("cpu", 2)
+    assert "this machine has NVIDIA GPUs" in capsys.readouterr().out
+
+
+def test_a_command_alone_does_not_look_for_a_launcher(machine: Machine) -> None:
+    """Kubernetes' PyTorchJob sets these in every container."""
+    machine.torch_sees(8)
+    machine.environment(WORLD_SIZE="8", LOCAL_WORLD_SIZE="8", LOCAL_RANK="5")
+    assert pick_device("cuda:3", Place()) == torch.device("cuda", 3)
+    assert pick_device("auto", Place()) == torch.device("cuda", 0)

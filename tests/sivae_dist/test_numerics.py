@@ -73,6 +73,30 @@ def test_bf16_is_for_gpus_that_have_it(
         configure("bf16", False, GPU)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_a_gpu_makes_of_it() -> None:
+    """Errors against fp64, relative to the largest value: IEEE about 1e-7, TF32 about 1e-4."""
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 256, 16, 16, device=GPU), torch.randn(64, 256, 3, 3, device=GPU)
+    a, b = torch.randn(512, 512, device=GPU), torch.randn(512, 512, device=GPU)
+
+    def errors() -> list[float]:
+        pairs = (
+            (torch.nn.functional.conv2d(x, w), torch.nn.functional.conv2d(x.double(), w.double())),
+            (a @ b, a.double() @ b.double()),
+        )
+        return [float((got - want).abs().max() / want.abs().max()) for got, want in pairs]
+
+    configure("fp32", False, GPU)
+    assert max(errors()) < 5e-6
+    configure("tf32", False, GPU)
+    if torch.cuda.get_device_capability(GPU) >= (8, 0):
+        assert min(errors()) > 2e-5
+    with ieee():
+        assert max(errors()) < 5e-6
+
+
 @pytest.mark.parametrize("before", [(True, False), (False, False), (True, True)])
 def test_ieee_ends_where_it_began(before: tuple[bool, bool]) -> None:
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
