@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,10 @@ from data_pipelines.manifest import (
     Manifest,
     OutputFile,
     Shard,
-    Split,
     is_power_of_two,
     write_file,
 )
+from data_pipelines.planning import Plan, plan_shards
 from data_pipelines.pool import Tick, WorkerKilledError, run_tasks
 from data_pipelines.settings import Settings
 from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter
@@ -41,8 +41,8 @@ from data_pipelines.sources.findings import shown_name
 from data_pipelines.sources.image import to_square
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.remarks import Remark
-from data_pipelines.sources.splits import SHARE, choose_test, how_many
-from data_pipelines.survey import FIX, NO_LABEL, report, survey, usable
+from data_pipelines.sources.splits import SHARE
+from data_pipelines.survey import FIX, NO_LABEL, report, survey
 from data_pipelines.transport import shown
 
 _DAMAGED = "work/damaged.json"
@@ -100,19 +100,6 @@ class PrepareSettings(Settings):
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What a shard is to be made of: positions in the source."""
-
-    number: int
-    split: Split
-    positions: NDArray[np.int64]
-
-    @property
-    def record_name(self) -> str:
-        return f"work/shard-{self.number:05d}.json"
-
-
-@dataclass(frozen=True)
 class _Job:
     """Everything a worker needs to know."""
 
@@ -121,14 +108,14 @@ class _Job:
     where: str
     root: Path
 
-    def finished(self, plan: _Plan) -> ShardRecord | None:
+    def finished(self, plan: Plan) -> ShardRecord | None:
         record = ShardRecord.find(self.root, plan.record_name)
         if record is None or sorted((*record.positions, *record.skipped)) != plan.positions.tolist():
             return None
         # What was skipped before is not accepted by a run that shall not skip.
         return record if self.settings.skip_unreadable or not record.skipped else None
 
-    def make_shard(self, plan: _Plan, tick: Tick) -> None:
+    def make_shard(self, plan: Plan, tick: Tick) -> None:
         """Write all levels of a shard and then its record; `tick` is called after every image."""
         kept: list[int] = []
         skipped: dict[int, str] = {}
@@ -164,7 +151,7 @@ class _Job:
             write_file(self.root, plan.record_name, record.model_dump_json().encode())
 
     def _open_level(
-        self, plan: _Plan, resolution: int, stack: ExitStack, tars: list[OutputFile]
+        self, plan: Plan, resolution: int, stack: ExitStack, tars: list[OutputFile]
     ) -> ArrayWriter | TarWriter:
         name = f"{resolution:04d}/shard-{plan.number:05d}"
         if resolution <= self.settings.array_max_resolution:
@@ -198,7 +185,7 @@ class _Job:
     def _name(self, position: int) -> str:
         return f"{shown_name(self.source.listing.names[position])} in {self.where}"
 
-    def _estimate(self, plan: _Plan, tars: list[OutputFile], done: int) -> int:
+    def _estimate(self, plan: Plan, tars: list[OutputFile], done: int) -> int:
         """Bytes of a whole shard: its arrays, and its tars as far as its images so far tell."""
         arrays = [r * r for r in self.settings.levels if r <= self.settings.array_max_resolution]
         written = sum(tar.bytes for tar in tars)
@@ -249,7 +236,7 @@ def prepare(
             try:
                 opened = open_source(where, settings.labels, settings.member, root / "work/source", say)
                 survey(opened, shown(where), settings.test, settings.skip_unreadable, say)
-                plans = _plan(opened, settings)
+                plans = plan_shards(opened, settings.test, settings.shard_size)
                 # A run that stopped at a damaged file may continue without such files: its finished shards are the
                 # same.
                 same = settings.model_dump(mode="json", exclude={"skip_unreadable"})
@@ -265,12 +252,12 @@ def prepare(
 
 
 def _make_all(
-    job: _Job, plans: list[_Plan], workers: int, progress: Progress, say: Callable[[str], None]
+    job: _Job, plans: list[Plan], workers: int, progress: Progress, say: Callable[[str], None]
 ) -> list[ShardRecord]:
     """Records of all shards. Where damage took images from a test split of a given size, others take their place: the
     shards that this changes are made anew."""
     if (known := job.root / _DAMAGED).exists():
-        plans = _plan(job.source, job.settings, json.loads(known.read_bytes()))
+        plans = plan_shards(job.source, job.settings.test, job.settings.shard_size, json.loads(known.read_bytes()))
     _make_shards(job, plans, workers, progress)
     records = _records(job, plans)
     lost = sum(len(record.skipped) for record in records if record.split == "test")
@@ -278,7 +265,7 @@ def _make_all(
         say(f"{lost} of the test images are damaged: others take their place")
         damaged = sorted(position for record in records for position in record.skipped)
         write_file(job.root, _DAMAGED, json.dumps(damaged).encode())
-        plans = _plan(job.source, job.settings, damaged)
+        plans = plan_shards(job.source, job.settings.test, job.settings.shard_size, damaged)
         for plan in plans:
             if job.finished(plan) is None:
                 for file in job.root.glob(f"[0-9]*/shard-{plan.number:05d}.*"):
@@ -288,32 +275,10 @@ def _make_all(
     return records
 
 
-def _records(job: _Job, plans: list[_Plan]) -> list[ShardRecord]:
+def _records(job: _Job, plans: list[Plan]) -> list[ShardRecord]:
     records = [record for plan in plans if (record := job.finished(plan)) is not None]
     assert len(records) == len(plans)
     return records
-
-
-def _plan(source: Source, settings: PrepareSettings, damaged: Sequence[int] = ()) -> list[_Plan]:
-    """Which positions of the source go to which shard: training shards, then test shards. `damaged`: positions that
-    were found to be no use for the test split."""
-    good = usable(source)
-    wanted = how_many(settings.test, int(good.sum()))
-    good[list(damaged)] = False
-    test = choose_test(source.listing, wanted, good)
-    if not (good & ~test).any():
-        raise PrepareError(f"the test split takes all {int(good.sum())} images: leave some for training")
-    taken = np.ones(len(source), bool)
-    taken[list(source.found.left_out)] = False
-    splits: tuple[tuple[Split, NDArray[np.int64]], ...] = (
-        ("train", np.flatnonzero(taken & ~test)),
-        ("test", np.flatnonzero(test)),
-    )
-    plans: list[_Plan] = []
-    for split, positions in splits:
-        for start in range(0, len(positions), settings.shard_size):
-            plans.append(_Plan(len(plans), split, positions[start : start + settings.shard_size]))
-    return plans
 
 
 @contextmanager
@@ -354,7 +319,7 @@ def _continue(root: Path, fingerprint: str) -> None:
         write_file(root, "work/fingerprint.json", fingerprint.encode())
 
 
-def _make_shards(job: _Job, plans: list[_Plan], workers: int, progress: Progress) -> None:
+def _make_shards(job: _Job, plans: list[Plan], workers: int, progress: Progress) -> None:
     total = sum(len(plan.positions) for plan in plans)
     missing = [plan for plan in plans if job.finished(plan) is None]
     done = total - sum(len(plan.positions) for plan in missing)

@@ -18,6 +18,8 @@ _THREADS = 8
 
 _AT_ONCE = 4096
 
+OUTSIDE = "links out of the folder, not followed"
+
 
 class FolderSource(Source):
     """Every image under a folder in the sorted order of its relative name; hidden files are left out.
@@ -60,7 +62,6 @@ class _Walk:
     found: Findings
     files: list[tuple[str, int, str | None]] = field(default_factory=list)
     """Relative name and size, and why the file cannot be used (else None)."""
-    _elsewhere: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         # (folder, its relative name with a trailing slash, real paths of it and the folders above it)
@@ -77,11 +78,6 @@ class _Walk:
                     raise
                 self.found.out_of_reach.append(f"{shown_name(prefix)} ({error.strerror})")
         self.files.sort()
-        if self._elsewhere:
-            self.found.notes.append(
-                f"{len(self._elsewhere)} symbolic links lead out of the folder and were not followed "
-                f"({self._elsewhere[0]}{', ...' * (len(self._elsewhere) > 1)})"
-            )
 
     def _add(self, entry: "os.DirEntry[str]", prefix: str, above: frozenset[str]) -> str | None:
         """Notes an entry; the real path of a folder that is to be looked into."""
@@ -96,7 +92,7 @@ class _Walk:
                 self.files.append((name, 0, _why_broken(entry.path)))
                 return None
             if os.path.commonpath([self.root, real]) != self.root:
-                self._elsewhere.append(f"{shown_name(name)} -> {shown_name(os.readlink(entry.path))}")
+                self.found.pass_over(OUTSIDE, f"{name} -> {os.readlink(entry.path)}")
                 return None
         if entry.is_dir():
             if real not in above:

@@ -219,17 +219,9 @@ def _of_text(head: bytes) -> Format:
 
 
 def _is_text(head: bytes) -> bool:
-    if not head or head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16 says so itself
-        return bool(head)
-    if re.search(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]", head):
-        return False
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        if error.start >= len(head) - 3 and len(head) >= HEAD_BYTES:  # the last character was cut
-            return True
-        return sum(byte >= 0x80 for byte in head) * 5 < len(head)  # Latin-1 and the like
-    return True
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16 says so itself
+        return True
+    return bool(head) and not re.search(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]", head)  # in whatever encoding
 
 
 @dataclass(frozen=True)

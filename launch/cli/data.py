@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +13,12 @@ from launch.cli.progress import progress_bar
 
 MOST_FAULTS = 100
 """That `verify` prints."""
+
+_EXAMPLES = 3
+"""Names that `info` shows of files that were left out for one reason."""
+
+if TYPE_CHECKING:
+    from data_pipelines.manifest import Manifest
 
 app = typer.Typer(help="Prepare data sets and look into them.", no_args_is_help=True)
 
@@ -142,6 +149,7 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
     """Show what a prepared data set holds."""
     with one_line_errors():
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         from data_pipelines.manifest import Manifest
@@ -154,11 +162,12 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
             ("samples", f"{manifest.samples} ({manifest.train} training, {manifest.test} test)"),
             ("shards", str(len(manifest.shards))),
             ("channels", str(manifest.channels)),
-            ("classes", f"{len(manifest.classes)} ({classes})" if classes else "none"),
-            ("skipped", str(len(manifest.skipped))),
+            ("classes", f"{len(manifest.classes)} ({escape(classes)})" if classes else "none"),
+            ("left out", _left_out(manifest)),
             *((f"{count} images", remark) for remark, count in manifest.remarks.items()),
-            ("mirroring", mirroring_note(manifest)),
-            ("source", manifest.source),
+            *_findings(manifest),
+            ("mirroring", escape(mirroring_note(manifest))),
+            ("source", escape(manifest.source)),
             ("digest", manifest.digest),
         ):
             facts.add_row(key, value)
@@ -169,3 +178,35 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
         console = Console()
         console.print(facts)
         console.print(levels)
+
+
+def _left_out(manifest: "Manifest") -> str:
+    """How many files were left out, and why: each reason once, with the first few names."""
+    from rich.markup import escape
+
+    reasons: dict[str, list[str]] = {}
+    for name, reason in (manifest.found.skipped if manifest.found else {}).items():
+        reasons.setdefault(reason, []).append(name)
+    lines = [str(len(manifest.skipped))]
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        some = ", ".join(names[:_EXAMPLES]) + ", ..." * (len(names) > _EXAMPLES)
+        lines.append(escape(f"{len(names)} {reason}: {some}"))
+    return "\n".join(lines)
+
+
+def _findings(manifest: "Manifest") -> Iterator[tuple[str, str]]:
+    """What else was found in the source."""
+    from rich.markup import escape
+
+    if (found := manifest.found) is None:
+        return
+    formats = ", ".join(f"{count:,} {name}" for name, count in found.formats.items())
+    yield "found", f"{found.kind}{f' of {formats}' * bool(formats)}"
+    seen = []
+    for what, some in found.passed_over.items():
+        more = ", ..." * (some.files > len(some.examples))
+        seen.append(f"{what}: {some.files:,} ({', '.join(some.examples)}{more})")
+    if seen:
+        yield "passed over", escape("\n".join(seen))
+    if found.notes:
+        yield "notes", escape("\n".join(found.notes))

@@ -144,6 +144,39 @@ def test_every_protocol_that_holds_arrays_by_value(tmp_path: Path, protocol: int
     assert source.listing.classes == tuple("0123456789")  # there is no batches.meta
 
 
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_written_anew_with_python_3(tmp_path: Path, protocol: int) -> None:
+    """Text for keys and names, labels as an array or as NumPy's numbers, pixels that may be written to or not."""
+    labels = [
+        np.arange(4),
+        [np.uint8(3), np.int64(2), 1, 0],
+        np.arange(4, dtype=np.uint8),
+        np.arange(4, dtype=np.int32),
+        [0, 1, 2, 3],
+        np.arange(4),
+    ]
+    files = {}
+    for k, name in enumerate(CIFAR10):
+        pixels = rows(images(k))
+        pixels.flags.writeable = k % 2 == 0
+        files[name] = pickle.dumps({"data": pixels, "labels": labels[k], "filenames": ["a"] * 4}, protocol)
+    files["batches.meta"] = pickle.dumps({"label_names": [name.decode() for name in CLASSES]}, protocol)
+    source = open_source(str(as_folder(tmp_path, files, "c")), spool=tmp_path / "spool")
+    assert [source.listing.label(i) for i in range(8)] == [0, 1, 2, 3, 3, 2, 1, 0]
+    assert source.listing.classes == tuple(name.decode() for name in CLASSES)
+    np.testing.assert_array_equal([source.read(i) for i in range(24)], np.concatenate([images(k) for k in range(6)]))
+
+
+@pytest.mark.parametrize("data", [rows(images(0)).astype(">i4"), np.asfortranarray(rows(images(0))), images(0)])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_what_is_odd_is_named(tmp_path: Path, data: NDArray[Any], protocol: int) -> None:
+    files = cifar10() | {"data_batch_3": pickle.dumps({"data": data, "labels": [0] * 4}, protocol)}
+    with pytest.raises(
+        SourceError, match=r"holds no uint8 pixels \[n, 3072\] \(its data is an array of type '[ui][14]'"
+    ):
+        open_source(str(as_folder(tmp_path, files, "c")), spool=tmp_path / "spool")
+
+
 def test_options(tmp_path: Path) -> None:
     where = str(as_folder(tmp_path, cifar10(), "c"))
     assert open_source(where, "none", spool=tmp_path / "spool").listing.classes == ()
@@ -180,6 +213,7 @@ def malice(folder: Path) -> dict[str, bytes]:
         "a persistent name": b"\x80\x02X\x01\x00\x00\x00aQ.",
         "old instances": b"(S'touch " + marker.encode() + b"'\nios\nsystem\n.",
         "numpy.load": b"\x80\x02cnumpy\nload\nX\x01\x00\x00\x00a\x85R.",
+        "a buffer's function": b"\x80\x05cnumpy._core.numeric\n_frombuffer\n(cos\nsystem\ntR.",
         "builtins": b"\x80\x02c__builtin__\ngetattr\n.",
     }
 

@@ -1,5 +1,6 @@
 import gzip
 import pickle
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,39 @@ def test_prepared(mnist: Path, tmp_path: Path) -> None:
     assert (manifest.train, manifest.test, len(manifest.classes)) == (12, 4, 10)
     assert prepare(mnist, tmp_path / "own", small(channels=1, resolution=8, test=3, labels="none")).test == 3
     assert not (tmp_path / "own" / "labels.npy").exists()
+
+
+@pytest.mark.parametrize("below", ["MNIST", "."])
+def test_where_torchvision_puts_them(mnist: Path, tmp_path: Path, below: str) -> None:
+    """Packed and unpacked beside each other, in `raw`."""
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.parent.mkdir(parents=True)
+    mnist.rename(raw)
+    (raw / "t10k-images-idx3-ubyte").write_bytes(gzip.decompress((raw / "t10k-images-idx3-ubyte.gz").read_bytes()))
+    source = open_source(str(tmp_path / "data" / below), spool=tmp_path / "spool")
+    assert len(source) == 16 and source.listing.test is not None and source.listing.test.sum() == 4
+
+
+def test_several_of_torchvisions_sets_are_named(mnist: Path, tmp_path: Path) -> None:
+    for name in ("MNIST", "FashionMNIST"):
+        shutil.copytree(mnist, tmp_path / "data" / name / "raw")
+    with pytest.raises(
+        SourceError, match=r"several sets, .*FashionMNIST/raw/\*, .*MNIST/raw/\*: give the folder of one"
+    ):
+        open_source(str(tmp_path / "data"))
+
+
+def test_emnist_is_turned_upright(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("test", 2)):
+        write(tmp_path / "e" / f"emnist-letters-{split}-images-idx3-ubyte", idx(grey(count, count)))
+        write(tmp_path / "e" / f"emnist-letters-{split}-labels-idx1-ubyte", idx(np.arange(count, dtype=np.uint8)))
+    source = open_source(str(tmp_path / "e"))
+    np.testing.assert_array_equal(source.read(3), grey(2, 2)[0].T[..., None])
+    assert source.listing.test is not None and source.listing.test.tolist() == [False] * 3 + [True] * 2
+    assert "turned upright" in source.found.notes[0]
+    write(tmp_path / "e" / "emnist-digits-train-images-idx3-ubyte.gz", idx(grey(0, 2)))
+    with pytest.raises(SourceError, match=r"holds several sets, .*emnist-letters-\*, .*emnist-digits-\*"):
+        open_source(str(tmp_path / "e"))
 
 
 def test_parts_may_be_missing(mnist: Path, tmp_path: Path) -> None:
