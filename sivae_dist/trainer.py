@@ -92,8 +92,9 @@ class Trainer:
         """
         already = self.images >= self.schedule.total and self._owed is None
         if self.images < self.schedule.total:
-            startup.doing("trying out a checkpoint")
+            startup.doing("rehearsing a checkpoint")
             self.saver.rehearse(self.players.tensors(), self.players.full_size)
+            startup.doing("rehearsing the largest step")
             rehearsal = Rehearsal(self.settings, self.schedule, self.players, self.device, self._draw, self.monitor.say)
             self.engine = rehearsal.fitted(self.images, self.run.micro_batches)
         stopped = not self._make_up()

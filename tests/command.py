@@ -1,6 +1,7 @@
 """The `sivae` command as a user runs it: in processes of its own, with time limits, ended by id."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,11 @@ def sivae(*arguments: object, limit: float = 120, code: int = 0) -> subprocess.C
     )
     assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+def told(stderr: str) -> list[str]:
+    """Lines on stderr but those that name what a slow machine is busy with (sivae_dist/startup.py)."""
+    return [line for line in stderr.splitlines() if not re.fullmatch(r"[^:]* \.\.\.( \S+)?", line)]
 
 
 def images_seen(run: Path) -> int:

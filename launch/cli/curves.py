@@ -7,6 +7,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.options import Run, expanded
+from sivae_dist import startup
 
 
 def curves(
@@ -20,7 +21,7 @@ def curves(
     ] = None,
 ) -> None:
     """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
-    with one_line_errors():
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist import figures
         from sivae_dist.figures.metrics import CURVES
         from sivae_dist.monitoring.scalars import read_rows

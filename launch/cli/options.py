@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.environment import forget_launchers
+from sivae_dist import startup
 
 if TYPE_CHECKING:
     from sivae_dist.pretrained import Pretrained
@@ -53,11 +53,13 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Images only.")]
 
 
 def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
-    forget_launchers()
     from sivae_dist import load_pretrained
     from sivae_dist.devices import Place, pick_device
 
-    return load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
+    startup.doing(f"loading {path}")
+    model = load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
+    startup.doing("drawing")
+    return model
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -22,6 +22,7 @@ from launch.cli.options import (
     parse_numbers,
     parse_truncation,
 )
+from sivae_dist import startup
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,7 @@ def sample(
     no_labels: NoLabels = False,
 ) -> None:
     """Draw samples from the prior, at one or several truncations, or mixed in style."""
-    with one_line_errors():
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist import figures
 
         figures.check_out(out)
@@ -109,7 +110,7 @@ def reconstruct(
     no_labels: NoLabels = False,
 ) -> None:
     """Encode and decode images: pairs of a real one, left, and its reconstruction, right."""
-    with one_line_errors():
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist import figures
         from sivae_dist.figures import real
 
@@ -149,7 +150,7 @@ def interpolate(
 
     A whole number is a sample's; write ./12 for a file of that name.
     """
-    with one_line_errors():
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         import torch
 
         from sivae_dist import figures
@@ -194,7 +195,7 @@ def growth(
     Each from the newest checkpoint of that resolution which is still there (checkpoint.keep_every), otherwise from the
     last network cut off at that resolution, which is marked.
     """
-    with one_line_errors():
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist import figures
         from sivae_dist.devices import Place, pick_device
         from sivae_dist.pretrained import load_growth
@@ -221,7 +222,7 @@ def animate(
     device: Device = "auto",
 ) -> None:
     """Walk through latent space along smooth closed ways, as a moving picture."""
-    with one_line_errors():
+    with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist import figures
         from sivae_dist.figures.animation import MOVING
 

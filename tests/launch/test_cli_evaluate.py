@@ -5,7 +5,7 @@ import pytest
 from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.ownership import owned
 from sivae_dist.run import RunDirectory
-from tests.command import sivae
+from tests.command import sivae, told
 from tests.events import scalars
 from tests.helpers import begin, random_set, tiny_settings, train
 
@@ -61,7 +61,7 @@ def test_values_are_printed_and_recorded(run: Path, cache: Path) -> None:
 )
 def test_mistakes_are_told_in_one_line(run: Path, arguments: tuple[str, ...], message: str) -> None:
     done = sivae("evaluate", run, *arguments, "--nproc", 1, code=1)
-    (line,) = done.stderr.splitlines()
+    (line,) = told(done.stderr)
     assert line.startswith("error: ") and message in line
 
 

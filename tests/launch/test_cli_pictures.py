@@ -16,6 +16,7 @@ from launch.cli import app
 from launch.cli.options import parse_numbers, parse_truncation
 from sivae_dist import load_pretrained
 from sivae_dist.figures.grids import to_unit
+from tests.command import told
 from tests.helpers import begin, random_set, tiny_settings, train
 
 SIDE, GAP = 64, 2
@@ -51,7 +52,7 @@ def sivae(*arguments: object) -> str:
 def refused(*arguments: object) -> str:
     """The one line with which it refuses."""
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    lines = done.stderr.splitlines()
+    lines = told(done.stderr)
     assert (done.exit_code, len(lines)) == (1, 1), done.output
     assert lines[0].startswith("error: ")
     return lines[0]

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from launch.cli import app
-from tests.command import ENVIRONMENT, command, sivae
+from tests.command import ENVIRONMENT, command, sivae, told
 from tests.helpers import random_set
 
 SMALL = (
@@ -39,7 +39,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(*arguments: object) -> str:
     """The one line on stderr with which a command refuses."""
     done = inside(*arguments, code=1)
-    lines = done.stderr.splitlines()
+    lines = told(done.stderr)
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     return lines[0]
 
