@@ -55,7 +55,7 @@ def _decode_jpeg(data: bytes, out: NDArray[np.uint8]) -> None:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # of harmless flaws, too
-        width, height, _ = frame(data)
+        width, height, *_ = frame(data)
     if (height, width) != out.shape[:2]:  # a buffer that is too large would be filled in part
         raise DecodeError(f"is {width}x{height}, not {out.shape[1]}x{out.shape[0]}")
     decode_jpeg(data, space, out)

@@ -6,7 +6,7 @@ harmless flaw is answered by taking the flaw out of a copy and decoding that one
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -83,12 +83,21 @@ def _patched(data: bytes, kind: int, name: bytes, offset: int, value: int) -> by
     return None
 
 
-def frame(data: bytes) -> tuple[int, int, int]:
-    """Width, height and channels of a JPEG. Raises ValueError where they are missing."""
+class Frame(NamedTuple):
+    """What a JPEG says of its pixels."""
+
+    width: int
+    height: int
+    channels: int
+    bits: int
+
+
+def frame(data: bytes) -> Frame:
+    """Raises ValueError where it is missing."""
     for kind, start, stop in _parts(data):
         if kind in _FRAMES and stop - start >= 6:
             height, width = int.from_bytes(data[start + 1 : start + 3]), int.from_bytes(data[start + 3 : start + 5])
-            return width, height, data[start + 5]
+            return Frame(width, height, data[start + 5], data[start])
     raise ValueError("it ends before its pixels")
 
 

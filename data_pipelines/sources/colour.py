@@ -134,6 +134,23 @@ def profile_of_code(primaries: int, transfer: int, *_: int, grey: bool) -> bytes
     return profile_of_numbers(_TRANSFER[transfer] or None, _PRIMARIES[primaries], _SRGB_WHITE, grey)
 
 
+_CODED = b"colrnclx"
+_UNSPECIFIED = 2
+
+
+def profile_of_avif(data: bytes, grey: bool, remark: Remarks) -> bytes | None:
+    """From the code points of an AVIF file. Raises ImageError as `profile_of_code`."""
+    at = data.find(_CODED) + len(_CODED)
+    primaries, transfer = int.from_bytes(data[at : at + 2]), int.from_bytes(data[at + 2 : at + 4])
+    if at < len(_CODED) or primaries == _UNSPECIFIED:
+        return None
+    try:
+        return profile_of_code(primaries, 13 if transfer == _UNSPECIFIED else transfer, grey=grey)
+    except KeyError:
+        remark(Remark.PROFILE_IGNORED)
+        return None
+
+
 def _srgb_curve() -> NDArray[np.uint16]:
     value = np.linspace(0, 1, 4096)
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

@@ -1,6 +1,7 @@
 """A source's image files to pixels: told by content, turned upright, in sRGB, bounded before anything is decoded."""
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from data_pipelines.decode import resize_square
 from data_pipelines.headers import PNG_SIGNATURE
 from data_pipelines.jpeg import JPEG_SIGNATURE, decode_jpeg, frame, segments
 from data_pipelines.sources import ImageError
-from data_pipelines.sources.colour import Encoded, cmyk_to_srgb, to_srgb
+from data_pipelines.sources.colour import Encoded, cmyk_to_srgb, profile_of_avif, to_srgb
 from data_pipelines.sources.deep import (
     TIFF_SIGNATURES,
     TiffTags,
@@ -36,6 +37,9 @@ MAX_BYTES = 1 << 29
 
 # What Pillow may try on a file. EPS is left out because it runs a program, TGA because it has no magic bytes.
 _FORMATS = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+# What it would print about a damaged file, without the file's name, is in the error as well.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _ORIENTATION = 0x0112
 _ORIENTATION_IN_XMP = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
@@ -68,6 +72,8 @@ def to_pixels(content: bytes | NDArray[np.uint8], channels: int, remark: Remarks
             warnings.simplefilter("ignore")
             raw = _read(content, remark)
             pixels = raw.pixels if raw.profile is None else to_srgb(raw.pixels, raw.profile, remark)
+            if pixels.shape[2] in (2, 4) and not pixels[..., -1].any():
+                remark(Remark.TRANSPARENT)
             return _finish(_turn_upright(pixels, raw.orientation), channels)
     except ImageError:
         raise
@@ -91,8 +97,10 @@ def _read(data: bytes, remark: Remarks) -> _Raw:
 
 
 def _read_jpeg(data: bytes, remark: Remarks) -> _Raw:
-    width, height, channels = frame(data)
+    width, height, channels, bits = frame(data)
     _refuse_large(width, height)
+    if bits != 8:  # decoders of these do not notice what is missing
+        raise ImageError(f"is a JPEG of {bits} bits a value: convert it to PNG or TIFF of 16 bits")
     exif, xmp = b"", b""
     parts: dict[tuple[int, int], bytes] = {}
     for kind, content in segments(data):
@@ -151,7 +159,10 @@ def _read_other(data: bytes, remark: Remarks) -> _Raw:
         pixels = decode_jpeg2000(data) if jpeg2000_bits(data) > 8 else _load(image)
         return _Raw(pixels, 1, jpeg2000_profile(data))
     orientation = _orientation(image.getexif, b"", remark)
-    return _Raw(_load(image), orientation, image.info.get("icc_profile") or None)
+    profile = image.info.get("icc_profile") or None
+    if image.format == "AVIF" and profile is None:
+        profile = profile_of_avif(data, image.mode == "L", remark)
+    return _Raw(_load(image), orientation, profile)
 
 
 def _read_tiff(data: bytes, remark: Remarks) -> _Raw:

@@ -10,6 +10,7 @@ class Remark(StrEnum):
     CONVERTED = "with colours converted to sRGB"
     PROFILE_IGNORED = "with a colour profile that is broken or of another kind of image, taken as sRGB"
     FIRST_FRAME = "animated, of which the first frame was taken"
+    TRANSPARENT = "wholly transparent, so stored as white"
     EXIF_IGNORED = "with broken EXIF data, ignored"
 
 

@@ -159,6 +159,25 @@ def test_a_png_may_say_its_colours_in_numbers() -> None:
         to_pixels(with_chunks(chunk(b"cICP", b"\x09\x10\0\1")), 3)
 
 
+def test_an_avif_may_say_its_colours_by_codes() -> None:
+    plain = encoded(SOFT, "AVIF", quality=100)
+    want = to_pixels(plain, 3)
+
+    def coded(primaries: int, transfer: int) -> tuple[NDArray[Any], list[Remark]]:
+        at = plain.index(b"colrnclx") + 8
+        return taken(plain[:at] + struct.pack(">HH", primaries, transfer) + plain[at + 4 :])
+
+    for same in ((1, 13), (1, 1), (2, 2), (1, 2)):
+        pixels, said = coded(*same)
+        assert said == []
+        np.testing.assert_array_equal(pixels, want)
+    pixels, said = coded(12, 13)
+    assert said == [Remark.CONVERTED] and off_by(pixels, want) > 10
+    assert coded(77, 13)[1] == [Remark.PROFILE_IGNORED]
+    with pytest.raises(ImageError, match=r"has HDR colours \(HLG\)"):
+        coded(9, 18)
+
+
 def test_what_was_done_is_counted_in_the_manifest_for_any_number_of_workers(tmp_path: Path) -> None:
     files = pngs(5) | {
         f"x{k}.png": encoded(noise(k), icc_profile=(ADOBE_RGB, b"rubbish" * 40)[k % 2]) for k in range(5)

@@ -301,6 +301,15 @@ def test_of_an_animation_the_first_frame_is_taken_and_counted(tmp_path: Path, ki
     np.testing.assert_array_equal(stored, np.asarray(Image.open(io.BytesIO(animated(kind))).convert("RGB")))
 
 
+def test_what_is_wholly_transparent_is_white_and_said() -> None:
+    said: list[Remark] = []
+    for alpha in (0, 1):
+        clear = np.dstack([noise(0), np.full((16, 16), alpha, np.uint8)])
+        pixels = to_pixels(encoded(clear), 3, said.append)
+        assert said == [Remark.TRANSPARENT]
+    assert pixels.max() <= 255 and to_pixels(encoded(clear * np.array([1, 1, 1, 0], np.uint8)), 3).min() == 255
+
+
 # Refused.
 
 
@@ -338,6 +347,10 @@ def raw_of_camera() -> bytes:
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
+    "12-bit jpeg": (
+        imagecodecs.jpeg_encode(deep(3) >> 4, level=95, bitspersample=12),
+        "is a JPEG of 12 bits a value: convert it to PNG or TIFF of 16 bits",
+    ),
     "camera's raw": (raw_of_camera(), "is a camera's raw file: develop it to a picture"),
     "float rgb": (imagecodecs.tiff_encode(noise(0).astype(np.float32), photometric="rgb"), "has floating-point pixels"),
     "signed": (imagecodecs.tiff_encode(noise(0)[..., 0].astype(np.int16)), "has 16-bit signed pixels"),
