@@ -107,8 +107,8 @@ def estimate(
     share = share or batch
     engine = settings.engine
     kept = processes > 1 or share > batch
-    activations, flops = _trace(_Traced(settings), resolution, blending, batch, warming_up, kept)
-    networks = _networks(settings)
+    activations, flops, _ = _trace(_Traced(settings), resolution, blending, batch, warming_up, kept)
+    networks = meta_networks(settings)
     whole = sum(map(_bytes, networks))
     trained = sum(_unique_bytes(_trained(n, resolution)) for n in networks)
     updated = [_unique_bytes(n.parts_in_use(resolution, blending)) for n in networks]
@@ -121,13 +121,21 @@ def estimate(
     )
 
 
+def logged_terms(settings: RunSettings) -> set[str]:
+    """Values that a row of metrics.jsonl has by name once the warm-up is over."""
+    *_, terms = _trace(_Traced(settings), 4, False, 1, False, False)
+    keys = ("resolution", "blend", "batch", "lr_encoder", "lr_decoder")
+    skipped = {"guard/skipped_steps"} if settings.guard.policy == "skip" else set()
+    return {*terms, "gradient/encoder", "gradient/decoder", *(f"schedule/{key}" for key in keys), *skipped}
+
+
 _GENEROUS = 200
 """Copies of its feature maps that an image surely does not need: Soft-IntroVAE has 73 in fp32."""
 
 
 def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, room: int) -> bool:
     """Whether a step fits into `room` bytes so easily that there is no need to trace it."""
-    networks = _networks(settings)
+    networks = meta_networks(settings)
     activations = _GENEROUS * batch * settings.model.feature_values(resolution) * settings.engine.dtype.itemsize
     inputs = share * _input_bytes(settings, networks[1], resolution)
     return activations + inputs + 8 * sum(map(_bytes, networks)) + _BUCKETS + _OVERHEAD["cuda"] <= room
@@ -170,16 +178,17 @@ class _Traced:
 @lru_cache(maxsize=256)
 def _trace(
     traced: _Traced, resolution: int, blending: bool, batch: int, warming_up: bool, kept: bool
-) -> tuple[int, int]:
-    """Bytes at the peak beyond weights and `kept` gradients, and floating-point operations, of one micro-batch."""
+) -> tuple[int, int, frozenset[str]]:
+    """Of one micro-batch: bytes at the peak beyond weights and `kept` gradients, operations, and names of terms."""
     run = traced.settings
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-        networks = _networks(run, fake=True)
+        networks = _fake_networks(run)
         x, blend, draws = _inputs(run, networks[1], resolution, blending, batch)
         objectives = run.objective.build(
             *networks, resolution, run.model.dimensions, warming_up=warming_up, amp=run.engine.amp
         )
         peak = flops = 0
+        names: set[str] = set()
         z: list[Tensor] = []
         for network, objective in zip(networks, objectives, strict=True):
             for one in networks:
@@ -189,12 +198,13 @@ def _trace(
                 parameter.requires_grad_(True)
                 parameter.grad = torch.zeros_like(parameter) if kept else None
             with Tracker() as tracker:
-                loss, _, *z = objective(x, *z, blend, draws)
+                loss, terms, *z = objective(x, *z, blend, draws)
                 loss.backward()
             for parameter in used:
                 parameter.grad = None
             peak, flops = max(peak, tracker.peak), flops + tracker.flops
-    return peak, flops
+            names |= terms.keys()
+    return peak, flops, frozenset(names)
 
 
 def _inputs(
@@ -226,11 +236,19 @@ def _input_bytes(settings: RunSettings, decoder: StyleDecoder, resolution: int) 
     return (pixels + 4 * decoder.noise_size(resolution) + 5 * model.latent) * settings.engine.dtype.itemsize
 
 
-def _networks(settings: RunSettings, *, fake: bool = False) -> tuple[StyleEncoder, StyleDecoder]:
-    """Both, on the meta device; or of the fake mode that is entered, where `Module.to` cannot exchange parameters."""
-    engine = settings.engine
-    with torch.device("cpu" if fake else "meta"):
+def meta_networks(settings: RunSettings) -> tuple[StyleEncoder, StyleDecoder]:
+    """Both, for their shapes and types."""
+    with torch.device("meta"):
         networks = StyleEncoder(settings.model), StyleDecoder(settings.model)
+    for network in networks:
+        network.to(settings.engine.dtype)
+    return networks
+
+
+def _fake_networks(settings: RunSettings) -> tuple[StyleEncoder, StyleDecoder]:
+    """Both, of the fake mode that is entered, where `Module.to` cannot exchange parameters."""
+    engine = settings.engine
+    networks = StyleEncoder(settings.model), StyleDecoder(settings.model)
     for network in networks:
         network.checkpoint_activations = engine.checkpoint_activations
         for module in network.modules():

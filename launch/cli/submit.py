@@ -29,9 +29,8 @@ def submit(
     To resume a run that has ended, submit it again with the same --run-dir.
     """
     with one_line_errors():
-        from launch.checks import checks
+        from launch.plan import checks, preflight
         from sivae_dist.config import config_path, load_config, run_name
-        from sivae_dist.devices import check_processes
         from sivae_dist.run import RunDirectory
 
         wanted = asked_for(cluster, resources)
@@ -39,8 +38,7 @@ def submit(
         if data is not None:
             assignments.append(f"data.path={json.dumps(data)}")
         settings = on_device(load_config(config, assignments), cluster, wanted)
-        if cluster == LOCAL:
-            check_processes(settings.device, wanted.processes)
+        here = cluster == LOCAL
         name = run_name(config_path(config))
         run = RunDirectory(run_dir or Path("runs") / name)
         if dry_run:
@@ -52,7 +50,7 @@ def submit(
                 executor = make_executor(place / "logs" / "jobs", place, name, wanted, place / "code" / "001")
                 typer.echo(executor.script())
                 outcomes.append(can_submit())
-            for check in checks(settings, run.path, wanted.processes):
+            for check in checks(settings, wanted.processes, run, here=here):
                 typer.echo(f"{'ok    ' if check.fine else 'FAILED'} {check.name}: {check.detail}")
                 outcomes.append(check.fine)
             raise typer.Exit(0 if all(outcomes) else 1)
@@ -63,14 +61,15 @@ def submit(
             from launch.slurm import submit as hand_in
 
             check_sbatch()
-        from launch.cli.train import check as check_run
         from launch.jobs import states_of
 
         (state,) = states_of([run.path], certain=True)
         if state.is_alive:
             raise ValueError(f"{run.path} has a job already, {state.name} {state.detail}: cancel it first")
-        schedule = check_run(settings, wanted.processes)
-        for note in run.open(settings, schedule.train_samples):
+        plan = preflight(settings, wanted.processes, run, here=here)
+        for warning in plan.warnings:
+            typer.echo(f"warning: {warning}")
+        for note in run.open(settings, plan.manifest.train):
             typer.echo(f"note: {note}")
-        job = hand_in(run.path, schedule.end, name, wanted)
+        job = hand_in(run.path, plan.schedule.end, name, wanted)
         typer.echo(f"job {job}: {run.path} (sivae status {run.path}, sivae logs {run.path} -f)")

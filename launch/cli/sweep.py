@@ -27,9 +27,9 @@ def sweep(
 ) -> None:
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
     with one_line_errors():
-        from launch.cli.train import check
         from launch.clusters import PARALLEL
         from launch.jobs import states_of
+        from launch.plan import preflight
         from launch.record import INDEX, load_index
         from launch.sweep import assignments, load_sweep, run_names
         from sivae_dist.config import load_config
@@ -49,9 +49,10 @@ def sweep(
             on_device(load_config(described.config, [*common, *assignments(point)]), cluster, wanted)
             for point in points
         ]
-        schedules = [
-            check(settings, wanted.processes) for settings in prepared
-        ]  # all of them before the first is begun
+        plans = [preflight(settings, wanted.processes, here=cluster == LOCAL) for settings in prepared]
+        for warning in dict.fromkeys(line for plan in plans for line in plan.warnings):
+            typer.echo(f"warning: {warning}")
+        schedules = [plan.schedule for plan in plans]
         runs = [RunDirectory(place / name) for name in names]
         if dry_run:
             for run, schedule in zip(runs, schedules, strict=True):

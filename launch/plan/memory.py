@@ -1,0 +1,80 @@
+"""Memory of each phase, from a traced model, against the machine's where the run is to be on this one."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from sivae_dist import startup
+from sivae_dist.config import RunSettings
+from sivae_dist.host import host_memory
+from sivae_dist.memory import Estimate, estimate
+from sivae_dist.schedule import Phase, Schedule
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is to be."""
+
+    device: str
+    """cuda or cpu."""
+    name: str
+    """What its memory is called; empty when it is another machine's."""
+    bytes: int | None
+    """That all processes share (cpu) or that each has (cuda); None when it is another machine's."""
+
+    @classmethod
+    def of(cls, settings: RunSettings, *, here: bool) -> Self:
+        gpu = settings.device != "cpu" and torch.cuda.is_available()
+        if not here:
+            return cls("cpu" if settings.device == "cpu" else "cuda", "", None)
+        if gpu:
+            return cls("cuda", torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory)
+        return cls("cpu", "this machine", host_memory().total)
+
+    def of_process(self, processes: int) -> int | None:
+        """Bytes that one of them may use."""
+        return self.bytes // processes if self.bytes is not None and self.device == "cpu" else self.bytes
+
+
+def images_at_once(settings: RunSettings, phase: Phase, processes: int) -> int:
+    """Of one process; with engine.max_batch_per_rank=auto the least that a run would come down to, which is 1."""
+    share = phase.batch // processes
+    if settings.engine.max_batch_per_rank == "auto":
+        return 1
+    return share // settings.engine.parts(share, phase.resolution)
+
+
+def estimate_phase(settings: RunSettings, schedule: Schedule, phase: Phase, processes: int, device: str) -> Estimate:
+    """Of the phase's largest step."""
+    startup.doing(f"tracing a step at {phase.resolution} px for its memory")
+    return estimate(
+        settings,
+        phase.resolution,
+        phase.blend_images > 0,
+        images_at_once(settings, phase, processes),
+        processes,
+        share=phase.batch // processes,
+        warming_up=phase.end <= schedule.warmup,
+        device=device,
+    )
+
+
+def check_memory(settings: RunSettings, schedule: Schedule, processes: int, place: Place) -> tuple[str, str | None]:
+    """What the largest step needs, and a warning when that is too much. On a CPU it is a ValueError instead.
+
+    On a GPU the run itself tries the step; an estimate is no reason to refuse it.
+    """
+    features = settings.model.feature_values
+    phase = max(schedule.phases, key=lambda p: images_at_once(settings, p, processes) * features(p.resolution))
+    found = estimate_phase(settings, schedule, phase, processes, place.device)
+    batch = images_at_once(settings, phase, processes)
+    step = f"{batch} image{'s' if batch > 1 else ''} at once at {phase.resolution} px"
+    what = f"{step} take about {found.peak / 1e9:.1f} GB a process"
+    room = place.of_process(processes)
+    if room is None or found.peak <= room:
+        return what, None
+    short = f"{what}, and {place.name} has {room / 1e9:.1f}: set engine.max_batch_per_rank=auto"
+    if place.device == "cpu":
+        raise ValueError(short)
+    return what, short

@@ -1,0 +1,184 @@
+"""Whether a run can begin or continue with these settings: all that the run itself would refuse, and what is odd."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipelines.manifest import Manifest
+from data_pipelines.store import open_store
+from launch.plan.memory import Place, check_memory
+from launch.plan.sense import check_best_metric, check_resolutions, check_warmup
+from launch.plan.trial import check_space, try_checkpoint
+from sivae_dist import startup
+from sivae_dist.config import RunSettings
+from sivae_dist.devices import check_processes
+from sivae_dist.initialization import check_initial
+from sivae_dist.memory import meta_networks
+from sivae_dist.progress import saved_images
+from sivae_dist.run import RunDirectory
+from sivae_dist.schedule import Schedule
+from sivae_dist.trainer import check_data, make_schedule
+
+
+@dataclass
+class Plan:
+    """A run that can begin, or continue."""
+
+    settings: RunSettings
+    processes: int
+    place: Place
+    manifest: Manifest
+    schedule: Schedule
+    notes: list[str] = field(default_factory=list)
+    """What differs from what the run was begun with."""
+    warnings: list[str] = field(default_factory=list)
+
+
+class Check(NamedTuple):
+    name: str
+    fine: bool
+    detail: str
+    """What was found, or what is wrong and what to do."""
+
+
+def preflight(
+    settings: RunSettings,
+    processes: int,
+    run: RunDirectory | None = None,
+    *,
+    here: bool = False,
+    thorough: bool = False,
+) -> Plan:
+    """The plan of a run with these settings on `processes` processes. ValueError for the first thing that forbids it.
+
+    `run`: where it would live, and may have begun; None to leave that open. `here`: on this machine, whose devices and
+    memory are looked at. `thorough`: for a dry run, which has the time to look at what the run's own start would find.
+    """
+    examination = _Examination(settings, processes, run, here)
+    for look in examination.looks(thorough=thorough).values():
+        look()
+    return examination.plan
+
+
+def checks(settings: RunSettings, processes: int, run: RunDirectory, *, here: bool = False) -> Iterator[Check]:
+    """The same for a job, one by one with what was found, and a checkpoint on trial; up to the first that fails."""
+    examination = _Examination(settings, processes, run, here)
+    looks = {"config": lambda: "all settings are valid"} | examination.looks(thorough=True)
+    for name, look in (looks | {"checkpoint": examination.checkpoint}).items():
+        try:
+            found = look()
+        except (ValueError, OSError) as error:
+            yield Check(name, False, str(error))
+            return
+        if found is not None:
+            yield Check(name, True, found)
+    for warning in examination.plan.warnings:
+        yield Check("warning", True, warning)
+
+
+class _Examination:
+    """Every look raises ValueError, or returns what it found; None when there is nothing to say."""
+
+    def __init__(self, settings: RunSettings, processes: int, run: RunDirectory | None, here: bool) -> None:
+        self.settings = settings
+        self.processes = processes
+        self.run = run
+        self.here = here
+        self.begun = run is not None and run.config.is_file()
+        self.plan: Plan
+
+    def looks(self, *, thorough: bool) -> dict[str, Callable[[], str | None]]:
+        """By name, in the order in which they build on each other."""
+        looks = {
+            "devices": self.devices,
+            "data": self.data,
+            "batches": self.batches,
+            "schedule": self.sense,
+            "run": self.history,
+            "weights": self.initial,
+            "evaluation": self.evaluation,
+        }
+        return looks | ({"memory": self.memory, "disk space": self.space} if thorough else {})
+
+    def devices(self) -> str | None:
+        if not self.here:
+            return None
+        startup.doing("looking for GPUs")
+        check_processes(self.settings.device, self.processes)
+        return f"{self.processes} process(es) find theirs"
+
+    def data(self) -> str:
+        settings = self.settings
+        startup.doing(f"opening {settings.data.path}")
+        with open_store(settings.data.path, settings.data.remote) as store:
+            manifest = store.manifest()
+        check_data(settings, manifest)
+        schedule = make_schedule(settings, manifest)
+        self.plan = Plan(settings, self.processes, Place.of(settings, here=self.here), manifest, schedule)
+        return f"{settings.data.path}: {manifest.train:,} training and {manifest.test:,} test samples"
+
+    def batches(self) -> str:
+        self.plan.schedule.check_world_size(self.processes)
+        return f"every batch divides among {self.processes} processes"
+
+    def sense(self) -> str | None:
+        """Of a new run; one that has begun lives with what it was begun with."""
+        if self.begun:
+            return None
+        check_resolutions(self.settings)
+        check_best_metric(self.settings)
+        if warning := check_warmup(self.settings, self.plan.schedule):
+            self.plan.warnings.append(warning)
+        return f"{self.plan.schedule.end:,} images"
+
+    def history(self) -> str | None:
+        if self.run is None or not self.begun:
+            return None
+        _, self.plan.notes = self.run.continued(self.settings, self.plan.manifest.train)
+        return f"{self.run.path} stands at {saved_images(self.run.path):,} images"
+
+    def initial(self) -> str | None:
+        if self.run is not None and saved_images(self.run.path):
+            return None  # its own checkpoint comes first
+        encoder, decoder = meta_networks(self.settings)
+        return check_initial(self.settings.init, {"encoder": encoder, "decoder": decoder})
+
+    def evaluation(self) -> str | None:
+        """Weights of the extractor, which a run would miss at its start or, what is worse, only warn of."""
+        measured, best = self.settings.evaluation, self.settings.checkpoint
+        if not measured.every or not measured.of_samples or measured.extractor != "inception-v3-compat":
+            return None
+        if not self.here and measured.weights is None:
+            return None  # the job's machine may have them
+        from sivae_dist.evaluation.extractors import ExtractorError, find_weights  # takes seconds
+
+        startup.doing("looking for the weights of the evaluation")
+        try:
+            return f"weights {find_weights(measured)}"
+        except ExtractorError as error:
+            if measured.weights is not None:
+                raise
+            if best.keep_best and best.best_metric in ("evaluation/fid", "evaluation/kid") and not self.begun:
+                raise ValueError(
+                    f"checkpoint.best_metric={best.best_metric} is never measured: {error}; or set "
+                    "checkpoint.keep_best=0"
+                ) from None
+            self.plan.warnings.append(f"{error}; without it the rest is measured")
+            return None
+
+    def memory(self) -> str:
+        found, warning = check_memory(self.settings, self.plan.schedule, self.processes, self.plan.place)
+        self.plan.warnings += [warning] if warning else []
+        return found
+
+    def space(self) -> str:
+        return check_space(self.settings, self.plan.schedule, self._path())
+
+    def checkpoint(self) -> str:
+        size = try_checkpoint(self.settings, self._path())
+        return f"one of {size / 1e9:.2f} GB was written, read back and removed"
+
+    def _path(self) -> Path:
+        assert self.run is not None
+        return self.run.path

@@ -1,0 +1,74 @@
+"""Settings that are valid each for itself, and together cannot be meant."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sivae_dist.config import RunSettings
+from sivae_dist.evaluation.settings import EvaluationSettings
+from sivae_dist.memory import logged_terms
+from sivae_dist.schedule import Schedule
+
+_WITHOUT_KEYS_OF_THEIR_OWN = ("schedule.blend_of",)
+"""Mappings that a prolonged run writes for itself."""
+
+
+def check_resolutions(settings: RunSettings) -> None:
+    """ValueError naming values for resolutions that are not trained."""
+    trained = settings.model.resolutions
+    if wrong := [key for key, resolution in _by_resolution(settings.plain()) if resolution not in trained]:
+        last = int(wrong[-1].rpartition(".")[2])
+        larger = last > trained[-1] and not last & (last - 1) and last <= 1024
+        way = f"or set model.resolution={last}" if larger else f"the model has {', '.join(map(str, trained))} px"
+        several = "are for resolutions that are" if len(wrong) > 1 else "is for a resolution that is"
+        raise ValueError(
+            f"{', '.join(wrong)} {several} not trained: give {wrong[0].rpartition('.')[0]} as a whole "
+            f"without {'them' if len(wrong) > 1 else 'it'}, {way}"
+        )
+
+
+def _by_resolution(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key not in _WITHOUT_KEYS_OF_THEIR_OWN:
+            if value and all(isinstance(inner, int) for inner in value):
+                yield from ((f"{key}.{resolution}", resolution) for resolution in value)
+            else:
+                yield from _by_resolution(value, f"{key}.")
+
+
+def check_warmup(settings: RunSettings, schedule: Schedule) -> str | None:
+    """A warning of a long warm-up. ValueError when it never ends."""
+    warmup, total = settings.objective.warmup, schedule.total
+    if not warmup or 2 * warmup <= total:
+        return None
+    what = f"objective.warmup={warmup:,} of {total:,} images"
+    if warmup >= total:
+        raise ValueError(
+            f"{what}: the run would end before its warm-up as a plain VAE does; shorten it, or train a VAE on purpose "
+            "with 'objective={name: vae}'"
+        )
+    return f"{what}: more than half of the run trains a plain VAE"
+
+
+def check_best_metric(settings: RunSettings) -> None:
+    """ValueError when checkpoint.best_metric is never measured."""
+    best, measured = settings.checkpoint.best_metric, settings.evaluation
+    if not settings.checkpoint.keep_best:
+        return
+    if best.startswith("evaluation/"):
+        known = [f"evaluation/{metric}" for metric in _evaluated(measured)]
+        what = "the evaluation has" if not best.startswith(tuple(known)) else ""
+    else:
+        known = sorted(logged_terms(settings))
+        what = "metrics.jsonl will have" if best not in known else ""
+    if what:
+        raise ValueError(f"checkpoint.best_metric={best} is never measured: {what} {', '.join(known)}")
+
+
+def _evaluated(measured: EvaluationSettings) -> list[str]:
+    """Names of what an evaluation gives, as far as they are known without its weights."""
+    genuine = measured.extractor == "inception-v3-compat" and measured.layer == "2048" and measured.sha256 is None
+    distances = {"fid": "frechet_distance", "kid": "kernel_distance"}
+    if genuine:
+        return list(measured.metrics)
+    return [f"{distances[m]}[{measured.extractor}" if m in distances else m for m in measured.metrics]

@@ -1,0 +1,108 @@
+"""A plan as a dry run prints it: phases, memory, disk and work."""
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from data_pipelines.mirroring import mirroring_note
+from launch.plan.memory import estimate_phase, images_at_once
+from launch.plan.preflight import Plan
+from launch.plan.trial import check_space
+from sivae_dist.memory import Estimate, meta_networks
+from sivae_dist.objectives.intro import IntroWeights
+from sivae_dist.objectives.soft_intro import SoftIntroWeights
+from sivae_dist.run import RunDirectory
+from sivae_dist.schedule import Phase
+
+_WIDE = 116
+"""Columns from which all fits into one table."""
+
+_FAKES = {
+    "soft_intro": (
+        ("c", "resting KL"),
+        ("c: fall of a fake's exponent per nat", "resting KL: nats where KL(fake) settles (aim at 1-2 times KL(real))"),
+    ),
+    "intro": (("m",), ("m: KL(fake) in nats up to which fakes are pushed away (aim above KL(real))",)),
+}
+"""By objective: the columns of a dry run that say how generated images fare, and what they mean."""
+
+_SCHEDULE = ("images", "epochs", "steps", "blend", "batch", "x rank", "memory")
+_OBJECTIVE = ("lr E/D", "beta rec/kl/neg")
+
+
+def show(plan: Plan, run: RunDirectory) -> None:
+    """Prints it, in as many columns as the terminal has."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a file has no width to fit into
+    phases = plan.schedule.phases
+    estimates = [estimate_phase(plan.settings, plan.schedule, p, plan.processes, plan.place.device) for p in phases]
+    columns, legend = _FAKES.get(plan.settings.objective.name, ((), ()))
+    left = [_schedule_cells(plan, *row) for row in zip(phases, estimates, strict=True)]
+    right = [_objective_cells(plan, phase) for phase in phases]
+    if console.width >= _WIDE:
+        tables = [((*_SCHEDULE, *_OBJECTIVE, *columns), [a + b for a, b in zip(left, right, strict=True)])]
+    else:
+        tables = [(_SCHEDULE, left), ((*_OBJECTIVE, *columns), right)]
+    for names, rows in tables:
+        table = Table("px", *names, box=SIMPLE)
+        for phase, cells in zip(phases, rows, strict=True):
+            table.add_row(str(phase.resolution), *cells)
+        console.print(table)
+    for line in (*legend, *_summary(plan, run, estimates)):
+        console.print(line)
+
+
+def _schedule_cells(plan: Plan, phase: Phase, found: Estimate) -> list[str]:
+    batch, share = images_at_once(plan.settings, phase, plan.processes), phase.batch // plan.processes
+    auto = plan.settings.engine.max_batch_per_rank == "auto"
+    parts = "" if share == batch else f" x {share // batch}"
+    return [
+        f"{phase.images:,}",
+        f"{phase.images / plan.manifest.train:.3g}",
+        f"{-(-phase.images // phase.batch):,}",
+        f"{phase.blend_images:,}",
+        str(phase.batch),
+        f"auto, {share}" if auto else f"{batch}{parts}",
+        f"{'> ' if auto and share > 1 else ''}{_bytes(found.peak)}",
+    ]
+
+
+def _objective_cells(plan: Plan, phase: Phase) -> list[str]:
+    weights = plan.settings.objective.weights(phase.resolution, plan.settings.model.dimensions)
+    betas = [weights.beta_rec, weights.beta_kl]
+    fakes = []
+    if isinstance(weights, SoftIntroWeights | IntroWeights):
+        betas.append(weights.beta_neg)
+    if isinstance(weights, SoftIntroWeights):
+        fakes = [f"{weights.slope:.3g}", f"{weights.resting_kl:.1f}"]
+    if isinstance(weights, IntroWeights):
+        fakes = [f"{weights.margin:g}"]
+    rates = dict.fromkeys((phase.lr_encoder, phase.lr_decoder))
+    return ["/".join(f"{rate:g}" for rate in rates), "/".join(f"{beta:g}" for beta in betas), *fakes]
+
+
+def _summary(plan: Plan, run: RunDirectory, estimates: list[Estimate]) -> list[str]:
+    schedule, settings, manifest = plan.schedule, plan.settings, plan.manifest
+    encoder, decoder = (sum(p.numel() for p in network.parameters()) for network in meta_networks(settings))
+    steps = sum(-(-phase.images // phase.batch) for phase in schedule.phases)
+    work = plan.processes * sum(
+        found.flops * -(-phase.images // phase.batch) for phase, found in zip(schedule.phases, estimates, strict=True)
+    )
+    most = max(estimates, key=lambda found: found.peak)
+    data = sum(manifest.levels[resolution].total_bytes for resolution in settings.model.resolutions)
+    lines = [
+        f"{schedule.end:,} images in {steps:,} steps, {settings.objective.warmup:,} images of warm-up as a plain VAE",
+        f"{plan.processes} process(es) on {plan.place.device}, {manifest.train:,} training samples",
+        mirroring_note(manifest, settings.data.flip),
+        f"parameters: encoder {encoder:,}, decoder {decoder:,}",
+        f"work: {work:.2g} floating-point operations",
+        f"memory: up to {_bytes(most.peak)} a process: state {_bytes(most.state)}, step "
+        f"{_bytes(most.activations + most.inputs)}, overhead {_bytes(most.overhead)}",
+        f"disk: data {_bytes(data)}, {check_space(settings, schedule, run.path)}",
+    ]
+    return lines + [f"note: {note}" for note in plan.notes] + [f"warning: {line}" for line in plan.warnings]
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
