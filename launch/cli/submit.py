@@ -29,7 +29,7 @@ def submit(
     To resume a run that has ended, submit it again with the same --run-dir.
     """
     with one_line_errors():
-        from launch.plan import checks, preflight
+        from launch.plan import checks, preflight, untrained_keys
         from sivae_dist.config import config_path, load_config, run_name
         from sivae_dist.run import RunDirectory
 
@@ -38,7 +38,7 @@ def submit(
         if data is not None:
             assignments.append(f"data.path={json.dumps(data)}")
         settings = on_device(load_config(config, assignments), cluster, wanted)
-        here = cluster == LOCAL
+        here, untrained = cluster == LOCAL, untrained_keys(config, assignments, settings)
         name = run_name(config_path(config))
         run = RunDirectory(run_dir or Path("runs") / name)
         if dry_run:
@@ -50,7 +50,7 @@ def submit(
                 executor = make_executor(place / "logs" / "jobs", place, name, wanted, place / "code" / "001")
                 typer.echo(executor.script())
                 outcomes.append(can_submit())
-            for check in checks(settings, wanted.processes, run, here=here):
+            for check in checks(settings, wanted.processes, run, here=here, untrained=untrained):
                 typer.echo(f"{'ok    ' if check.fine else 'FAILED'} {check.name}: {check.detail}")
                 outcomes.append(check.fine)
             raise typer.Exit(0 if all(outcomes) else 1)
@@ -66,7 +66,7 @@ def submit(
         (state,) = states_of([run.path], certain=True)
         if state.is_alive:
             raise ValueError(f"{run.path} has a job already, {state.name} {state.detail}: cancel it first")
-        plan = preflight(settings, wanted.processes, run, here=here)
+        plan = preflight(settings, wanted.processes, run, here=here, untrained=untrained)
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}")
         for note in run.open(settings, plan.manifest.train):

@@ -29,7 +29,7 @@ def sweep(
     with one_line_errors():
         from launch.clusters import PARALLEL
         from launch.jobs import states_of
-        from launch.plan import preflight
+        from launch.plan import preflight, untrained_keys
         from launch.record import INDEX, load_index
         from launch.sweep import assignments, load_sweep, run_names
         from sivae_dist.config import load_config
@@ -45,11 +45,12 @@ def sweep(
         points = list(described.points())
         before = load_index(place)
         names = run_names(points, before)
-        prepared = [
-            on_device(load_config(described.config, [*common, *assignments(point)]), cluster, wanted)
-            for point in points
-        ]
-        plans = [preflight(settings, wanted.processes, here=cluster == LOCAL) for settings in prepared]
+        prepared, plans = [], []
+        for given in ([*common, *assignments(point)] for point in points):  # all of them before the first is begun
+            settings = on_device(load_config(described.config, given), cluster, wanted)
+            untrained = untrained_keys(described.config, given, settings)
+            prepared.append(settings)
+            plans.append(preflight(settings, wanted.processes, here=cluster == LOCAL, untrained=untrained))
         for warning in dict.fromkeys(line for plan in plans for line in plan.warnings):
             typer.echo(f"warning: {warning}")
         schedules = [plan.schedule for plan in plans]

@@ -27,7 +27,7 @@ def train(
     with one_line_errors(again), startup.speaking("loading PyTorch"):
         outlast_watchers()
         from launch.local import launch
-        from launch.plan import preflight, show
+        from launch.plan import preflight, show, untrained_keys
         from sivae_dist.config import config_path, load_config, run_name
         from sivae_dist.devices import default_processes
         from sivae_dist.ends import STOPPED
@@ -40,7 +40,8 @@ def train(
         startup.doing("looking for GPUs")
         processes = nproc or default_processes(settings.device)
         run = RunDirectory(run_dir or Path("runs") / run_name(config_path(config)))
-        plan = preflight(settings, processes, run, here=True, thorough=dry_run)
+        untrained = untrained_keys(config, assignments, settings)
+        plan = preflight(settings, processes, run, here=True, thorough=dry_run, untrained=untrained)
         if dry_run:
             show(plan, run)
             return

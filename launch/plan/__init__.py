@@ -5,6 +5,7 @@ it. `checks` goes through the same one by one, for a report, and tries a checkpo
 """
 
 from launch.plan.preflight import Check, Plan, checks, preflight
+from launch.plan.sense import untrained_keys
 from launch.plan.table import show
 
-__all__ = ["Check", "Plan", "checks", "preflight", "show"]
+__all__ = ["Check", "Plan", "checks", "preflight", "show", "untrained_keys"]

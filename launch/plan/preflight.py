@@ -1,6 +1,6 @@
 """Whether a run can begin or continue with these settings: all that the run itself would refuse, and what is odd."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -49,21 +49,30 @@ def preflight(
     *,
     here: bool = False,
     thorough: bool = False,
+    untrained: Sequence[str] = (),
 ) -> Plan:
     """The plan of a run with these settings on `processes` processes. ValueError for the first thing that forbids it.
 
     `run`: where it would live, and may have begun; None to leave that open. `here`: on this machine, whose devices and
     memory are looked at. `thorough`: for a dry run, which has the time to look at what the run's own start would find.
+    `untrained`: keys that were written for nothing (untrained_keys).
     """
-    examination = _Examination(settings, processes, run, here)
+    examination = _Examination(settings, processes, run, here, untrained)
     for look in examination.looks(thorough=thorough).values():
         look()
     return examination.plan
 
 
-def checks(settings: RunSettings, processes: int, run: RunDirectory, *, here: bool = False) -> Iterator[Check]:
+def checks(
+    settings: RunSettings,
+    processes: int,
+    run: RunDirectory,
+    *,
+    here: bool = False,
+    untrained: Sequence[str] = (),
+) -> Iterator[Check]:
     """The same for a job, one by one with what was found, and a checkpoint on trial; up to the first that fails."""
-    examination = _Examination(settings, processes, run, here)
+    examination = _Examination(settings, processes, run, here, untrained)
     looks = {"config": lambda: "all settings are valid"} | examination.looks(thorough=True)
     for name, look in (looks | {"checkpoint": examination.checkpoint}).items():
         try:
@@ -80,11 +89,14 @@ def checks(settings: RunSettings, processes: int, run: RunDirectory, *, here: bo
 class _Examination:
     """Every look raises ValueError, or returns what it found; None when there is nothing to say."""
 
-    def __init__(self, settings: RunSettings, processes: int, run: RunDirectory | None, here: bool) -> None:
+    def __init__(
+        self, settings: RunSettings, processes: int, run: RunDirectory | None, here: bool, untrained: Sequence[str]
+    ) -> None:
         self.settings = settings
         self.processes = processes
         self.run = run
         self.here = here
+        self.untrained = untrained
         self.begun = run is not None and run.config.is_file()
         self.plan: Plan
 
@@ -126,7 +138,7 @@ class _Examination:
         """Of a new run; one that has begun lives with what it was begun with."""
         if self.begun:
             return None
-        check_resolutions(self.settings)
+        check_resolutions(self.settings, self.untrained)
         check_best_metric(self.settings)
         if warning := check_warmup(self.settings, self.plan.schedule):
             self.plan.warnings.append(warning)

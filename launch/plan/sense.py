@@ -1,29 +1,48 @@
 """Settings that are valid each for itself, and together cannot be meant."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sivae_dist.config import RunSettings
+from sivae_dist.config import RunSettings, config_path
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.memory import logged_terms
+from sivae_dist.models.style.settings import StyleSettings
 from sivae_dist.schedule import Schedule
+from sivae_dist.yaml_reading import read_yaml
 
 _WITHOUT_KEYS_OF_THEIR_OWN = ("schedule.blend_of",)
 """Mappings that a prolonged run writes for itself."""
 
 
-def check_resolutions(settings: RunSettings) -> None:
-    """ValueError naming values for resolutions that are not trained."""
+def untrained_keys(config: str, assignments: Sequence[str], settings: RunSettings) -> list[str]:
+    """Keys for resolutions that a run with these settings, from a configuration and `key=value`, does not train.
+
+    What a configuration says of its own resolutions stays right where a smaller `model.resolution` leaves them out.
+    """
+    model = read_yaml(config_path(config)).get("model")
+    own = StyleSettings.model_validate({"resolution": model["resolution"]} if model and "resolution" in model else {})
+    assigned = tuple(f"{assignment.partition('=')[0]}." for assignment in assignments)
+    return [
+        key
+        for key, resolution in _by_resolution(settings.plain())
+        if resolution not in settings.model.resolutions
+        and (resolution not in own.resolutions or f"{key}.".startswith(assigned))
+    ]
+
+
+def check_resolutions(settings: RunSettings, untrained: Sequence[str]) -> None:
+    """ValueError naming `untrained` keys."""
+    if not untrained:
+        return
     trained = settings.model.resolutions
-    if wrong := [key for key, resolution in _by_resolution(settings.plain()) if resolution not in trained]:
-        last = int(wrong[-1].rpartition(".")[2])
-        larger = last > trained[-1] and not last & (last - 1) and last <= 1024
-        way = f"or set model.resolution={last}" if larger else f"the model has {', '.join(map(str, trained))} px"
-        several = "are for resolutions that are" if len(wrong) > 1 else "is for a resolution that is"
-        raise ValueError(
-            f"{', '.join(wrong)} {several} not trained: give {wrong[0].rpartition('.')[0]} as a whole "
-            f"without {'them' if len(wrong) > 1 else 'it'}, {way}"
-        )
+    mapping, _, last = untrained[-1].rpartition(".")
+    larger = int(last) > trained[-1] and not int(last) & (int(last) - 1) and int(last) <= 1024
+    way = f"or set model.resolution={last}" if larger else f"the model has {', '.join(map(str, trained))} px"
+    several = "are for resolutions that are" if len(untrained) > 1 else "is for a resolution that is"
+    without = "them" if len(untrained) > 1 else "it"
+    raise ValueError(
+        f"{', '.join(untrained)} {several} not trained: give {mapping} as a whole without {without}, {way}"
+    )
 
 
 def _by_resolution(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:

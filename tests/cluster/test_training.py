@@ -372,7 +372,7 @@ def test_a_sweep(site: Site, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text("max_array_size: 4\n")
     folder = tmp_path / "six"
     one = ("--nodes", 1, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
-    short = ("schedule.images={4: 208, 8: 192}", "checkpoint.every=0", f"data.path={site.data}")
+    short = ("schedule.images={4: 208, 8: 192}", "objective.warmup=0", "checkpoint.every=0", f"data.path={site.data}")
     place = ("--cluster", tmp_path / "small.yaml", "--folder", folder, "--parallel", 2)
     site.sivae("sweep", tmp_path / "six.yaml", *short, *place, *one)
     runs = sorted(path for path in folder.iterdir() if (path / "config.yaml").exists())

@@ -130,6 +130,8 @@ def test_dry_run(data: Path, tmp_path: Path) -> None:
         ["ok", "config"],
         ["ok", "data"],
         ["ok", "batches"],
+        ["ok", "schedule"],
+        ["ok", "memory"],
         ["ok", "disk", "space"],
         ["ok", "checkpoint"],
     ]
@@ -156,6 +158,7 @@ def test_a_sweep_in_the_background(data: Path, tmp_path: Path) -> None:
     short = (
         "model.resolution=8",
         "schedule.images={4: 64, 8: 64}",
+        "objective.warmup=0",
         "monitoring.scalars_every=64",
         "checkpoint.every=0",
     )

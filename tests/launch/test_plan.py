@@ -1,6 +1,7 @@
 """What a dry run says of a run, and what every command refuses before a process is started."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from launch import plan
 from launch.plan import memory
-from sivae_dist.config import RunSettings
+from sivae_dist.config import RunSettings, load_config
 from sivae_dist.evaluation import extractors
 from sivae_dist.host import HostMemory
 from sivae_dist.models import build
@@ -52,12 +53,6 @@ def refused(settings: RunSettings, path: Path = Path("nowhere")) -> str:
 @pytest.mark.parametrize(
     ("assignments", "words"),
     [
-        (("schedule.images.16=8",), "images.16 is for a resolution that is not trained: .* model.resolution=16"),
-        (("schedule.batch={4: 8, 6: 8, 8: 8}",), "schedule.batch.6 is .* the model has 4, 8 px"),
-        (("schedule.lr_encoder={4: 1, 8: 1, 16: 1}", "schedule.lr_decoder={4: 1, 8: 1, 16: 1}"),
-         "lr_encoder.16, schedule.lr_decoder.16 are for resolutions"),
-        (("objective.beta_neg={4: 9, 8: 9, 32: 9}",), "objective.beta_neg.32 is .* model.resolution=32"),
-        (("engine.max_batch_per_rank={32: 1}",), "engine.max_batch_per_rank.32"),
         ((f"{WARM}=48",), r"warmup=48 of 48 images: the run would end before its warm-up .*'objective=\{name: vae\}'"),
         (("checkpoint.keep_best=1", "checkpoint.best_metric=kl/reel"), "kl/reel is never measured: .*kl/real"),
         (("checkpoint.keep_best=1", "checkpoint.best_metric=evaluation/kid", "evaluation.every=8"),
@@ -69,6 +64,38 @@ def refused(settings: RunSettings, path: Path = Path("nowhere")) -> str:
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(settings: Any, assignments: tuple[str, ...], words: str) -> None:
     assert re.search(words, refused(settings(*assignments)))
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (("schedule.images.16=8",), "images.16 is for a resolution that is not trained: .* model.resolution=16"),
+        (("schedule.batch={4: 8, 6: 8, 8: 8}",), "schedule.batch.6 is .* the model has 4, 8 px"),
+        (("schedule.lr_encoder.16=1", "schedule.lr_decoder={4: 1, 8: 1, 16: 1}"),
+         "lr_encoder.16, schedule.lr_decoder.16 are for resolutions"),
+        (("objective.beta_neg={4: 9, 8: 9, 32: 9}",), "objective.beta_neg.32 is .* model.resolution=32"),
+        (("engine.max_batch_per_rank={8: 4, 32: 1}",), "engine.max_batch_per_rank.32"),
+        (("model.resolution=4", "schedule.batch.8=8"), "schedule.batch.8 is"),
+        (("model.resolution=4",), None),
+    ],
+)  # fmt: skip
+def test_values_for_resolutions_that_are_not_trained(
+    settings: Any, tmp_path: Path, assignments: tuple[str, ...], words: str | None
+) -> None:
+    """Other than those that a configuration has for its own resolutions, when `model.resolution` is set below them."""
+    path = tmp_path / "mine.yaml"
+    by_resolution = ("schedule.lr_encoder={4: 1, 8: 1}", "schedule.batch={4: 8, 8: 8}")
+    path.write_text(settings(*by_resolution).to_yaml())
+    given = load_config(path, list(assignments))
+    untrained = plan.untrained_keys(str(path), assignments, given)
+    if words is None:
+        assert untrained == []
+        return
+    with pytest.raises(ValueError, match=words):
+        plan.preflight(given, 1, untrained=untrained)
+    path.write_text(given.to_yaml())  # all in the file
+    own = plan.untrained_keys(str(path), [], given)
+    assert set(own) >= set(untrained)
 
 
 def test_what_can_be_meant_is_not(settings: Any) -> None:
@@ -130,8 +157,10 @@ def test_initial_weights_are_looked_at(settings: Any, data: Path, run: Path, tmp
     tensors.popitem()
     save_file({name: t.contiguous() for name, t in tensors.items()}, path)
     assert "has no tensor decoder." in refused(settings(f"init.weights={path}"))
-    continued = settings("init.run=nothing", "checkpoint.every=24")
-    plan.preflight(continued, 1, RunDirectory(run))  # its own checkpoint comes first
+    begun_from = settings("init.run=nothing", "checkpoint.every=24")  # which has been removed since
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "config.yaml").write_text(begun_from.to_yaml())
+    plan.preflight(begun_from, 1, RunDirectory(copy))
 
 
 # What it takes.

@@ -77,7 +77,9 @@ def test_the_dry_run_shows_the_margin(data: Path, tmp_path: Path) -> None:
     lines = [line.split() for line in text.splitlines()]
     assert [line[-1] for line in lines if line[:1] == ["px"]] == ["m"]
     assert [line[-2:] for line in lines if line[:1] in (["4"], ["8"])] == [["1/1/0.5", "3"], ["1/1/0.5", "7.5"]]
-    assert "32 images, 8 of them warm-up" in text and "m: KL(fake) in nats" in text and "resting" not in text
+    assert (
+        "32 images in 4 steps, 8 images of warm-up" in text and "m: KL(fake) in nats" in text and "resting" not in text
+    )
 
 
 def test_the_dry_run_of_a_plain_vae(data: Path, tmp_path: Path) -> None:
