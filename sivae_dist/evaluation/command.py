@@ -1,17 +1,21 @@
 """What `sivae evaluate` does in each of its processes."""
 
+import sys
+
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from data_pipelines.store import open_store
 from sivae_dist import startup
 from sivae_dist.config import RunSettings
-from sivae_dist.evaluation.evaluator import Evaluator
+from sivae_dist.devices import describe as describe_device
+from sivae_dist.devices import start_lines
+from sivae_dist.evaluation.evaluator import Evaluator, evaluated_in
 from sivae_dist.evaluation.extractors import ExtractorError
 from sivae_dist.evaluation.progress import Progress, StoppedError
 from sivae_dist.evaluation.rows import Row, append, describe, tag
 from sivae_dist.pretrained import load_run
-from sivae_dist.processes import rank
+from sivae_dist.processes import everyone, rank
 from sivae_dist.run import RunDirectory
 from sivae_dist.stopping import Stop
 
@@ -31,6 +35,9 @@ def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: 
         )
         if problem := evaluator.prepare():
             raise ExtractorError(problem)
+        described = everyone(lambda: describe_device(device))
+        if rank() == 0:  # beside the values, which are what the command prints
+            print(*start_lines(described, evaluated_in(model), torch.get_num_threads()), sep="\n", file=sys.stderr)
         startup.doing("measuring")
         try:
             rows = evaluator.evaluate(model)

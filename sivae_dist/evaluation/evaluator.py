@@ -24,7 +24,7 @@ from sivae_dist.evaluation.reference import Reference
 from sivae_dist.evaluation.rows import Row
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.evaluation.statistics import Collected, frechet_distance, kernel_distance, share
-from sivae_dist.numerics import ieee
+from sivae_dist.numerics import Precision, ieee
 from sivae_dist.pretrained import Pretrained
 from sivae_dist.processes import everyone, on_first, rank, world_size
 
@@ -93,7 +93,7 @@ class Evaluator:
             "level": model.stage.resolution,
             "blend": None if model.stage.blend is None else float(model.stage.blend),
             "filter": "2x2 means",
-            "precision": "fp64" if model.dtype == torch.float64 else "fp32",
+            "precision": evaluated_in(model),
             "device": device_model(self._device),
         }
         with ieee():
@@ -238,6 +238,11 @@ class Evaluator:
 
     def _told(self, what: str, batches: int, total: int) -> None:
         self._tick(what, min(batches * self.settings.batch * world_size(), total), total)
+
+
+def evaluated_in(model: Pretrained) -> Precision:
+    """The precision in which a model is evaluated, whatever it was trained in."""
+    return "fp64" if model.dtype == torch.float64 else "fp32"
 
 
 def metric_name(metric: str, extractor: Extractor) -> str:

@@ -31,6 +31,7 @@ def test_values_are_printed_and_recorded(run: Path, cache: Path) -> None:
     with owned(run):  # as if it were being trained
         done = sivae("evaluate", run, *RANDOM, "--samples", 12, "--nproc", 2)
     printed = done.stdout.splitlines()
+    assert "2 processes, 1 thread each\nprecision fp32, torch " in done.stderr
     where = "8 px, ema weights, 48 images seen)"
     assert [line.split(" ")[0] for line in printed] == [DISTANCE, "psnr", "mse"]
     assert printed[0].endswith(f" (12 samples against 20 images of train, {where}")

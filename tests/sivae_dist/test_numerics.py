@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.store import open_store
-from launch import worker
+from launch import local, worker
 from sivae_dist import numerics, trainer
 from sivae_dist.ends import Logs
 from sivae_dist.evaluation import evaluator as evaluators
@@ -221,6 +221,21 @@ def test_a_worker_sets_all_of_it_before_it_takes_a_device(
     worker._begin(settings, Logs(tmp_path))
     assert at_that_time == ["expandable_segments:True", None, ":4096:8", "Ring", "0"]
     assert torch.are_deterministic_algorithms_enabled() and numerics_now() == (True, True)
+
+
+@pytest.mark.parametrize(("own", "compilers"), [({}, "4"), ({"TORCHINDUCTOR_COMPILE_THREADS": "2"}, "2")])
+def test_processes_share_the_cores_when_they_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], compilers: str
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TORCHINDUCTOR_COMPILE_THREADS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(local, "_start", lambda *_: 0)
+    assert local.start([], Logs(tmp_path), 2) == 0
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["TORCHINDUCTOR_COMPILE_THREADS"]) == ("4", compilers)
 
 
 # A run that moves.
