@@ -106,6 +106,17 @@ def difference(got: Tensor, want: Tensor) -> float:
     return float(torch.nan_to_num(size, nan=torch.inf))
 
 
+def apart(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
+    """Of two checkpoints' tensors, the distance of all weights relative to their norm.
+
+    Tensor by tensor, rounding errors in fp32 would count: a bias before a normalization has a gradient of nothing else.
+    """
+    names = [name for name in want if name.startswith(("encoder.", "decoder."))]
+    pairs = [(got[name].double().cpu(), want[name].double().cpu()) for name in names]
+    total = sum(float((a - b).square().sum()) for a, b in pairs) / sum(float(b.square().sum()) for _, b in pairs)
+    return float(total**0.5)
+
+
 def same(got: dict[str, Tensor], want: dict[str, Tensor]) -> str | None:
     """The first tensor whose bits differ; None when all are equal."""
     if got.keys() != want.keys():

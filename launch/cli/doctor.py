@@ -21,13 +21,18 @@ def doctor(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="The first ten minutes on a GPU: speed, memory, exactness, engines.")
     ] = False,
+    config: Annotated[str, typer.Option(help="With --gpu: the configuration that is to be trained.")] = "ffhq256",
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="With --gpu: images a process at the final resolution; else its share.")
+    ] = None,
 ) -> None:
     """Examine this machine: packages, driver, GPUs, file system, SLURM, limits; then try the whole at a tiny size.
 
     Each line is ok, warn or fail with what to do. Code 1 when anything fails.
     """
     with one_line_errors():
-        from launch.doctor.command import examine
+        from launch.doctor.command import examine, examine_gpu
 
-        if examine(folder, json, quick=quick, gpu=gpu):
+        failed = examine_gpu(folder, json, config, batch) if gpu else examine(folder, json, quick=quick)
+        if failed:
             raise typer.Exit(1)

@@ -6,12 +6,13 @@ from typing import Any
 
 from launch.doctor import gpus, machine, packages, storage, surroundings
 from launch.doctor.report import Finding, Report
+from launch.environment import forget_launchers
 from sivae_dist import __version__
 
 Look = Callable[[dict[str, Any]], Iterator[Finding]]
 
 
-def examine(folder: Path, path: Path, *, quick: bool = False, gpu: bool = False) -> bool:
+def examine(folder: Path, path: Path, *, quick: bool = False) -> bool:
     """Prints the report and writes it to `path`; returns whether anything failed.
 
     `folder`: where runs will be written; `quick`: without the self-test.
@@ -21,6 +22,33 @@ def examine(folder: Path, path: Path, *, quick: bool = False, gpu: bool = False)
     storage_of(report, folder)
     if not quick:
         self_test(report)
+    return finish(report, path)
+
+
+def examine_gpu(folder: Path, path: Path, config: str, batch: int | None) -> bool:
+    """The ten points on the GPUs of this machine, for a run of `config` with `batch` images a process at its final
+    resolution. ValueError, with what to do, when there is no GPU."""
+    import torch
+
+    from sivae_dist.config import load_config
+    from sivae_dist.devices import usable_gpus, why_no_gpu
+
+    settings = load_config(config, ["data.path=unused"])
+    if not usable_gpus("auto"):
+        raise ValueError(f"--gpu needs a GPU: {why_no_gpu()}; sivae doctor without --gpu examines the rest")
+    from launch.doctor.gpu import points
+    from launch.doctor.gpu.course import Course
+    from launch.doctor.selftest import SelfTest
+    from sivae_dist import numerics
+
+    numerics.set_environment(deterministic=True)  # libraries read it once
+    report = Report()
+    report.facts["intended"] = settings.plain()
+    look(report)
+    storage_of(report, folder)
+    report.title("Ten points on a GPU")
+    with SelfTest(torch.device("cuda", 0), torch.cuda.device_count()) as test:
+        points.run(report, Course.of(settings, batch, test))
     return finish(report, path)
 
 
@@ -66,7 +94,10 @@ def self_test(report: Report) -> None:
         import torch
 
         from launch.doctor.selftest import SelfTest
+        from sivae_dist import numerics
 
+        forget_launchers()
+        numerics.set_environment(deterministic=True)  # libraries read it once
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         device = torch.device("cuda" if count else "cpu")
         tests.append(SelfTest(device, count or 2))

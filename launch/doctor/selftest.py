@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from data_pipelines.manifest import Manifest
     from sivae_dist.config import RunSettings
+    from sivae_dist.stopping import Stop
 
 TOLERANCE = 1e-9
 """By which the worst tensor of an fp64 step may differ between devices or numbers of processes."""
@@ -69,21 +70,36 @@ class SelfTest:
 
     def prepare(self, file_format: str) -> tuple[Path, "Manifest"]:
         """Drawn faces as a data set whose largest level is in tars of PNG or JPEG."""
-        from PIL import Image
-
-        from data_pipelines.drawn import draw_face
         from data_pipelines.manifest import Manifest
         from data_pipelines.prepare import PrepareSettings, prepare
 
-        source, data = self.root / "faces", self.root / file_format
+        data = self.root / file_format
+        if not data.exists():
+            known = {"resolution": _SIDE, "array_max_resolution": 8, "format": file_format, "shard_size": 8}
+            prepare(self.faces(), data, PrepareSettings.model_validate(known), 1)
+        return data, Manifest.load(data)
+
+    def faces(self) -> Path:
+        """A folder of drawn faces of 128 px."""
+        from PIL import Image
+
+        from data_pipelines.drawn import draw_face
+
+        source = self.root / "faces"
         if not source.exists():
             source.mkdir()
             for index in range(_FACES):
                 Image.fromarray(draw_face(0, index)).save(source / f"{index:02d}.png")
+        return source
+
+    def faces_32(self) -> Path:
+        """The same as a data set up to 32 px, for `sivae train tiny`."""
+        from data_pipelines.prepare import PrepareSettings, prepare
+
+        data = self.root / "faces-32"
         if not data.exists():
-            known = {"resolution": _SIDE, "array_max_resolution": 8, "format": file_format, "shard_size": 8}
-            prepare(source, data, PrepareSettings.model_validate(known), 1)
-        return data, Manifest.load(data)
+            prepare(self.faces(), data, PrepareSettings(resolution=32), 1)
+        return data
 
     def step(self) -> Iterator[Finding]:
         """One fp64 step, on the CPU against the GPU with the same draws; or on the CPU twice."""
@@ -159,19 +175,10 @@ class SelfTest:
         if self.processes == 1:
             yield Finding("ok", "processes", "a run of 8 steps on the only GPU came to its end")
             return
-        log = self.root / "together.txt"
         run = self.begin("together")
-        with log.open("w") as file:
-            done = subprocess.run(
-                [sys.executable, "-m", "launch.local", str(run), str(self.processes)],
-                stdout=file,
-                stderr=file,
-                timeout=_PATIENCE,
-                check=False,
-            )
+        code, last = self.together(run)
         how = "GPUs over NCCL" if self.device.type == "cuda" else "CPU processes over gloo"
-        if done.returncode:
-            last = " ".join(log.read_text().strip().splitlines()[-1:])
+        if code:
             todo = "NCCL_DEBUG=INFO shows where they look for each other; see docs/slurm.md"
             yield Finding("fail", "processes", f"a run on {self.processes} {how} failed: {last}", todo)
             return
@@ -188,7 +195,7 @@ class SelfTest:
 
         alone = self.alone()
         run = self.begin("resumed")
-        self.train(run, stop_after=5)
+        self.train(run, stop_after(5))
         self.train(run)
         name = same(last_tensors(run), alone)
         if name is None:
@@ -204,41 +211,57 @@ class SelfTest:
             self.train(self.begin("alone"))
         return last_tensors(run)
 
-    def begin(self, name: str) -> Path:
+    def together(self, run: Path) -> tuple[int, str]:
+        """Trains on all processes, in processes of their own; the exit code, and the last line that they printed."""
+        log = run.with_suffix(".txt")
+        with log.open("a") as file:
+            done = subprocess.run(self.command(run), stdout=file, stderr=file, timeout=_PATIENCE, check=False)
+        return done.returncode, " ".join(log.read_text().strip().splitlines()[-1:])
+
+    def command(self, run: Path) -> list[str]:
+        return [sys.executable, "-m", "launch.local", str(run), str(self.processes)]
+
+    def begin(self, name: str, *assignments: str) -> Path:
         from sivae_dist.run import RunDirectory
 
         data, _ = self.prepare("png")
-        RunDirectory(self.root / name).open(self.settings(data, *self.exactly()))
+        RunDirectory(self.root / name).open(self.settings(data, *self.exactly(), *assignments))
         return self.root / name
 
     def exactly(self) -> list[str]:
         """The settings under which a run promises its bits on this device."""
         return ["engine.deterministic=true"] if self.device.type == "cuda" else []
 
-    def train(self, path: Path, stop_after: int | None = None) -> None:
+    def train(self, path: Path, stop: "Stop | None" = None) -> None:
         """Trains in this process; what it would print goes to a file."""
+        from sivae_dist import numerics
         from sivae_dist.run import RunDirectory
-        from sivae_dist.stopping import Stop
         from sivae_dist.trainer import Trainer
 
-        class StopAfter(Stop):
-            """A request that comes in a given step."""
-
-            left = stop_after
-
-            def decided(self) -> bool:
-                if self.left is not None:
-                    self.left -= 1
-                    self.requested |= self.left <= 0
-                return super().decided()
-
         run = RunDirectory(path)
+        settings = run.settings()
+        numerics.configure(settings.engine.precision, settings.engine.deterministic, self.device)
         with path.with_suffix(".txt").open("a") as log, contextlib.redirect_stdout(log):
-            trainer = Trainer(run.settings(), run, self.device, StopAfter())
+            trainer = Trainer(settings, run, self.device, stop)
             try:
                 trainer.train()
             finally:
                 trainer.close()
+
+
+def stop_after(steps: int) -> "Stop":
+    """A request to stop that comes in the given step."""
+    from sivae_dist.stopping import Stop
+
+    class StopAfter(Stop):
+        left = steps
+
+        def decided(self) -> bool:
+            self.left -= 1
+            self.requested |= self.left <= 0
+            return super().decided()
+
+    return StopAfter()
 
 
 def last_tensors(run: Path) -> "dict[str, torch.Tensor]":

@@ -60,14 +60,14 @@ def test_a_run_that_resumes_differently_is_found(tmp_path: Path, monkeypatch: py
     with SelfTest(CPU, 1, tmp_path) as test:
         train = test.train
 
-        def other(path: Path, stop_after: int | None = None) -> Any:
+        def other(path: Path, stop: Any = None) -> Any:
             if path.name == "resumed":  # as if something of the state had not been saved
                 monkeypatch.setattr(test, "exactly", lambda: ["seed=1"])
                 path = test.begin("elsewhere") if not (test.root / "elsewhere").exists() else test.root / "elsewhere"
                 monkeypatch.setattr(
                     selftest, "last_tensors", lambda run, real=real: real(path if run.name == "resumed" else run)
                 )
-            train(path, stop_after)
+            train(path, stop)
 
         real = selftest.last_tensors
         monkeypatch.setattr(test, "train", other)

@@ -1,0 +1,95 @@
+"""What the points share: the device, the intended run, and how much of everything is done."""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from launch.doctor.selftest import SelfTest
+from launch.steps import Stepper
+from sivae_dist.config import RunSettings, validate
+
+
+@dataclass(frozen=True)
+class Course:
+    device: torch.device
+    processes: int
+    """One per GPU."""
+    config: RunSettings
+    """Of the intended run."""
+    batch: int
+    """Images that each of its processes takes at the final resolution."""
+    test: SelfTest
+    """Tiny runs, and the folder for everything."""
+    sizes: tuple[tuple[int, int], ...]
+    """Resolutions and images of the steps that are timed."""
+    modes: tuple[str, ...] = ("fp32", "tf32", "bf16", "compile")
+    """How: a precision, or tf32 compiled."""
+    steps: int = 20
+    """In a row, where steps are timed or repeated."""
+    tiny: tuple[str, ...] = ()
+    """Overrides of `sivae train tiny`."""
+    images: int = 512
+    """That each loader decodes."""
+    side: int = 128
+    """Of these, in pixels."""
+
+    @classmethod
+    def of(cls, config: RunSettings, batch: int | None, test: SelfTest) -> "Course":
+        """For all GPUs of this machine. `batch`: the configuration's own share when None."""
+        top, count = config.model.resolution, torch.cuda.device_count()
+        if batch is None:
+            given = config.schedule.batch
+            whole = given[top] if isinstance(given, dict) else given
+            batch = max(1, whole // count)
+        sizes = dict.fromkeys(((top, 4), (min(64, top), 4), (4, 64)))
+        return cls(torch.device("cuda", 0), count, config, batch, test, tuple(sizes))
+
+    def settings(self, *assignments: str) -> RunSettings:
+        """Of the intended run, with changes."""
+        return validate(self.config.plain(), "config", assignments)
+
+    def stepper(self, resolution: int, *assignments: str, blending: bool = False) -> Stepper:
+        return Stepper(self.settings(*assignments), self.device, resolution, blending=blending)
+
+    def forget(self) -> None:
+        """Gives memory back, and counts its peak anew."""
+        import gc
+
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> int | None:
+        """Bytes of tensors on the GPU at most, since `forget`."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+    def wait(self) -> None:
+        """For all that was begun on the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one step, in seconds."""
+
+    host: float
+    """Until the host has issued it."""
+    total: float
+    """Until the device has done it."""
+
+
+def timed(course: Course, stepper: Stepper, images: int) -> Timing:
+    """The mean of the course's steps, after two that are not counted."""
+    x, draws = stepper.images(images), stepper.draws(images)
+    for _ in range(2):
+        stepper.step(x, draws)
+    course.wait()
+    start = perf_counter()
+    for _ in range(course.steps):
+        stepper.step(x, draws)
+    host = perf_counter() - start
+    course.wait()
+    return Timing(host / course.steps, (perf_counter() - start) / course.steps)

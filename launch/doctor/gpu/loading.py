@@ -1,0 +1,68 @@
+"""Point 9: images decoded on the GPU against those decoded by the CPU."""
+
+import contextlib
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from data_pipelines.dali_loader import import_dali
+from data_pipelines.loader import DataSettings, Request, make_loader
+from data_pipelines.manifest import Manifest
+from data_pipelines.store import Directory
+from launch.doctor.gpu.course import Course
+from launch.doctor.report import Finding
+
+_BATCH = 32
+_APART = 8
+"""Of 255, by which a pixel may differ between two JPEG decoders."""
+
+
+def loaders(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
+    """JPEGs through both loaders: images a second, and the largest difference of a pixel."""
+    try:
+        import_dali()
+    except ValueError:
+        yield Finding("ok", "9 DALI", "left out: it is not installed", 'pip install "sivae[dali]" where it is wanted')
+        return
+    first: dict[str, torch.Tensor] = {}
+    for loader in ("cpu", "dali"):
+        first[loader], rate = _read(course, loader)
+        facts[loader] = rate
+    apart = int((first["cpu"] - first["dali"]).abs().max() * 127.5 + 0.5)
+    facts["apart"] = apart
+    text = (
+        f"JPEGs of {course.side} px: cpu {facts['cpu']:,.0f}, dali {facts['dali']:,.0f} images/s with 4 threads; "
+        f"pixels at most {apart} of 255 apart"
+    )
+    if apart <= _APART:
+        yield Finding("ok", "9 DALI", text)
+    else:
+        yield Finding("fail", "9 DALI", text, "use data.loader=cpu; send the JSON")
+
+
+def _read(course: Course, loader: str) -> tuple[torch.Tensor, float]:
+    """The first batch, on the CPU, and images a second after it."""
+    data, manifest = _prepared(course)
+    settings = DataSettings.model_validate({"path": str(data), "loader": loader, "flip": False, "threads": 4})
+    requests = [Request(start, _BATCH, course.side) for start in range(0, _BATCH + course.images, _BATCH)]
+    with contextlib.closing(make_loader(settings, Directory(data), manifest, 0, course.device)) as opened:
+        batches = opened.batches(requests)
+        first = next(batches).images.cpu()
+        start, count = perf_counter(), 0
+        for batch in batches:
+            count += len(batch.images)
+        course.wait()
+        return first, count / (perf_counter() - start)
+
+
+def _prepared(course: Course) -> tuple[Any, Manifest]:
+    """Drawn faces, as JPEGs in tars at the course's side."""
+    from data_pipelines.prepare import PrepareSettings, prepare
+
+    data = course.test.root / "large"
+    if not data.exists():
+        known = {"resolution": course.side, "array_max_resolution": course.side // 2, "format": "jpeg"}
+        prepare(course.test.faces(), data, PrepareSettings.model_validate(known), 1)
+    return data, Manifest.load(data)

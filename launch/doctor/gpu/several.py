@@ -1,0 +1,141 @@
+"""Points 6, 7 and 10: what needs several processes, GPUs or nodes."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch.doctor.gpu.course import Course
+from launch.doctor.report import Finding
+from launch.doctor.selftest import last_tensors
+from launch.steps import apart, same
+
+_PATIENCE = 180.0
+"""Seconds for a run to begin, or to end after a process of it was killed."""
+_ENGINES_AGREE = 1e-5
+"""Of the norm of all weights, by which engines may differ after eight steps in fp32."""
+
+
+def killed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
+    """One process of a run is killed, then all are; resumed, it has to end as a run that was left alone."""
+    if course.processes < 2:
+        yield Finding("ok", "6 two GPUs", "left out: there is one GPU here")
+        return
+    longer = ("schedule.images={4: 960, 8: 960, 16: 960}", "checkpoint.every=240")
+    reference = course.test.begin("undisturbed", *longer)
+    code, last = course.test.together(reference)
+    if code:
+        yield Finding("fail", "6 two GPUs", f"a run on {course.processes} processes failed: {last}", "NCCL_DEBUG=INFO")
+        return
+    run = course.test.begin("killed", *longer)
+    with _training(course, run) as process:
+        _wait_for_checkpoint(run, process)
+        facts["contexts"] = _contexts()
+        start = time.monotonic()
+        os.kill(_workers(process.pid)[-1], signal.SIGKILL)
+        code = process.wait(_PATIENCE)
+        facts["ended_after"] = time.monotonic() - start
+    if code == 0:
+        yield Finding("fail", "6 kill one", "a run ended as if nothing had happened to it", "send the JSON")
+    else:
+        yield Finding(
+            "ok", "6 kill one", f"all processes ended within {facts['ended_after']:.0f} s of one that was killed"
+        )
+    with _training(course, run) as process:
+        _wait_for_checkpoint(run, process)
+    code, last = course.test.together(run)
+    name = f"the run failed ({last})" if code else same(last_tensors(run), last_tensors(reference))
+    if name is None:
+        yield Finding("ok", "6 resume", "killed twice and resumed: equal bit for bit to a run that was left alone")
+    else:
+        yield Finding("fail", "6 resume", f"killed twice and resumed: {name} differs", "send the JSON")
+    shared = [line for line in facts["contexts"] if facts["contexts"].count(line) > 1]
+    if len(facts["contexts"]) > course.processes and not shared:
+        text = f"{len(facts['contexts'])} contexts of {course.processes} processes"
+        yield Finding("warn", "6 contexts", f"{text}: some process works on another's GPU", "send the JSON")
+
+
+@contextmanager
+def _training(course: Course, run: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run on all processes in a session of its own, of which nothing is left afterwards."""
+    with run.with_suffix(".txt").open("ab") as log:
+        process = subprocess.Popen(course.test.command(run), stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        for one in (*_workers(process.pid), process.pid):
+            try:
+                os.kill(one, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait()
+
+
+def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
+    """For one more than there are; or the run's end."""
+    folder, end = run / "checkpoints", time.monotonic() + _PATIENCE
+    before = {path.name for path in folder.glob("images-*")}
+    while process.poll() is None and {path.name for path in folder.glob("images-*")} <= before:
+        if time.monotonic() > end:
+            raise TimeoutError(f"no checkpoint within {_PATIENCE:.0f} s")
+        time.sleep(0.02)
+
+
+def _workers(parent: int) -> list[int]:
+    """Processes that a launcher has started, oldest first."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+            words = (status.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and b"launch.worker" in words:
+            found.append(int(status.parent.name))
+    return sorted(found)
+
+
+def _contexts() -> list[str]:
+    """Processes that hold a context, as `process, GPU`."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def engines(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
+    """The same run with DDP and with ZeRO 1, 2 and 3."""
+    runs = {"ddp": "{name: ddp}"} | {f"zero {stage}": f"{{name: zero, stage: {stage}}}" for stage in (1, 2, 3)}
+    reference = None
+    for name, engine in runs.items():
+        run = course.test.begin(name.replace(" ", "-"), f"engine={engine}")
+        start = time.monotonic()
+        code, last = course.test.together(run)
+        facts[name] = {"seconds": time.monotonic() - start, "code": code}
+        if code:
+            todo = "leave this engine out; send the JSON"
+            yield Finding("fail", "7 engines", f"{name} on {course.processes} process(es) failed: {last}", todo)
+            continue
+        tensors = last_tensors(run)
+        if name == "ddp":
+            reference = tensors
+        elif reference is not None:
+            size = apart(tensors, reference)
+            facts[name]["difference"] = size
+            text = f"{name} against ddp, 8 steps in fp32 on {course.processes} process(es): weights {size:.1e} apart"
+            fine = size < _ENGINES_AGREE
+            yield Finding("ok" if fine else "fail", "7 engines", text, "" if fine else "send the JSON")
+
+
+def nodes(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
+    todo = (
+        "sivae submit tiny --data DATA --nodes 2 --gpus-per-node 1, once as it is and once with "
+        "srun: [--gpu-bind=single:1] in the cluster's file (docs/slurm.md)"
+    )
+    yield Finding("ok", "10 nodes", "left out: two nodes cannot be had from here", todo)
