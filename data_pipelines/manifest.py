@@ -155,6 +155,20 @@ class PassedOverFiles(_Strict):
     """Names of the first few."""
 
 
+class RemarkedImages(_Strict):
+    """Images that a remark is true of."""
+
+    images: Count
+    examples: tuple[str, ...] = ()
+    """Names of the first few."""
+
+    def counted(self) -> str:
+        return f"{self.images:,} image{'s' * (self.images != 1)}"
+
+    def named(self) -> str:
+        return ", ".join(self.examples) + ", ..." * (self.images > len(self.examples))
+
+
 class SourceReport(_Strict):
     """What was found in the source."""
 
@@ -197,8 +211,8 @@ class Manifest(_Strict):
     """How they were prepared."""
     skipped: tuple[str, ...] = ()
     """Names of the source's files that could not be read and were left out."""
-    remarks: dict[str, Count] = {}
-    """How many images each remark is true of, such as "animated, of which the first frame was taken"."""
+    remarks: dict[str, RemarkedImages] = {}
+    """What was converted, ignored or taken in part, such as "animated, of which the first frame was taken"."""
     found: SourceReport | None = None
     """What was found in the source; None in sets made by earlier versions."""
 

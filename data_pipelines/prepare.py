@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from data_pipelines.manifest import (
     Level,
     Manifest,
     OutputFile,
+    RemarkedImages,
     Shard,
     is_power_of_two,
     write_file,
@@ -37,7 +37,7 @@ from data_pipelines.pool import Tick, WorkerKilledError, run_tasks
 from data_pipelines.settings import Settings
 from data_pipelines.shards import ArrayWriter, ShardRecord, TarWriter
 from data_pipelines.sources import ImageError, Labels, Source, SourceError
-from data_pipelines.sources.findings import shown_name
+from data_pipelines.sources.findings import EXAMPLES, shown_name
 from data_pipelines.sources.image import to_square
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.remarks import Remark
@@ -119,7 +119,7 @@ class _Job:
         """Write all levels of a shard and then its record; `tick` is called after every image."""
         kept: list[int] = []
         skipped: dict[int, str] = {}
-        remarks: Counter[Remark] = Counter()
+        remarks: dict[Remark, list[int]] = {}
         with ExitStack() as stack:
             tars: list[OutputFile] = []
             stack.enter_context(_explain_circumstances(self.root, lambda: self._estimate(plan, tars, len(kept))))
@@ -133,7 +133,8 @@ class _Job:
                     skipped[position] = str(error)
                 else:
                     kept.append(position)
-                    remarks.update(said)
+                    for remark in said:
+                        remarks.setdefault(remark, []).append(position)
                     for resolution, level in levels.items():
                         if len(pixels) > resolution:
                             pixels = halve(pixels)
@@ -144,7 +145,7 @@ class _Job:
                 split=plan.split,
                 positions=tuple(kept),
                 skipped=skipped,
-                remarks={remark: remarks[remark] for remark in Remark if remark in remarks},
+                remarks={remark: tuple(remarks[remark]) for remark in Remark if remark in remarks},
                 files={r: file for r, (file, _) in done.items()},
                 indexes={r: index for r, (_, index) in done.items() if index},
             )
@@ -364,10 +365,18 @@ def _finish(job: _Job, records: list[ShardRecord]) -> Manifest:
         source=job.where,
         settings=settings.model_dump(mode="json"),
         skipped=tuple(shown_name(listing.names[position]) for position in skipped),
-        remarks={
-            str(remark): number for remark in Remark if (number := sum(r.remarks.get(remark, 0) for r in records))
-        },
+        remarks=_remarks(job, records),
         found=report(job.source, skipped),
     )
     manifest.write(job.root)
     return manifest
+
+
+def _remarks(job: _Job, records: list[ShardRecord]) -> dict[str, RemarkedImages]:
+    found = {}
+    for remark in Remark:
+        positions = sorted(position for record in records for position in record.remarks.get(remark, ()))
+        if positions:
+            names = (shown_name(job.source.listing.names[position]) for position in positions[:EXAMPLES])
+            found[str(remark)] = RemarkedImages(images=len(positions), examples=tuple(names))
+    return found

@@ -23,8 +23,8 @@ class ShardRecord(Settings):
     """Positions in the source of the samples that it holds, in order."""
     skipped: dict[int, str]
     """Positions of the files that were left out, and why."""
-    remarks: dict[Remark, int] = {}
-    """How many of its samples each is true of."""
+    remarks: dict[Remark, tuple[int, ...]] = {}
+    """Positions of the samples that each is true of."""
     files: dict[int, FileRecord]
     indexes: dict[int, FileRecord]
 

@@ -89,8 +89,8 @@ def prepare(
         with progress_bar("preparing") as progress:
             manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, typer.echo)
         skipped = f", {len(manifest.skipped)} files left out" if manifest.skipped else ""
-        for remark, count in manifest.remarks.items():
-            typer.echo(f"{count} image{'s' * (count > 1)} {remark}")
+        for remark, found in manifest.remarks.items():
+            typer.echo(f"{found.counted()} {remark}: {found.named()}")
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
         typer.echo(mirroring_note(manifest))
 
@@ -164,7 +164,7 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
             ("channels", str(manifest.channels)),
             ("classes", f"{len(manifest.classes)} ({escape(classes)})" if classes else "none"),
             ("left out", _left_out(manifest)),
-            *((f"{count} images", remark) for remark, count in manifest.remarks.items()),
+            *((found.counted(), f"{remark}: {found.named()}") for remark, found in manifest.remarks.items()),
             *_findings(manifest),
             ("mirroring", escape(mirroring_note(manifest))),
             ("source", escape(manifest.source)),

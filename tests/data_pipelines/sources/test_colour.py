@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from data_pipelines.manifest import Manifest
+from data_pipelines.manifest import Manifest, RemarkedImages
 from data_pipelines.prepare import prepare
 from data_pipelines.sources import ImageError
 from data_pipelines.sources.image import to_pixels
@@ -180,7 +180,7 @@ def test_an_avif_may_say_its_colours_by_codes() -> None:
 
 def test_what_was_done_is_counted_in_the_manifest_for_any_number_of_workers(tmp_path: Path) -> None:
     files = pngs(5) | {
-        f"x{k}.png": encoded(noise(k), icc_profile=(ADOBE_RGB, b"rubbish" * 40)[k % 2]) for k in range(5)
+        f"x{k}.png": encoded(noise(k), icc_profile=(ADOBE_RGB, b"rubbish" * 40)[k % 2]) for k in range(7)
     }
     write_folder(tmp_path / "s", files)
     manifests = []
@@ -189,10 +189,14 @@ def test_what_was_done_is_counted_in_the_manifest_for_any_number_of_workers(tmp_
         manifests.append((tmp_path / f"out{workers}/manifest.json").read_bytes())
     assert manifests[0] == manifests[1]
     manifest = Manifest.load(tmp_path / "out1")
-    assert manifest.remarks == {
-        "with colours converted to sRGB": 3,
-        "with a colour profile that is broken or of another kind of image, taken as sRGB": 2,
-    }
+    assert [(found.images, found.named(), remark) for remark, found in manifest.remarks.items()] == [
+        (4, "x0.png, x2.png, x4.png, ...", "with colours converted to sRGB"),
+        (
+            3,
+            "x1.png, x3.png, x5.png",
+            "with a colour profile that is broken or of another kind of image, taken as sRGB",
+        ),
+    ]
 
 
 def test_remarks_leave_the_digest_as_it_always_was(tmp_path: Path) -> None:
@@ -202,4 +206,4 @@ def test_remarks_leave_the_digest_as_it_always_was(tmp_path: Path) -> None:
     for key in ("source", "remarks", "found"):
         del content[key]
     known = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    assert known == manifest.model_copy(update={"remarks": {"x": 1}}).digest == manifest.digest
+    assert known == manifest.model_copy(update={"remarks": {"x": RemarkedImages(images=1)}}).digest == manifest.digest

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from data_pipelines.decode import DecodeError, decode
+from data_pipelines.manifest import RemarkedImages
 from data_pipelines.prepare import PrepareError, prepare
 from data_pipelines.sources import ImageError
 from data_pipelines.sources.image import to_pixels
@@ -296,7 +297,8 @@ def test_what_is_wrong_with_a_text_spoils_no_png() -> None:
 def test_of_an_animation_the_first_frame_is_taken_and_counted(tmp_path: Path, kind: str) -> None:
     write_folder(tmp_path / "s", pngs(2) | {"x.jpg": animated(kind)})
     manifest = prepare(tmp_path / "s", tmp_path / "out", small(array_max_resolution=16))
-    assert manifest.remarks == {"animated, of which the first frame was taken": 1}
+    (remark,) = manifest.remarks.items()
+    assert remark == ("animated, of which the first frame was taken", RemarkedImages(images=1, examples=("x.jpg",)))
     stored = np.load(tmp_path / "out/0016/shard-00000.npy")[2].transpose(1, 2, 0)
     np.testing.assert_array_equal(stored, np.asarray(Image.open(io.BytesIO(animated(kind))).convert("RGB")))
 
