@@ -18,7 +18,7 @@ from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.numerics import configure, ieee, set_environment
 from sivae_dist.pretrained import load_run
 from sivae_dist.run import RunDirectory
-from tests.helpers import begin, random_set, tiny_settings, train
+from tests.helpers import begin, on_processes, random_set, tiny_settings, train
 
 GPU = torch.device("cuda", 0)
 _ENVIRONMENT = (
@@ -194,6 +194,19 @@ def test_the_environment_of_a_deterministic_run() -> None:
         "NCCL_ALGO": "Ring",
         "NCCL_NVLS_ENABLE": "0",
     }
+
+
+def _allocator() -> str:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        os.environ.pop(name, None)
+    torch.cuda.is_available()  # as a command asks before it starts
+    set_environment(False)
+    return str(torch._C._accelerator_getAllocatorSettings())
+
+
+def test_torch_reads_the_environment_late_enough() -> None:
+    """After its import, when memory is first asked for."""
+    assert on_processes(1, _allocator) == ["expandable_segments:True"]
 
 
 def test_the_users_own_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
