@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
 
 RUN_PATH_INDEPENDENT = frozenset(
     {
-        "device",
+        "device",  # where another one changes the draws, a run says so or ends: Trainer._moved
         "data.path",
         "data.loader",
         "data.threads",
