@@ -29,6 +29,16 @@ def snapshot(run: Path) -> Path | None:
     try:
         new = ["git", "-C", str(ROOT), "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py"]
         names = subprocess.run(new, capture_output=True, text=True, check=True).stdout.split("\0")
+        clone = [
+            "git",
+            "clone",
+            "--quiet",
+            "--depth=1",
+            f"file://{ROOT}",
+            str(copy),
+        ]  # which submitit would not do quietly
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(clone, capture_output=True, check=True)
         with RsyncSnapshot(copy, root_dir=ROOT, include=[name for name in names if name]):
             return copy
     except subprocess.CalledProcessError:

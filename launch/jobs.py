@@ -29,6 +29,9 @@ _REASONS = {
 }
 """Why a job waits, in SLURM's word and as the rest of a sentence; others are shown as they are."""
 
+_EXPLAINED = ("cancelled", "failed", "unknown")
+"""States whose detail is a sentence of its own."""
+
 _AGAIN = "submit it again to continue"
 
 
@@ -39,6 +42,12 @@ class State:
     on request or not begun; `cancelled`: the same by `sivae cancel`; `failed`; `killed`: gone without a word;
     `unknown`: SLURM does not answer; `not submitted`: there is no job."""
     detail: str = ""
+
+    def __str__(self) -> str:
+        """As a table and a sentence have it."""
+        if not self.detail:
+            return self.name
+        return f"{self.name}{': ' if self.name in _EXPLAINED else ' '}{self.detail}"
 
     @property
     def is_alive(self) -> bool:
@@ -168,10 +177,9 @@ def cancel(runs: list[Path]) -> list[str]:
     jobs, states = [JobRecord(run).last_job() for run in runs], states_of(runs)
     found = [(run, job, state) for run, job, state in zip(runs, jobs, states, strict=True) if job and state.is_alive]
     if not found:
-        said = [f"{run}: {state.name} {state.detail}".rstrip() for run, state in zip(runs, states, strict=True)]
         if len(runs) > 1:
             raise ValueError(f"none of these {len(runs)} runs has a job that could be cancelled")
-        raise ValueError(f"{runs[0]} has no job that could be cancelled: {said[0].partition(': ')[2]}")
+        raise ValueError(f"{runs[0]} has no job that could be cancelled: it is {states[0]}")
     for run, job, _ in found:
         if job["kind"] == "local" and job["host"] != socket.gethostname():
             raise ValueError(

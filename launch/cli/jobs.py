@@ -47,7 +47,7 @@ def status(
         if together:
             typer.echo(f"{found[0].parent}:")
         rows = [
-            TableRow(run.name if together else str(run), f"{state.name} {state.detail}".strip(), _values(run, state))
+            TableRow(run.name if together else str(run), str(state), _values(run, state))
             for run, state in zip(found, states, strict=True)
         ]
         show(["images", "rate", "left", "rec", "KL", "fake", "restarts"], rows)

@@ -65,7 +65,7 @@ def submit(
 
         (state,) = states_of([run.path], certain=True)
         if state.is_alive:
-            raise ValueError(f"{run.path} has a job already, {state.name} {state.detail}: cancel it first")
+            raise ValueError(f"{run.path} has a job already, {state}: cancel it first")
         plan = preflight(settings, wanted.processes, run, here=here, untrained=untrained)
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}")
