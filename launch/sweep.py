@@ -71,23 +71,19 @@ def assignments(point: dict[str, Any]) -> list[str]:
 def run_names(points: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
     """Names of the runs' directories: a number that only one has, and the values that tell them apart.
 
-    `before`: the sweep's index as it stands; a run that it knows keeps its name. ValueError for two equal runs.
+    `before`: the sweep's index as it stands; a run that it knows keeps its name.
     """
     flat = [flatten(point) for point in points]
-    for number, point in enumerate(flat):
-        if point in flat[:number]:
-            raise ValueError(
-                f"runs {flat.index(point) + 1} and {number + 1} of the sweep are the same: {_label(point, point)}"
-            )
-    known = {_as_text(flatten({key: row[key] for key in row if key != "run"})): str(row["run"]) for row in before}
-    numbers = itertools.count(1 + max((int(name.partition("-")[0]) for name in known.values()), default=-1))
+    known: dict[str, list[str]] = {}  # by their settings, which several may share
+    for row in before:
+        point = flatten({key: row[key] for key in row if key != "run"})
+        known.setdefault(_as_text(point), []).append(row["run"])
+    numbers = itertools.count(1 + max((int(row["run"].partition("-")[0]) for row in before), default=-1))
     short = short_keys(flat)
     names = []
     for point in flat:
-        name = known.get(_as_text(point))
-        if name is None:
-            name = f"{next(numbers):04d}-{_label(point, short)}".rstrip("-")
-        names.append(name)
+        same = known.get(_as_text(point))
+        names.append(same.pop(0) if same else f"{next(numbers):04d}-{_label(point, short)}".rstrip("-"))
     return names
 
 

@@ -31,13 +31,13 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
         self.plan = plan
 
     def __call__(self) -> None:
-        from sivae_dist.stopping import Stop
-
         outlast_watchers()
         place = SlurmPlace.from_environment()
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", os.environ["OMP_NUM_THREADS"])
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from sivae_dist.stopping import Stop  # imports torch, which reads these only once
+
         stop, worst = Stop(), 0
         with stop.listening():
             for run in runs_of(self.plan, place.index):

@@ -38,9 +38,11 @@ def test_names_are_short_differ_and_suit_any_file_system() -> None:
     assert len(set(many)) == 64 and max(map(len, many)) <= 66
 
 
-def test_equal_runs_are_refused() -> None:
-    with pytest.raises(ValueError, match="runs 1 and 3 of the sweep are the same"):
-        names(grid={"seed": [0, 1]}, runs=[{"seed": 0}])
+def test_equal_runs_have_names_of_their_own() -> None:
+    points = [{"seed": 0}, {"seed": 0}, {"seed": 1}]
+    first = run_names(points, [])
+    assert first == ["0000-seed=0", "0001-seed=0", "0002-seed=1"]
+    assert run_names(points, [{"run": name, **point} for name, point in zip(first, points, strict=True)]) == first
 
 
 def test_a_sweep_that_grows_keeps_the_names_of_its_runs(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Processes of a job that do not come to train, and what jobs import."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from launch.place import SlurmPlace
 from launch.record import JobRecord
 from sivae_dist.ends import Logs
 from sivae_dist.ownership import owned
+from tests.command import ENVIRONMENT
 
 
 def place(rank: int) -> SlurmPlace:
@@ -33,6 +35,20 @@ def test_a_first_process_that_is_not_found(tmp_path: Path, monkeypatch: pytest.M
         task._train(tmp_path, place(1), None)
     reason = Logs(tmp_path / "logs").reason() or ""
     assert reason.startswith("process 1 on ") and "the first process did not say within 0 s where it is" in reason
+
+
+def test_threads_are_the_cpus_of_the_task() -> None:
+    """Known before torch is imported, which asks once; a user's environment need not say so, nor reach the job."""
+    program = (
+        "import launch.task as task; task.runs_of = lambda *_: [None]\n"
+        "def train(*_):\n    import torch\n    print(torch.get_num_threads())\n    return 0\n"
+        "task._train = train; task.Task(None)()"
+    )
+    environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("OMP_")}
+    environment |= {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_a_snapshot_holds_modules_that_git_does_not_know_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
