@@ -1,11 +1,13 @@
 """The look at a whole source before the work: what is taken, what is passed over, and all that is wrong at once."""
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.circumstances import advice
 from data_pipelines.manifest import PassedOverFiles, SourceReport
 from data_pipelines.sources import Source, SourceError
 from data_pipelines.sources.findings import shown_name
@@ -49,15 +51,17 @@ def survey(source: Source, where: str, test: TestChoice, skip: bool, say: Callab
         say(line)
     if blocked := source.found.out_of_reach:
         more = f" and {len(blocked) - 3} more" if len(blocked) > 3 else ""
-        raise SourceError(f"{', '.join(blocked[:3])}{more} in {where} cannot be read: see to that first")
+        raise SourceError(f"{', '.join(blocked[:3])}{more} in {where} cannot be read: {advice(errno.EACCES)}")
     reasons = unusable_files(source)
     if len(reasons) > 1 or (reasons and skip):
         say(f"{'left out' if skip else 'cannot be used'}: {_files(len(reasons))}")
         for line in _listed(source, reasons):
             say(f"  {line}")
+    good = usable(source)
     wrong = [] if skip or not reasons else [_first_of(source, where, reasons)]
+    if not wrong and not good.any():
+        wrong.append(f"none of the {_files(len(source))} in {where} can be used: their reasons are listed above")
     try:
-        good = usable(source)
         choose_test(source.listing, how_many(test, int(good.sum())), good)
     except SourceError as error:
         wrong.append(str(error))

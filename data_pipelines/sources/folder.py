@@ -32,7 +32,7 @@ class FolderSource(Source):
         self.path = path
         self.found = Findings("folder")
         walk = _Walk(os.path.realpath(path), self.found)
-        walk.run()
+        walk.run(tick)
         names: list[str] = []
         sizes: list[int] = []
         for name, size, head, reason in _heads(path, walk):
@@ -63,7 +63,7 @@ class _Walk:
     files: list[tuple[str, int, str | None]] = field(default_factory=list)
     """Relative name and size, and why the file cannot be used (else None)."""
 
-    def run(self) -> None:
+    def run(self, tick: Callable[[], object]) -> None:
         # (folder, its relative name with a trailing slash, real paths of it and the folders above it)
         pending: list[tuple[str, str, frozenset[str]]] = [(self.root, "", frozenset([self.root]))]
         while pending:
@@ -71,6 +71,7 @@ class _Walk:
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
+                        tick()
                         if (inside := self._add(entry, prefix, above)) is not None:
                             pending.append((inside, f"{prefix}{entry.name}/", above | {inside}))
             except OSError as error:

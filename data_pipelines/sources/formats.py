@@ -160,6 +160,11 @@ def has_image_ending(name: str) -> bool:
     return ending(name) in _IMAGE_ENDINGS
 
 
+def has_picture_ending(name: str) -> bool:
+    """Whether a file with this name is a picture of a format that is not read."""
+    return ending(name) in _PICTURE_ENDINGS
+
+
 def may_be_image(name: str) -> bool:
     """Whether a file with this name could be meant as an image: by an image's ending, or because it has none."""
     end = ending(name)

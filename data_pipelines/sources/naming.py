@@ -7,10 +7,13 @@ from reprlib import repr  # of a few dozen characters
 
 from data_pipelines.sources import Labels, Listing, SourceError, listing_of
 from data_pipelines.sources.findings import LABELS_NAME, Findings, is_hidden, shown_name
-from data_pipelines.sources.splits import common_folder, is_running_number, split_by_folders
+from data_pipelines.sources.splits import common_folder, doubtful_folders, is_running_number, split_by_folders
 
 MOST_CLASSES = 100_000
 """Labels are below it: a wild number would make a table of as many classes."""
+
+_EXAMPLES = 6
+"""Folders that a message names."""
 
 _OUTSIDE = r"^/|(^|/)\.\.(/|$)"
 
@@ -38,6 +41,13 @@ def list_files(
     top = common_folder(names)
     short = [name[len(top) :] for name in names] if top else names
     split = split_by_folders(names)
+    if split is None and (folders := doubtful_folders(short)):
+        some = ", ".join(map(shown_name, folders[:_EXAMPLES])) + ", ..." * (len(folders) > _EXAMPLES)
+        if labels != "folders":
+            raise SourceError(
+                f"source {where} has folders {some}, which could be a split or classes: name those of a split train "
+                "and test, or take all as classes with --labels folders"
+            )
     classes: tuple[str, ...] = ()
     numbers: list[int | None] | None = None
     labels_file = _find_labels(read_file, top) if labels == "auto" and beside is None else None

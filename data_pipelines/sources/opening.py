@@ -11,7 +11,7 @@ from data_pipelines.circumstances import explained, is_circumstance
 from data_pipelines.sources import Labels, Source, SourceError, cifar, idx, lsun, tars
 from data_pipelines.sources.findings import is_hidden
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.formats import HEAD_BYTES, identify
+from data_pipelines.sources.formats import HEAD_BYTES, has_image_ending, identify
 from data_pipelines.sources.gzipped import read_head
 from data_pipelines.sources.spool import Spool
 from data_pipelines.sources.tar_members import is_tar, members
@@ -52,7 +52,7 @@ def open_source(
 
 
 class _Count:
-    """Says now and then how many files have been looked at."""
+    """Says now and then how far the look has come. A file may be passed more than once: by its name, by its content."""
 
     SECONDS = 5.0
 
@@ -64,7 +64,7 @@ class _Count:
         self._files += 1
         if self._files % 256 == 0 and time.monotonic() - self._last > self.SECONDS:
             self._last = time.monotonic()
-            self._say(f"looked at {self._files:,} files of {shown(self._where)}")
+            self._say(f"looking through {shown(self._where)}: {self._files:,} entries read")
 
 
 class _Opening:
@@ -82,7 +82,10 @@ class _Opening:
         if self._path.is_file():
             return self._of_file()
         if not self._path.exists() and any(sign in self._where for sign in _PATTERNS):
-            return self._tars(tars.expand(self._where))
+            found = tars.expand(self._where)
+            if any(has_image_ending(name) for name in found):
+                raise SourceError(f"source {self._where} names images: give the folder that holds them")
+            return self._tars(found)
         raise SourceError(f"source {self._where} {'is ' + _KINDS if self._path.exists() else 'does not exist'}")
 
     def _of_folder(self) -> Source:

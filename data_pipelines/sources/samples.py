@@ -1,13 +1,13 @@
 """WebDataset's samples: members of a tar that belong together."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from data_pipelines.sources import SourceError
 from data_pipelines.sources.findings import LABELS_NAME, Findings, shown_name
-from data_pipelines.sources.formats import HEAD_BYTES, has_image_ending
+from data_pipelines.sources.formats import HEAD_BYTES, has_image_ending, has_picture_ending
 from data_pipelines.sources.naming import MOST_CLASSES, member_name
 from data_pipelines.sources.parts import Parts, read_part
 from data_pipelines.sources.tar_members import Member, members
@@ -29,12 +29,13 @@ def split_key(name: str) -> tuple[str, str] | None:
     return (f"{folder}{slash}{stem}", ending) if stem and dot else None
 
 
-def is_webdataset(paths: Sequence[Path], tars: Sequence[str]) -> bool:
+def is_webdataset(paths: Sequence[Path], tars: Sequence[str], tick: Callable[[], object]) -> bool:
     """Whether tars hold samples rather than plain pictures: some member `cls`, or several images of one sample with
     something else that belongs to them. Any other samples give the same images either way."""
     for path, tar in zip(paths, tars, strict=True):
         key, images, companion = "", 0, False
         for member in members(path, tar):
+            tick()
             name = member_name(tar, member.name) if member.holds_content else None
             parts = None if name is None else split_key(name)
             if parts is None:
@@ -129,6 +130,9 @@ class Samples:
         if self._member is not None:
             return sample.get(self._member)
         images = [ending for ending in sample if may_be_image(ending)]
+        images = images or [
+            ending for ending in sample if has_picture_ending(f"a.{ending}")
+        ]  # to be named for what it is
         if len(images) > 1:
             found = ", ".join(images)
             raise SourceError(

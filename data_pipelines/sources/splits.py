@@ -47,9 +47,9 @@ class FolderSplit:
 def split_by_folders(names: Sequence[str]) -> FolderSplit | None:
     """The split that folders make, at whatever depth; None without both a folder for training and one for testing.
 
-    A folder's name says it with one word, in any case and with any additions that both have: `Train` and `Test`,
-    `train2017` and `val2017`, `trainA` and `testA`, `DIV2K_train_HR` and `DIV2K_valid_HR`. `val`, `valid` and
-    `validation` mean testing.
+    A folder's name says it with one word, in any case, with any numbers and with other additions that both have:
+    `Train` and `Test`, `train2017` and `val2017`, `trainA` and `testA`, `DIV2K_train_HR` and `DIV2K_valid_HR`. `val`,
+    `valid` and `validation` mean testing.
     """
     paths = [name.split("/")[:-1] for name in names]
     for depth in range(min(_DEPTHS, max(map(len, paths), default=0))):
@@ -57,6 +57,16 @@ def split_by_folders(names: Sequence[str]) -> FolderSplit | None:
         if roles:
             return _split(names, paths, depth, roles)
     return None
+
+
+def doubtful_folders(names: Sequence[str]) -> tuple[str, ...]:
+    """First-level folders that could be a split as well as classes: of which one has a name for testing (`test` beside
+    `cat`, `train_big` beside `test_small`) though split_by_folders finds no split; empty when there are none."""
+    folders = sorted({name.partition("/")[0] for name in names if "/" in name})
+    read = [_read(folder) for folder in folders]
+    roles = {role for role, _ in read}
+    doubtful = ("test", "") in read or {"train", "test"} <= roles
+    return tuple(folders) if doubtful and len(folders) > 1 else ()
 
 
 def _roles(folders: set[tuple[str, ...]]) -> dict[str, str]:
@@ -67,7 +77,8 @@ def _roles(folders: set[tuple[str, ...]]) -> dict[str, str]:
         rests[folder[:-1], role].add(rest)
     shared: set[str] = set()
     for parent in {parent for parent, _ in rests}:
-        shared |= rests.get((parent, "train"), set()) & rests.get((parent, "test"), set())
+        others = rests.get((parent, "test"), set()) | rests.get((parent, "unlabelled"), set())
+        shared |= rests.get((parent, "train"), set()) & others
     if not shared:
         return {}
     return {
@@ -81,8 +92,8 @@ def _read(folder: str) -> tuple[str, str]:
     known = [token for token in tokens if token in _WORDS or token in _UNLABELLED]
     if len(known) != 1:
         return "", ""
-    tokens.remove(known[0])
-    return _WORDS.get(known[0], "unlabelled"), " ".join(tokens)
+    rest = " ".join(token for token in tokens if token != known[0] and not token.isdigit())
+    return _WORDS.get(known[0], "unlabelled"), rest
 
 
 def _split(names: Sequence[str], paths: list[list[str]], depth: int, roles: dict[str, str]) -> FolderSplit:

@@ -101,7 +101,7 @@ class TarSource(PartsSource):
         self.parts = Parts([local_tar(tar, spool) for tar in tars])
         where, tars = shown(where), [shown(tar) for tar in tars]
         ending = None if member is None else member.removeprefix(".").lower()
-        grouped = ending is not None or is_webdataset(self.parts.files, tars)
+        grouped = ending is not None or is_webdataset(self.parts.files, tars, tick)
         self.found = Findings("WebDataset shards" if grouped else "tar" if len(tars) == 1 else f"{len(tars)} tars")
         given: list[int | None] | None = None
         if grouped:

@@ -87,7 +87,8 @@ def prepare(
             }
         )
         with progress_bar("preparing") as progress:
-            manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, typer.echo)
+            # print, not typer.echo, whose lines a bar on a terminal would not make room for
+            manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, print)
         skipped = f", {len(manifest.skipped)} files left out" if manifest.skipped else ""
         for remark, found in manifest.remarks.items():
             typer.echo(f"{found.counted()} {remark}: {found.named()}")

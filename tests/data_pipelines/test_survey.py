@@ -175,6 +175,32 @@ def test_images_beside_a_split(tmp_path: Path) -> None:
     assert (manifest.train, manifest.test, manifest.classes) == (6, 4, ("cat", "rabbit"))
 
 
+def test_folders_that_could_be_a_split_or_classes(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", {f"{name}/0.png": encoded(noise(0)) for name in ("cat", "dog", "test")})
+    with pytest.raises(
+        PrepareError, match=r"folders cat, dog, test, which could be a split or classes: .*--labels fold"
+    ):
+        seen(folder, tmp_path / "out")
+    assert seen(folder, tmp_path / "out", labels="folders")[0].classes == ("cat", "dog", "test")
+
+
+def test_nothing_that_can_be_used(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", {"a.HEIC": HEIC, "b.png": b""})
+    with pytest.raises(PrepareError, match=r"^none of the 2 files in .*s can be used: their reasons are listed above$"):
+        seen(folder, tmp_path / "out", skip_unreadable=True)
+
+
+def test_a_pattern_of_images(tmp_path: Path) -> None:
+    write_folder(tmp_path / "s", pngs(2))
+    with pytest.raises(PrepareError, match=r"s/\*\.png names images: give the folder that holds them"):
+        prepare(f"{tmp_path}/s/*.png", tmp_path / "out", small())
+
+
+def test_webdataset_of_heic(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match=r"^0\.heic in .* is HEIC, which is not read"):
+        seen(write_tar(tmp_path / "a.tar", {"0.heic": HEIC, "0.cls": b"1"}), tmp_path / "out")
+
+
 def test_unlabelled_images(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s", SPLIT | {f"unlabeled/{i}.png": encoded(noise(i)) for i in range(3)})
     manifest, said = seen(folder, tmp_path / "out")
@@ -211,7 +237,7 @@ def test_a_folder_that_may_not_be_read_ends_it(tmp_path: Path, monkeypatch: pyte
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PrepareError, match=r"^more/ \(Permission denied\) in .*s cannot be read: see to that first"):
+    with pytest.raises(PrepareError, match=r"^more/ \(Permission denied\) in .*s cannot be read: get the permission"):
         seen(folder, tmp_path / "out", skip_unreadable=True)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.sources import Listing, SourceError, listing_of
-from data_pipelines.sources.splits import choose_test, common_folder, how_many, split_by_folders
+from data_pipelines.sources.splits import choose_test, common_folder, doubtful_folders, how_many, split_by_folders
 
 
 def split(*names: str) -> tuple[list[str], list[str], list[str], list[str]] | None:
@@ -36,6 +36,7 @@ def split(*names: str) -> tuple[list[str], list[str], list[str], list[str]] | No
         ("Train Set", "Test Set"),
         ("set/train", "set/test"),
         ("a/b/train", "a/b/test"),
+        ("train", "test1"),
         ("bottle/train", "bottle/test"),
     ],
 )
@@ -49,7 +50,6 @@ def test_a_split(train: str, test: str) -> None:
     "names",
     [
         ("train/1.png", "bus/2.png"),
-        ("test/1.png", "other/2.png"),
         ("trainers/1.png", "testimonies/2.png"),
         ("train tracks/1.png", "crash test/2.png"),
         ("train.png", "test.png"),
@@ -73,8 +73,23 @@ def test_three_folders_two_domains_and_unlabelled_images() -> None:
         [],
         [],
     )
+    assert split("train/cat/1.png", "unlabeled/2.png") == (["cat/1.png"], [], ["2.png"], [])
     per_class = split("cup/train/1.png", "cup/test/2.png", "nut/train/3.png", "nut/test/4.png")
     assert per_class == (["cup/1.png", "nut/3.png"], ["cup/2.png", "nut/4.png"], [], [])
+
+
+@pytest.mark.parametrize(
+    ("folders", "doubtful"),
+    [
+        (("cat", "dog", "test"), True),
+        (("train_big", "test_small"), True),
+        (("bus", "car", "train"), False),
+        (("valley", "testimonies"), False),
+        (("test",), False),
+    ],
+)
+def test_folders_that_could_be_a_split_or_classes(folders: tuple[str, ...], doubtful: bool) -> None:
+    assert bool(doubtful_folders([f"{folder}/0.png" for folder in folders])) == doubtful
 
 
 def test_common_folder() -> None:
