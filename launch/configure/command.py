@@ -1,5 +1,6 @@
 """From a data set and a machine to a file."""
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,8 +39,9 @@ def configure(
         partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)
-    for line in title(plan):
-        say(line)
+    for text in title(plan):
+        for line in textwrap.wrap(text, 80, break_on_hyphens=False):
+            say(line)
     say(f"written to {out}; next:")
     for command in commands(plan, str(out)):
         say(f"    {command}")

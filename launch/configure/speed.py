@@ -59,7 +59,9 @@ def measure(
             share = max(1, min(batches[resolution] // hardware.processes, 16))
             alone = _seconds(settings, device, resolution, share) / share
             plain[resolution] = alone / hardware.processes / (_TOGETHER if hardware.processes > 1 else 1)
-            say(f"measured: {resolution} px, {1 / plain[resolution]:,.0f} images/s in the warm-up")
+            say(
+                f"measured on the way to {recipe.resolution} px: {resolution} px, {1 / plain[resolution]:,.0f} images/s"
+            )
     finally:
         torch.set_num_threads(threads)
     return Speed(plain, {resolution: seconds * _INTROSPECTIVE for resolution, seconds in plain.items()})
@@ -103,7 +105,8 @@ def trace(recipe: Recipe, settings: RunSettings, hardware: Hardware, say: Callab
                 f"({one.peak / 1e9:.1f} GB are needed): choose a smaller --resolution"
             )
         say(
-            f"traced: {resolution} px, {flops[resolution] / 1e12:.3g} TFLOP and {one.activations / 1e9:.2g} GB an image"
+            f"traced on the way to {recipe.resolution} px: {resolution} px, {flops[resolution] / 1e12:.3g} TFLOP and "
+            f"{one.activations / 1e9:.2g} GB an image"
         )
     return Traced(flops, largest)
 

@@ -7,6 +7,8 @@ import yaml
 from launch.configure.plan import Plan
 from sivae_dist.durations import duration
 
+_WIDTH = 120
+
 
 def title(plan: Plan) -> list[str]:
     """What the configuration is for, and what to expect."""
@@ -68,13 +70,16 @@ def to_yaml(plan: Plan, path: str) -> str:
 def _line(key: str, value: Any, comment: str | None, indent: int) -> str:
     shown = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False).strip().removesuffix("\n...")
     text = f"{' ' * indent}{key}: {shown}"
-    return text if comment is None else f"{text}{' ' * max(2, 28 - len(text))}# {comment}"
+    if comment is None:
+        return text
+    beside = f"{text}{' ' * max(2, 28 - len(text))}# {comment}"
+    return beside if len(beside) <= _WIDTH else f"{' ' * indent}# {comment}\n{text}"
 
 
 def _wrapped(text: str) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, 118, break_on_hyphens=False)
+    return textwrap.wrap(text, _WIDTH - 2, break_on_hyphens=False)
 
 
 def _comments(plan: Plan) -> dict[str, str]:
@@ -100,7 +105,11 @@ def _comments(plan: Plan) -> dict[str, str]:
         "objective.beta_rec": whose,
         "objective.beta_neg": f"KL(fake) settles near {weights.resting_kl:.0f} nats: should be 1 to 2 times kl/real",
         "objective.warmup": "images of a plain VAE first"
-        + (", one pass of 30" if paper else "; the last third of the last phase is introspective"),
+        + (
+            ", one pass of 30"
+            if paper
+            else ", most of the run on purpose; the last third of the last phase is introspective"
+        ),
         "schedule.images": f"{passes:,.3g} passes over the training images in all",
         "schedule.batch": f"over {plan.hardware.processes} process(es)",
         "schedule.lr_encoder": whose,
