@@ -124,6 +124,14 @@ def test_srgb_keeps_every_bit(kind: str) -> None:
         np.testing.assert_array_equal(pixels, plain)
 
 
+def test_what_is_nearly_srgb_is_converted() -> None:
+    """Its primaries with a plain exponent: another curve in the darkest levels, and nothing else."""
+    near = rgb((0.64, 0.33, 0.30, 0.60, 0.15, 0.06), 2.2)
+    ramp = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    pixels, said = taken(encoded(ramp, icc_profile=near))
+    assert said == [Remark.CONVERTED] and off_by(pixels, seen(ramp, near)) <= 1 and 2 < off_by(pixels, ramp) < 10
+
+
 def test_a_profile_of_no_use_is_ignored_and_said() -> None:
     for profile in (b"rubbish" * 40, ADOBE_RGB[:300], ADOBE_RGB[:400] + bytes(500), LINEAR_GREY, cmyk()):
         for kind in ("PNG", "JPEG", "WEBP"):
