@@ -84,8 +84,23 @@ def to_pixels(content: bytes | NDArray[np.uint8], channels: int, remark: Remarks
     except Exception as error:  # decoders raise nearly anything on damaged input
         if is_circumstance(error):
             raise
+        if _lacks_memory(content):  # of which some decoders speak as of damage
+            raise MemoryError from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"is a damaged image ({reason})") from None
+
+
+def _lacks_memory(data: bytes) -> bool:
+    """Whether there is no room for an image's pixels as decoders hold them."""
+    try:
+        width, height = _open(data).size
+    except Exception:
+        return False
+    try:
+        np.empty((height, width, 4), np.float32)
+    except MemoryError:
+        return True
+    return False
 
 
 def _read(data: bytes, remark: Remarks) -> _Raw:

@@ -312,6 +312,20 @@ def test_what_is_wholly_transparent_is_white_and_said() -> None:
     assert pixels.max() <= 255 and to_pixels(encoded(clear * np.array([1, 1, 1, 0], np.uint8)), 3).min() == 255
 
 
+def test_too_little_memory_is_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenJPEG's only word for it is that the stream is broken."""
+    data: bytes = imagecodecs.jpeg2k_encode(noise(0), level=0)
+
+    def no_room(*_: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(ImageError, match="is a damaged image"):
+        to_pixels(data[:-100], 3)
+    monkeypatch.setattr(np, "empty", no_room)
+    with pytest.raises(MemoryError):
+        to_pixels(data[:-100], 3)
+
+
 # Refused.
 
 
