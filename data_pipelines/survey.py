@@ -65,6 +65,8 @@ def survey(source: Source, where: str, test: TestChoice, skip: bool, say: Callab
         choose_test(source.listing, how_many(test, int(good.sum())), good)
     except SourceError as error:
         wrong.append(str(error))
+    if source.listing.test is not None and test != "source":
+        say(f"its own split is not used, because of --test {test if isinstance(test, int | str) else 'with names'}")
     if wrong:
         raise SourceError("; ".join(wrong))
 

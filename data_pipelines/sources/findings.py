@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 
-from data_pipelines.sources.formats import HEAD_BYTES, TEXT, judge, may_be_image
+from data_pipelines.sources.formats import HEAD_BYTES, judge, may_be_image
 
 EXAMPLES = 3
 """Names that are kept of files that are passed over."""
@@ -89,7 +89,8 @@ class Findings:
         verdict = judge(name, size, head[:HEAD_BYTES], meant)
         if verdict.passed_over is not None:
             self.pass_over(verdict.passed_over, name)
-            self.advice = self.advice or verdict.format.advice * (verdict.format is not TEXT)
+            if verdict.format.role in ("data", "media", "document"):
+                self.advice = self.advice or verdict.format.advice
             return False
         if _LINE_BREAKS.search(name):
             self.problems[position] = "has a line break in its name (rename it)"

@@ -55,6 +55,8 @@ XML = Format("XML", "page", "it is XML, as a server sends instead of a file: " +
 TEXT = Format("text", "text", "it is text")
 LFS = Format("Git LFS pointer", "pointer", "run `git lfs pull` where it was cloned")
 ANNEX = Format("git-annex pointer", "pointer", "run `git annex get` where it was cloned")
+IDX = Format("IDX", "data", "unpack the archive, and give the folder of the files under their usual names")
+CIFAR = Format("CIFAR batch", "data", "unpack the archive and give the folder")
 PICKLE = Format("Python pickle", "data", "it is not opened because a pickle can run code: " + _EXPORT)
 ARROW = Format("Arrow", "data", _EXPORT)
 UNKNOWN = Format("unknown", "unknown")
@@ -110,6 +112,8 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"BZh", Format("bzip2 file", "archive", "unpack it (`tar xf`, `bunzip2`) and give the folder")),
     (0, b"\x28\xb5\x2f\xfd", Format("zstd file", "archive", "unpack it (`tar xf`, `unzstd`) and give the folder")),
     (257, b"ustar", Format("tar archive", "archive", _UNPACK)),
+    (0, b"\0\0\x08\x01", IDX),
+    (0, b"\0\0\x08\x03", IDX),
     (0, b"\x93NUMPY", Format("NumPy array", "data", _EXPORT)),
     (0, b"\x89HDF\r\n\x1a\n", Format("HDF5", "data", _EXPORT)),
     (0, b"MATLAB 5.0 MAT-file", Format("MATLAB", "data", _EXPORT)),
@@ -192,7 +196,7 @@ def identify(head: bytes, name: str = "") -> Format:
     if head[4:8] == b"ftyp":
         return _of_boxes(head)
     if re.match(rb"\x80[\x02-\x05]", head):
-        return PICKLE
+        return CIFAR if re.search(r"(^|/)(data|test)_batch", name) else PICKLE
     if end in ("ico", "cur") and head.startswith((b"\0\0\x01\0", b"\0\0\x02\0")):
         return ICON
     if end == "tga" and head:

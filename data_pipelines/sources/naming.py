@@ -56,6 +56,7 @@ def list_files(
     elif labels_file is not None:
         place, text = labels_file
         relative = short if place else names
+        found.notes.append(f"labels are those of {shown_name(place)}{LABELS_NAME}")
         classes, numbers = _from_json(f"{place}{LABELS_NAME} of {where}", text, relative)
     elif labels != "none":
         inner = short if split is None else split.inner
@@ -68,7 +69,7 @@ def list_files(
         for i in split.unlabelled if classes else ():
             found.left_out.add(i)
             found.pass_over("unlabelled images, which --labels none would take for training", names[i])
-        found.notes += [f"{folder}/ is for {role}" for folder, role in split.folders.items()]
+        found.notes += [f"{shown_name(folder)}/ is {role}" for folder, role in split.folders.items()]
     if top:
         found.notes.append(f"everything is in {shown_name(top)}, which names leave out")
     return listing_of(short, sizes, classes, numbers, None if split is None else split.test, top)
@@ -107,13 +108,13 @@ def _from_folders(
     """Classes, and the label of each image: of those that are `placed`, where the split says nothing against it."""
     tops = [name.partition("/")[0] if "/" in name else None for name in names]
     classes = tuple(sorted({top for i in placed if (top := tops[i]) is not None}))
-    if len(classes) >= 2 and (required or not is_running_number(classes, [names[i] for i in placed])):
-        loose = [i for i in placed if tops[i] is None and i not in found.problems]
-        if not loose:
-            numbers = {name: k for k, name in enumerate(classes)}
-            return tuple(map(shown_name, classes)), [None if top is None else numbers.get(top) for top in tops]
+    loose = [i for i in placed if tops[i] is None and i not in found.problems]
+    if len(classes) >= 2 and (required or not is_running_number(classes, [names[i] for i in placed])) and not loose:
+        numbers = {name: k for k, name in enumerate(classes)}
+        return tuple(map(shown_name, classes)), [None if top is None else numbers.get(top) for top in tops]
+    if classes and loose:
         found.notes.append(
-            f"no classes: {len(loose)} images are in none of the folders ({shown_name(names[loose[0]])})"
+            f"no classes: {len(loose):,} images are in none of the folders ({shown_name(names[loose[0]])})"
         )
     if required:
         raise SourceError(

@@ -24,6 +24,7 @@ _WORDS: dict[str, Literal["train", "test"]] = {
 }
 _UNLABELLED = frozenset(("unlabeled", "unlabelled", "unsup", "unsupervised"))
 _TOKENS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
+_MEANINGS = {"train": "for training", "test": "for testing", "unlabelled": "without labels"}
 _DEPTHS = 6
 """Folders deep that a split is looked for."""
 
@@ -41,7 +42,7 @@ class FolderSplit:
     outside: list[int]
     """Images in neither."""
     folders: dict[str, str]
-    """From a folder to `training`, `test` or `unlabelled`."""
+    """From a folder to what it is: `for training`, `for testing` or `without labels`."""
 
 
 def split_by_folders(names: Sequence[str]) -> FolderSplit | None:
@@ -111,7 +112,7 @@ def _split(names: Sequence[str], paths: list[list[str]], depth: int, roles: dict
         inner,
         [i for i, role in enumerate(said) if role == "unlabelled"],
         [i for i, role in enumerate(said) if not role],
-        {folder: "training" if role == "train" else role for folder, role in sorted(roles.items())},
+        {folder: _MEANINGS[role] for folder, role in sorted(roles.items())},
     )
 
 

@@ -133,14 +133,14 @@ def verify(
         from data_pipelines.verify import verify as run
 
         with progress_bar("verifying") as progress:
-            faults = run(dest, decode, workers or len(os.sched_getaffinity(0)), progress)
+            faults = run(dest.expanduser(), decode, workers or len(os.sched_getaffinity(0)), progress)
         for fault in faults[:MOST_FAULTS]:
             typer.echo(str(fault))
         if len(faults) > MOST_FAULTS:
             typer.echo(f"and {len(faults) - MOST_FAULTS} more")
         if faults:
             raise ValueError(f"{dest} has {len(faults)} fault{'s' * (len(faults) > 1)}")
-        manifest = Manifest.load(dest)
+        manifest = Manifest.load(dest.expanduser())
         images = "; all images could be decoded" if decode else ""
         typer.echo(f"{dest}: {manifest.samples} samples at {len(manifest.levels)} levels, no fault found{images}")
 
@@ -156,7 +156,7 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
         from data_pipelines.manifest import Manifest
         from data_pipelines.mirroring import mirroring_note
 
-        manifest = Manifest.load(dest)
+        manifest = Manifest.load(dest.expanduser())
         facts = Table(title=str(dest), show_header=False)
         classes = ", ".join(manifest.classes[:10]) + ", ..." * (len(manifest.classes) > 10)
         for key, value in (

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_folder_zip_and_tar_give_the_same_set(tmp_path: Path, top: str) -> None:
         assert found.digest == want.digest, kind
         assert found.found is not None and found.found.passed_over["text files"].files == 5
         assert any(line.startswith("passed over: text files: 5 (") for line in said)
-        assert "its own split: 6 training, 4 test" in said and "Test/ is for test" in said
+        assert "its own split: 6 training, 4 test" in said and "Test/ is for testing" in said
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -182,6 +183,28 @@ def test_folders_that_could_be_a_split_or_classes(tmp_path: Path) -> None:
     ):
         seen(folder, tmp_path / "out")
     assert seen(folder, tmp_path / "out", labels="folders")[0].classes == ("cat", "dog", "test")
+
+
+def test_images_beside_the_folders_of_classes_are_named(tmp_path: Path) -> None:
+    files = {f"faces/{name}/0.png": encoded(noise(0)) for name in ("cat", "dog")} | {"cover.png": encoded(noise(1))}
+    manifest, said = seen(write_folder(tmp_path / "s", files), tmp_path / "out")
+    assert manifest.classes == () and "no classes: 1 images are in none of the folders (cover.png)" in said
+
+
+def test_the_own_split_may_be_replaced(tmp_path: Path) -> None:
+    manifest, said = seen(write_folder(tmp_path / "s", SPLIT), tmp_path / "out", test=2)
+    assert (manifest.train, manifest.test) == (8, 2)
+    assert "its own split is not used, because of --test 2" in said
+
+
+def test_sets_of_other_formats_inside_a_zip(tmp_path: Path) -> None:
+    for name, data in (
+        ("cifar-10-batches-py/data_batch_1", pickle.dumps({}, 2)),
+        ("train-images-idx3-ubyte", b"\0\0\x08\3"),
+    ):
+        path = write_zip(tmp_path / "x.zip", {name: data, "readme.html": b"<html>"})
+        with pytest.raises(PrepareError, match=r"holds no images .*unpack the archive"):
+            seen(path, tmp_path / "out")
 
 
 def test_nothing_that_can_be_used(tmp_path: Path) -> None:
