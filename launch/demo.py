@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 from sivae_dist.devices import check_architecture, usable_gpus
+from sivae_dist.durations import duration
 from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.output import outlast_watchers
 from sivae_dist.run import RunDirectory
 
 IMAGES = Path("data/faces-drawn")
@@ -55,14 +57,14 @@ def train_until_killed(*arguments: object) -> None:
             if process.poll() is not None:
                 raise SystemExit(f"error: training ended by itself with code {process.returncode}")
             if time.monotonic() > deadline:
-                raise SystemExit(f"error: {KILL_AT:,} images were not reached in {PATIENCE} seconds")
+                raise SystemExit(f"error: {KILL_AT:,} images were not reached in {duration(PATIENCE)}")
             time.sleep(0.5)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     print(
-        f"\n-- killed with SIGKILL after {images_seen():,} images; the same command goes on from the last checkpoint --"
+        f"\n-- killed with SIGKILL after {images_seen():,} images; the same command resumes from the last checkpoint --"
     )
 
 
@@ -87,6 +89,7 @@ def images_seen() -> int:
 
 
 def main() -> None:
+    outlast_watchers()
     if shutil.which("sivae") is None:
         print(f'# to type these commands yourself: export PATH="{Path(sys.executable).parent}:$PATH"')
     if not IMAGES.exists():

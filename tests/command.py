@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from sivae_dist.monitoring.scalars import read_rows
 
@@ -20,10 +21,12 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
 
 
-def sivae(*arguments: object, limit: float = 120, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs `sivae ARGUMENTS` and checks how it ends."""
+def sivae(
+    *arguments: object, limit: float = 120, code: int = 0, env: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    """Runs `sivae ARGUMENTS`, with `env` beside the usual environment, and checks how it ends."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=limit, env=ENVIRONMENT, check=False
+        command(*arguments), capture_output=True, text=True, timeout=limit, env={**ENVIRONMENT, **env}, check=False
     )
     assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done

@@ -22,6 +22,13 @@ SMALL = (
 )  # fmt: skip
 
 
+CONTAINER = {
+    "WORLD_SIZE": "3", "RANK": "2", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "192.0.2.1",
+    "MASTER_PORT": "23456", "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json", "TORCHELASTIC_USE_AGENT_STORE": "True",
+}  # fmt: skip
+"""What Kubernetes' PyTorchJob or torchrun sets for processes of a group, which are not this command's."""
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_set(tmp_path_factory.mktemp("data") / "set", array_max_resolution=4, test=6)
@@ -30,7 +37,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "small"
-    done = sivae("train", *SMALL, "--data", data, "--run-dir", path, "--nproc", 1)
+    done = sivae("train", *SMALL, "--data", data, "--run-dir", path, "--nproc", 1, env=CONTAINER)
+    assert "note: WORLD_SIZE=3 in the environment is another launcher's" in done.stderr
     assert "48/48 images" in done.stdout
     assert "img/s" in done.stdout
     return path
@@ -129,8 +137,11 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
 def test_other_settings_do_not_continue_a_run(run: Path, data: Path) -> None:
     arguments = ("--data", data, "--run-dir", run, "--nproc", 1)
     assert "schedule.lr_encoder" in refused("train", *SMALL, "schedule.lr_encoder=0.1", *arguments)
-    done = sivae("train", *SMALL, "monitoring.scalars_every=16", *arguments)
+    longer = ("monitoring.scalars_every=16", "schedule.images.8=64")
+    done = sivae("train", *SMALL, *longer, *arguments)
     assert "note: monitoring.scalars_every differs" in done.stdout
+    assert "note: the schedule is 80 images, 48 before" in done.stdout
+    assert f"finished: {run} has seen the 80 images of its schedule" in done.stdout
 
 
 def test_a_damaged_image_ends_all_processes_and_is_named(data: Path, tmp_path: Path) -> None:
@@ -140,6 +151,6 @@ def test_a_damaged_image_ends_all_processes_and_is_named(data: Path, tmp_path: P
         content = bytearray(shard.read_bytes())
         content[700:1400:7] = bytes(100)
         shard.write_bytes(content)
-    done = sivae("train", *SMALL, "--data", broken, "--run-dir", tmp_path / "run", "--nproc", 2, code=1)
+    done = sivae("train", *SMALL, "--data", broken, "--run-dir", tmp_path / "run", "--nproc", 2, code=1, env=CONTAINER)
     lines = done.stderr.splitlines()
     assert any(line.startswith("error: ") and "0008/shard-" in line for line in lines), done.stderr
