@@ -148,6 +148,11 @@ _ZIPPED_DATA = {
     "xlsx": Format("office document", "document"),
     "pptx": Format("office document", "document"),
 }
+_BY_NAME = {
+    "tga": TGA,
+    "pcx": Format("PCX", "picture", f"{_CONVERT}, for example with ImageMagick"),
+    **dict.fromkeys(_RAW_ENDINGS, RAW),
+}
 _PAGE_ENDINGS = _endings("html htm xhtml shtml mht mhtml php xml xmp")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -189,6 +194,8 @@ def identify(head: bytes, name: str = "") -> Format:
         return Format("BMP", "image")
     if re.match(rb"P[1-6]\s+[#\d]", head):
         return Format("PPM", "image")
+    if head.startswith(b"P7\nWIDTH"):
+        return Format("PAM", "picture", _CONVERT)
     if re.match(rb"P[Ff]\s+\d", head):
         return Format("PFM", "picture", "map its floating-point pixels to 8 or 16 bits as PNG")
     if head.startswith(b"RIFF"):
@@ -199,8 +206,8 @@ def identify(head: bytes, name: str = "") -> Format:
         return CIFAR if re.search(r"(^|/)(data|test)_batch", name) else PICKLE
     if end in ("ico", "cur") and head.startswith((b"\0\0\x01\0", b"\0\0\x02\0")):
         return ICON
-    if end == "tga" and head:
-        return TGA
+    if end in _BY_NAME and head and not _is_text(head):  # without magic bytes, or with many kinds of them
+        return _BY_NAME[end]
     if end in ("arrow", "feather") and head.startswith(b"\xff\xff\xff\xff"):  # a stream, without the file's magic
         return ARROW
     return _of_text(head) if _is_text(head) else UNKNOWN

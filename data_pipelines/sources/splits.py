@@ -60,6 +60,24 @@ def split_by_folders(names: Sequence[str]) -> FolderSplit | None:
     return None
 
 
+def split_by_archives(paths: Sequence[str]) -> list[bool] | None:
+    """Which archives are for testing, by their names (`set-train-000000.tar` and `set-val-000000.tar`) or folders; None
+    where they are no split. Raises SourceError when only some of them are."""
+    stems = [path.rpartition("/")[2].partition(".")[0] for path in paths]
+    roles = _roles({(stem,) for stem in stems})
+    if roles:
+        said = [roles.get(stem, "") for stem in stems]
+    else:
+        folders = split_by_folders(paths)
+        if folders is None:
+            return None
+        said = ["" if i in folders.outside else "test" if test else "train" for i, test in enumerate(folders.test)]
+    if "" in said:
+        name = paths[said.index("")]
+        raise SourceError(f"it holds archives for training and for testing, but {name} is neither: rename or move it")
+    return [role == "test" for role in said]
+
+
 def doubtful_folders(names: Sequence[str]) -> tuple[str, ...]:
     """First-level folders that could be a split as well as classes: of which one has a name for testing (`test` beside
     `cat`, `train_big` beside `test_small`) though split_by_folders finds no split; empty when there are none."""

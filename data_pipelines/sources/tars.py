@@ -19,6 +19,7 @@ from data_pipelines.sources.gzipped import is_gzip, unpack
 from data_pipelines.sources.naming import list_files, member_name
 from data_pipelines.sources.parts import Parts, PartsSource, read_part
 from data_pipelines.sources.samples import UNUSABLE, Samples, is_webdataset
+from data_pipelines.sources.splits import split_by_archives
 from data_pipelines.sources.spool import Spool
 from data_pipelines.sources.tar_members import Member, members
 from data_pipelines.transport import is_elsewhere, shown
@@ -120,6 +121,9 @@ class TarSource(PartsSource):
             raise SourceError(f"source {where} holds several files {LABELS_NAME}: leave one of them")
         sizes = self.parts.size
         self.listing = list_files(where, names, sizes, labels, self.found, dict(labels_files).get, given)
+        if self.listing.test is None and (tests := split_by_archives(list(tars))) is not None:
+            self.listing = replace(self.listing, test=np.array(tests)[np.array(self.parts.file)])
+            self.found.notes.append(f"{sum(tests)} of the {len(tests)} tars are for testing, by their names")
         if _repeat(self.listing.names):  # they often differ only within a shard
             stems = _stems(tars)
             told_apart = (f"{stems[tar]}/{name}" for tar, name in zip(self.parts.file, self.listing.names, strict=True))

@@ -54,6 +54,9 @@ ODD: dict[str, tuple[str, bytes, str]] = {
     "Canon": ("a.CR2", b"II*\0\x10\0\0\0CR\2\0", r"is a camera raw file, .* \(develop it"),
     "Nikon, which is TIFF": ("a.NEF", encoded(noise(0), "TIFF"), "is a camera raw file"),
     "Canon in boxes": ("a.cr3", BOXES % (b"crx ", b"crx ", b"isom"), "is a camera raw file"),
+    "PCX": ("a.pcx", pillow("PCX"), "is PCX"),
+    "a maker's raw file": ("a.X3F", b"\1\2\3\4", "is a camera raw file"),
+    "PAM": ("a.pam", b"P7\nWIDTH 1\n", "is PAM"),
     "LFS": (
         "a.png",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",

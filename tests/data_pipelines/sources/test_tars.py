@@ -136,6 +136,29 @@ def test_folders_are_labels_and_splits(tmp_path: Path) -> None:
     assert listing.test is not None and listing.test.tolist() == [True, True, False, False]
 
 
+@pytest.mark.parametrize("cls", [True, False])
+def test_names_of_tars_are_a_split(tmp_path: Path, cls: bool) -> None:
+    """As of ImageNet's shards; none of those for testing is taken for training."""
+    for k, name in enumerate(("in-train-000000", "in-train-000001", "in-val-000000")):
+        files = {f"{k}{i}.png": encoded(noise(10 * k + i)) for i in range(2)} | ({f"{k}1.cls": b"1"} if cls else {})
+        write_tar(tmp_path / f"{name}.tar", files)
+    source = opened(tmp_path, labels="none")
+    assert list(source.listing.names) == ["00.png", "01.png", "10.png", "11.png", "20.png", "21.png"]
+    assert source.listing.test is not None and source.listing.test.tolist() == [False] * 4 + [True] * 2
+    assert opened(f"{tmp_path}/in-train-*.tar", labels="none").listing.test is None
+    write_tar(tmp_path / "more.tar", pngs(1))
+    with pytest.raises(SourceError, match=r"archives for training and for testing, but .*more\.tar is neither"):
+        open_source(str(tmp_path))
+
+
+def test_folders_of_tars_are_a_split(tmp_path: Path) -> None:
+    for k, name in enumerate(("train/0", "train/1", "val/0")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / f"{name}.tar", {f"{k}{i}.png": encoded(noise(10 * k + i)) for i in range(2)})
+    listing = opened(f"{tmp_path}/{{train,val}}/*.tar").listing
+    assert listing.test is not None and listing.test.tolist() == [False] * 4 + [True] * 2
+
+
 def test_folders_that_only_cut_a_running_number_are_no_labels(tmp_path: Path) -> None:
     """In whatever order an archive has them."""
     names = ["01000/01001.png", "00000/00000.png", "01000/01000.png", "00000/00001.png"]
