@@ -83,7 +83,7 @@ def _values(run: Path, state: "State") -> list[str]:
         f"{images:,}" + (f" / {total:,}" if total else ""),
         f"{rate:.1f}/s" if rate else "",
         left,
-        *("" if value is None else f"{value:.3g}" for value in values),
+        *("" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in values),
         str(restarts or ""),
     ]
 

@@ -252,6 +252,7 @@ def test_a_dependency_of_the_user_and_one_of_ours(tmp_path: Path) -> None:
 
 
 def test_the_example_has_every_key() -> None:
+    assert load_cluster("example", {}).gpus == 8
     text = (Path(clusters.__file__).parent.parent / "configs" / "clusters" / "example.yaml").read_text()
     keys = re.findall(r"^(?:# )?([a-z_]+):", text, re.MULTILINE)
     assert keys == list(ClusterSettings.model_fields)

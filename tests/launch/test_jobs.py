@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.cli.jobs import status
 from launch.jobs import State, cancel, state_of, states_of
 from launch.record import INDEX, JobRecord, runs_in
 from sivae_dist.ends import STOPPED, Logs
@@ -181,3 +182,22 @@ def test_a_sweep_with_two_mistakes_tells_each_in_a_line(tmp_path: Path) -> None:
     file.write_text(json.dumps({"confg": "tiny", "grdi": {}}))
     lines = sivae("sweep", file, "--cluster", "local", code=1).stderr.splitlines()
     assert len(lines) == 3 and all(line.startswith("error: ") and str(file) in line for line in lines)
+
+
+def test_status_of_a_last_step_that_reaches_beyond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], squeue: Answer
+) -> None:
+    """No 1,216 of 1,200, and no time left that is less than none."""
+    monkeypatch.setenv("COLUMNS", "80")
+    run = tmp_path / "run"
+    JobRecord(run).submitted(job="17", kind="slurm", images=1200)
+    JobRecord(run).started("17", 0)
+    (run / "config.yaml").touch()
+    row = {"images": 1216, "reconstruction/per_value": 0.0123, "kl/real": 7.89, "kl/fake": 2345.6}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (run / "speed.jsonl").write_text('{"speed/images_per_second": 10}\n')
+    squeue('echo "17|RUNNING|None|n1|5:00"')
+    status([run])
+    printed = capsys.readouterr().out
+    assert "images 1,200 / 1,200  rate 10.0/s  left 0s  rec 0.0123  KL 7.89  fake 2,346\n" in printed
+    assert max(map(len, printed.splitlines())) <= 80

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli.resources import asked_for, on_device
+from launch.cli.resources import asked_for, can_submit, on_device
 from launch.clusters import ClusterSettings
 from launch.slurm import check_sbatch, hand_in, make_executor
 from sivae_dist.config import load_config
@@ -31,12 +31,13 @@ def submit(tmp_path: Path, **settings: object) -> str:
     return str(hand_in(executor, lambda: executor.submit(len, "")).job_id)
 
 
-def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"^sbatch is not found on this machine: .*--cluster local$"):
         check_sbatch()
     with pytest.raises(ValueError, match="sbatch is not found"):
         submit(tmp_path)
+    assert not can_submit() and capsys.readouterr().out.startswith("FAILED slurm: sbatch is not found")
 
 
 def test_what_slurm_says_on_one_line(tmp_path: Path, sbatch: Sbatch) -> None:
