@@ -341,8 +341,8 @@ def test_several_runs_of_one_task(site: Site, tmp_path: Path) -> None:
     broken = bad / "0008" / "shard-00003.tar"
     broken.write_bytes(bytes(broken.stat().st_size))
     points = [{"data.path": str(path)} for path in (site.data, site.data, site.data, bad)]
-    points[0]["schedule.images"] = {4: 200, 8: 200}
-    points[3]["schedule.images"] = {4: 16, 8: 400}
+    points[0] |= {"schedule.images": {4: 200, 8: 200}, "objective.warmup": 200}
+    points[3] |= {"schedule.images": {4: 16, 8: 400}, "objective.warmup": 200}
     described = {"config": "tiny", "overrides": list(SETTINGS), "runs": points}
     (tmp_path / "four.yaml").write_text(yaml.safe_dump(described))
     folder = tmp_path / "four"
