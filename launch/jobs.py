@@ -29,7 +29,7 @@ _REASONS = {
 }
 """Why a job waits, in SLURM's word and as the rest of a sentence; others are shown as they are."""
 
-_EXPLAINED = ("cancelled", "failed", "unknown")
+_EXPLAINED = ("failed", "unknown")
 """States whose detail is a sentence of its own."""
 
 _AGAIN = "submit it again to continue"
@@ -125,7 +125,7 @@ def _end(run: Path, job: str) -> State:
     """How a job ended that is gone, from what it left of itself."""
     record, logs = JobRecord(run), Logs(run / "logs")
     if record.is_cancelled(job):
-        return State("cancelled", _AGAIN)
+        return State("cancelled", f"on request; {_AGAIN}")
     if (why := record.given_up(job)) is not None:
         return State("failed", why.removeprefix("failed: "))
     starts = record.starts_of(job)

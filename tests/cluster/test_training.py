@@ -360,7 +360,7 @@ def test_several_runs_of_one_task(site: Site, tmp_path: Path) -> None:
     assert [images_seen(run) for run in (runs[0], runs[2])] == [400, TOTAL]
     *states, counts = site.sivae("status", folder).splitlines()
     assert counts == "4 runs: 2 finished, 1 cancelled, 1 failed"
-    assert [line.split()[1] for line in states[-4:]] == ["finished", "cancelled", "finished", "failed"]
+    assert [line.split()[1] for line in states[-4:]] == ["finished", "cancelled", "finished", "failed:"]
 
 
 def test_a_sweep(site: Site, tmp_path: Path) -> None:
