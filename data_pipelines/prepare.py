@@ -217,11 +217,13 @@ def prepare(
     workers: int = 1,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
+    follow_links: bool = False,
 ) -> Manifest:
     """Make the data set DEST from the images at `source`, a path or URL, and return its manifest.
 
     The whole source is looked through first; `say` gets a line for each thing found, and before each file that is
-    copied because it is packed or lies elsewhere.
+    copied because it is packed or lies elsewhere. `follow_links`: take what symbolic links of a folder lead to outside
+    of it.
 
     Raises PrepareError with one line for everything that a user can mend. After that, or after an
     interruption, the same call continues where it ended.
@@ -235,7 +237,7 @@ def prepare(
     with _explain_circumstances(root, lambda: 1 << 20):
         with _hold(root):
             try:
-                opened = open_source(where, settings.labels, settings.member, root / "work/source", say)
+                opened = open_source(where, settings.labels, settings.member, root / "work/source", say, follow_links)
                 survey(opened, shown(where), settings.test, settings.skip_unreadable, say)
                 plans = plan_shards(opened, settings.test, settings.shard_size)
                 # A run that stopped at a damaged file may continue without such files: its finished shards are the

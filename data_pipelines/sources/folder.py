@@ -18,20 +18,23 @@ _THREADS = 8
 
 _AT_ONCE = 4096
 
-OUTSIDE = "links out of the folder, not followed"
+OUTSIDE = "links out of the folder, which --follow-links would follow"
 
 
 class FolderSource(Source):
     """Every image under a folder in the sorted order of its relative name; hidden files are left out.
 
-    Symbolic links are followed only as long as they stay inside the folder. Labels and splits: naming.list_files.
+    Symbolic links are followed only as long as they stay inside the folder, unless all are to be followed. Labels and
+    splits: naming.list_files.
     """
 
-    def __init__(self, path: Path, labels: Labels, tick: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, path: Path, labels: Labels, tick: Callable[[], object] = lambda: None, follow_links: bool = False
+    ) -> None:
         """`tick` is called for each file that is looked at. Raises SourceError when there are no images."""
         self.path = path
         self.found = Findings("folder")
-        walk = _Walk(os.path.realpath(path), self.found)
+        walk = _Walk(os.path.realpath(path), self.found, follow_links)
         walk.run(tick)
         names: list[str] = []
         sizes: list[int] = []
@@ -43,7 +46,9 @@ class FolderSource(Source):
                 names.append(name)
                 sizes.append(size)
         if not names and not self.found.out_of_reach:
-            raise SourceError(f"source {path} {self.found.nothing('give the folder that holds the images')}")
+            links = OUTSIDE in self.found.passed_over
+            hint = "give --follow-links as well" if links else "give the folder that holds the images"
+            raise SourceError(f"source {path} {self.found.nothing(hint)}")
         self.listing = list_files(str(path), names, sizes, labels, self.found, self._read_beside)
 
     def read(self, i: int) -> bytes:
@@ -60,6 +65,8 @@ class _Walk:
 
     root: str
     found: Findings
+    follow_links: bool
+    """Those that lead out of the folder as well."""
     files: list[tuple[str, int, str | None]] = field(default_factory=list)
     """Relative name and size, and why the file cannot be used (else None)."""
 
@@ -70,7 +77,7 @@ class _Walk:
             folder, prefix, above = pending.pop()
             try:
                 with os.scandir(folder) as entries:
-                    for entry in entries:
+                    for entry in sorted(entries, key=lambda entry: entry.name):
                         tick()
                         if (inside := self._add(entry, prefix, above)) is not None:
                             pending.append((inside, f"{prefix}{entry.name}/", above | {inside}))
@@ -92,7 +99,7 @@ class _Walk:
             if not os.path.exists(entry.path):
                 self.files.append((name, 0, _why_broken(entry.path)))
                 return None
-            if os.path.commonpath([self.root, real]) != self.root:
+            if not self.follow_links and os.path.commonpath([self.root, real]) != self.root:
                 self.found.pass_over(OUTSIDE, f"{name} -> {os.readlink(entry.path)}")
                 return None
         if entry.is_dir():

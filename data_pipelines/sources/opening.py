@@ -30,17 +30,19 @@ def open_source(
     member: str | None = None,
     spool: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    follow_links: bool = False,
 ) -> Source:
     """The source at a path or URL. Raises SourceError with one line when there is none that can be used.
 
     labels: `auto` looks for labels as each source describes, `folders` takes the first-level sub-folders as
     classes, `none` ignores labels. member: which member of a WebDataset sample is the image. spool: a folder for
     copies of what cannot be read in any order where it stands; made when it is needed. say: gets a line before each
-    of these copies, and now and then how many files have been looked at. A `~` in front of a path is the home folder.
+    of these copies, and now and then how many files have been looked at. follow_links: take what symbolic links of a
+    folder lead to outside of it. A `~` in front of a path is the home folder.
     """
     where = "::".join(map(os.path.expanduser, where.split("::")))
     try:
-        return _Opening(where, labels, member, Spool(spool, say), _Count(where, say)).source()
+        return _Opening(where, labels, member, Spool(spool, say), _Count(where, say), follow_links).source()
     except SourceError as error:
         message, name = str(error), shown(where)
         raise SourceError(message if name in message else f"source {name}: {message}") from None
@@ -69,10 +71,10 @@ class _Count:
 
 class _Opening:
     def __init__(
-        self, where: str, labels: Labels, member: str | None, spool: Spool, tick: Callable[[], object]
+        self, where: str, labels: Labels, member: str | None, spool: Spool, tick: Callable[[], object], follow: bool
     ) -> None:
         self._where, self._labels, self._member, self._spool, self._tick = where, labels, member, spool, tick
-        self._path = Path(where)
+        self._path, self._follow_links = Path(where), follow
 
     def source(self) -> Source:
         if is_elsewhere(self._where):
@@ -100,7 +102,7 @@ class _Opening:
         if shards := tars.find(self._path):
             return self._tars(shards)
         self._refuse_member("a folder of images")
-        return FolderSource(self._path, self._labels, self._tick)
+        return FolderSource(self._path, self._labels, self._tick, self._follow_links)
 
     def _of_file(self) -> Source:
         if databases := lsun.find(self._path):

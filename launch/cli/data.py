@@ -61,6 +61,9 @@ def prepare(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out files that are no usable images.")
     ] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Take what symbolic links lead to outside of the folder.")
+    ] = False,
 ) -> None:
     """Make a data set for training from images, wherever they are.
 
@@ -88,7 +91,8 @@ def prepare(
         )
         with progress_bar("preparing") as progress:
             # print, not typer.echo, whose lines a bar on a terminal would not make room for
-            manifest = run(source, dest, settings, workers or len(os.sched_getaffinity(0)), progress, print)
+            processes = workers or len(os.sched_getaffinity(0))
+            manifest = run(source, dest, settings, processes, progress, print, follow_links)
         skipped = f", {len(manifest.skipped)} files left out" if manifest.skipped else ""
         for remark, found in manifest.remarks.items():
             typer.echo(f"{found.counted()} {remark}: {found.named()}")

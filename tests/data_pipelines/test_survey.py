@@ -13,6 +13,7 @@ import pytest
 
 from data_pipelines.manifest import Manifest
 from data_pipelines.prepare import PrepareError, prepare
+from data_pipelines.sources.folder import OUTSIDE
 from data_pipelines.sources.opening import open_source
 from data_pipelines.store import open_store
 from tests.data_pipelines.sources.making import (
@@ -162,9 +163,17 @@ def test_links_that_lead_elsewhere_are_counted(tmp_path: Path) -> None:
     (folder / "again.png").symlink_to("00.png")
     manifest, _ = seen(folder, tmp_path / "out")
     assert manifest.samples == 3 and manifest.found is not None
-    outside = manifest.found.passed_over["links out of the folder, not followed"]
+    outside = manifest.found.passed_over[OUTSIDE]
     assert outside.examples == (f"more -> {tmp_path / 'other'}",)
     assert manifest.found.passed_over["links to a folder above"].files == 1
+    with pytest.raises(PrepareError, match=r"holds no images .*: give --follow-links as well$"):
+        links = write_folder(tmp_path / "links", {})
+        links.mkdir()
+        (links / "more").symlink_to(tmp_path / "other")
+        seen(links, tmp_path / "none")
+    followed = prepare(folder, tmp_path / "all", small(resolution=4), follow_links=True)
+    assert followed.samples == 4 and "more/00.png" in (tmp_path / "all" / "names.txt").read_text()
+    assert followed.found is not None and OUTSIDE not in followed.found.passed_over
 
 
 def test_images_beside_a_split(tmp_path: Path) -> None:
