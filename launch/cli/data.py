@@ -10,6 +10,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.progress import progress_bar
+from sivae_dist.output import outlast_watchers
 
 MOST_FAULTS = 100
 """That `verify` prints."""
@@ -71,6 +72,7 @@ def prepare(
     the same command again after an interruption: it continues.
     """
     with one_line_errors("interrupted: run the same command again to continue"):
+        outlast_watchers()
         from data_pipelines.mirroring import mirroring_note
         from data_pipelines.prepare import PrepareSettings
         from data_pipelines.prepare import prepare as run

@@ -10,6 +10,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
+from sivae_dist.output import outlast_watchers
 
 
 @with_resources
@@ -27,6 +28,7 @@ def sweep(
 ) -> None:
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
     with one_line_errors():
+        outlast_watchers()
         from launch.clusters import PARALLEL
         from launch.jobs import states_of
         from launch.plan import preflight, untrained_keys
