@@ -141,7 +141,7 @@ _PICTURE_ENDINGS = _RAW_ENDINGS | _endings(
 )
 _UNFINISHED_ENDINGS = _endings("part crdownload download partial opdownload filepart")
 _ZIPPED_DATA = {
-    "npz": Format("NumPy arrays", "data", _EXPORT),
+    "npz": Format("NumPy archive", "data", _EXPORT),
     "pt": Format("PyTorch file", "data", PICKLE.advice),
     "pth": Format("PyTorch file", "data", PICKLE.advice),
     "docx": Format("office document", "document"),

@@ -99,7 +99,7 @@ BESIDE: dict[str, tuple[bytes, str]] = {
     "paper.pdf": (b"%PDF-1.7", "PDF files"),
     "IMG_1.MOV": (BOXES % (b"qt  ", b"qt  ", b"qt  "), "video files"),
     "a.npy": (b"\x93NUMPY\1\0", "NumPy array files"),
-    "a.npz": (saved([1]), "NumPy arrays files"),
+    "a.npz": (saved([1]), "NumPy archive files"),
     "a.pkl": (pickle.dumps({}), "Python pickle files"),
     "a.bin": (b"\1\2\3\4", ".bin files"),
     "model.bin": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer files"),
