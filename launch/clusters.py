@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from data_pipelines.problems import Problem, did_you_mean, problems
 from launch.gpu_requests import gpu_count, gres_count, with_gpus, without_gpus
-from launch.slurm_options import Options, sbatch_options, srun_options
+from launch.slurm_options import WITHOUT_KEY, Options, sbatch_options, srun_options
 from sivae_dist.settings import Settings
 from sivae_dist.yaml_reading import read_yaml
 
@@ -55,7 +55,7 @@ def _parse_count(value: object) -> object:
         return value
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", str(value).strip(), re.ASCII)
     if match is None or not int(match[1]) or (match[2] or match[1]) != match[1]:
-        raise ValueError(f"{value!r} is not a number from 1; batches are divided among a known number of processes")
+        raise ValueError(f"{value!r} is not a whole number of at least 1")
     return int(match[1])
 
 
@@ -308,8 +308,12 @@ def load_cluster(name: str | None, changes: dict[str, Any]) -> ClusterSettings:
 
 
 def _with_a_way_out(problem: Problem) -> str:
-    known = not problem.whole or "did you mean" in problem.message
-    return str(problem) if known else f"{problem}; options of sbatch that have no key go below `sbatch:`"
+    if not problem.whole:
+        return str(problem)
+    if problem.key.replace("_", "-") in WITHOUT_KEY:
+        return f"unknown key {problem.key}; it is an option of sbatch, which goes below `sbatch:`"
+    hint = "" if "did you mean" in problem.message else "; options of sbatch that have no key go below `sbatch:`"
+    return f"{problem}{hint}"
 
 
 def _layer(origin: str, values: dict[str, Any]) -> dict[str, Any]:

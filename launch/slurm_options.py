@@ -47,6 +47,17 @@ _SBATCH_NEEDS = {
     "version": "see `sbatch --version`",
 }
 
+WITHOUT_KEY = frozenset(
+    {
+        "begin", "comment", "contiguous", "cores-per-socket", "cpu-freq", "cpus-per-gpu", "deadline", "dependency",
+        "distribution", "exclusive", "export", "get-user-env", "gpus", "gpu-bind", "gpu-freq", "hint", "hold",
+        "licenses", "mail-type", "mail-user", "mem-per-cpu", "mem-per-gpu", "mincpus", "network", "nice", "nodelist",
+        "ntasks", "oversubscribe", "prefer", "priority", "reservation", "sockets-per-node", "spread-job", "switches",
+        "threads-per-core", "time-min", "tmp", "wckey",
+    }
+)  # fmt: skip
+"""Options of sbatch that people use, and that have no key of their own in a cluster's settings."""
+
 _SRUN_NEEDS = {
     "error": _SBATCH_NEEDS["error"],
     "output": _SBATCH_NEEDS["output"],
@@ -112,7 +123,7 @@ def long_name(name: str) -> str:
     bare = name.strip().lstrip("-")
     if len(bare) == 1:
         if bare not in _LETTERS:
-            raise ValueError(f"-{bare} is not an option of SLURM's that is known here: write its long name")
+            raise ValueError(f"{name.strip()!r} names no option of SLURM's that is known here: write its long name")
         return _LETTERS[bare]
     if not re.fullmatch(r"[A-Za-z][\w-]*", bare):
         raise ValueError(f"{name!r} is not the name of an option: write NAME or NAME=VALUE (mail-type=END)")
