@@ -99,7 +99,7 @@ def test_in_the_background_killed_cancelled_and_continued(data: Path, undisturbe
         wait_for_starts(run, 1)
         wait_for_images(run, record.saved() + 80)
         os.kill(int(record.starts_of((record.last_job() or {})["job"])[-1]["process"]), signal.SIGKILL)
-        wait(run, "killed")
+        wait(run, "killed and left no reason")
         assert not workers(run) and owner_of(run) is None
         sivae(*command)
         assert sivae("logs", run, "-f").stdout.rstrip().endswith("start 1: has finished")
