@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr  # of a few dozen characters
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -281,7 +281,19 @@ class _Stand:
 class _Unpickler(pickle._Unpickler):
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")  # Python 2 wrote them, whose text is bytes
-        self._left = len(data)
+        self._left = self._size = len(data)
+
+    read: Callable[[int], bytes]
+    append: Callable[[object], None]
+
+    def _load_bytearray(self) -> None:
+        """As the one that it replaces, which makes room for whatever length the file claims before it reads."""
+        size = int.from_bytes(self.read(8), "little")
+        if size > self._size:
+            raise pickle.UnpicklingError(f"a bytearray of {size} bytes in a file of {self._size}")
+        self.append(bytearray(self.read(size)))
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         match (module, name):
