@@ -18,14 +18,14 @@ def mirroring_note(manifest: Manifest, flip: bool = True) -> str:
     """A sentence on `data.flip` for this set; `flip`: what it is, or is unless it is set."""
     if not flip:
         return "data.flip=false: no image is mirrored in training"
-    why = _writing(manifest)
+    why = why_not_mirrored(manifest)
     if why:
         return f"{why}: digits and text must not be mirrored, train those with data.flip=false"
     return "data.flip=true mirrors half of the images in training: set it to false where left and right differ"
 
 
-def _writing(manifest: Manifest) -> str | None:
-    """Why the images may be writing."""
+def why_not_mirrored(manifest: Manifest) -> str | None:
+    """Why the images may be writing, which must not be mirrored; None when nothing says so."""
     names = [name.strip().lower() for name in manifest.classes]
     if len(names) > 1 and all(name in _NUMBERS or _CHARACTER.fullmatch(name) for name in names):
         return "the classes are named like digits or letters"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipelines.mirroring import why_not_mirrored
 from launch.configure.hardware import Hardware
-from launch.configure.recipes import FEW, Name, Recipe, mirrors
+from launch.configure.recipes import FEW, Name, Recipe
 from sivae_dist.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Plan:
     @property
     def flip(self) -> tuple[bool, str]:
         """data.flip, and why."""
-        reason = mirrors(self.manifest.classes, self.manifest.channels, self.manifest.resolution)
+        reason = why_not_mirrored(self.manifest)
         return reason is None, reason or "mirrored images are as good; set false for digits, text, maps"
 
     def every(self, parts: int) -> int:

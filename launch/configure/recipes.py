@@ -133,15 +133,3 @@ def _whole(images: float, least: int) -> int:
     """A round number of images, `least` or more."""
     unit = 10 ** max(0, math.floor(math.log10(max(images, 1))) - 1)
     return max(least, math.floor(images / unit) * unit)
-
-
-def mirrors(classes: tuple[str, ...], channels: int, resolution: int) -> str | None:
-    """Why images of a set must not be mirrored; None when nothing says so."""
-    names = {name.strip().lower().rpartition(" - ")[2] for name in classes}
-    words = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
-    short = [name for name in names if len(name) == 1 or name.isdigit() or name in words]
-    if len(names) > 1 and len(short) > len(names) / 2:
-        return "the classes look like digits or letters"
-    if channels == 1 and resolution <= 32:
-        return "grey and small, as digits and letters are; set true for anything that may be mirrored"
-    return None

@@ -14,7 +14,7 @@ from launch.cli import app
 from launch.configure import hardware, plan, recipes, speed
 from launch.configure.hardware import Hardware, parse
 from launch.configure.plan import Plan, make_plan
-from launch.configure.recipes import Recipe, beta_neg, mirrors
+from launch.configure.recipes import Recipe, beta_neg
 from launch.configure.speed import Speed, Traced
 from launch.configure.writing import commands, to_yaml
 from sivae_dist.config import validate
@@ -186,22 +186,13 @@ def test_a_real_trace() -> None:
     assert made(manifest(300, 8), "2x24GB").seconds > 0
 
 
-@pytest.mark.parametrize(
-    ("classes", "channels", "resolution", "mirrored"),
-    [
-        ((), 3, 256, True),
-        (("cat", "dog"), 3, 32, True),
-        (tuple("0123456789"), 3, 32, False),
-        (("0 - zero", "1 - one", "2 - two"), 3, 32, False),
-        (tuple("abcdef"), 3, 64, False),
-        ((), 1, 32, False),
-        ((), 1, 256, True),
-    ],
-)
-def test_digits_and_letters_are_not_mirrored(
-    classes: tuple[str, ...], channels: int, resolution: int, mirrored: bool
-) -> None:
-    assert (mirrors(classes, channels, resolution) is None) is mirrored
+def test_digits_are_not_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {4: 0.001, 8: 0.002}
+    monkeypatch.setattr(speed, "measure", lambda *_: Speed(speeds, speeds))
+    labels = FileRecord(name="labels.npy", bytes=1, sha256="0" * 64)
+    digits = made(manifest(300, 8, classes=tuple("0123456789"), labels=labels), "cpu")
+    assert checked(digits)["data"]["flip"] is False and "like digits" in digits.flip[1]
+    assert checked(made(manifest(300, 8), "cpu"))["data"]["flip"] is True
 
 
 # As README has it.
