@@ -92,14 +92,18 @@ def prepare(
             }
         )
         with progress_bar("preparing") as progress:
-            # print, not typer.echo, whose lines a bar on a terminal would not make room for
             processes = workers or len(os.sched_getaffinity(0))
-            manifest = run(source, dest, settings, processes, progress, print, follow_links)
+            manifest = run(source, dest, settings, processes, progress, _say, follow_links)
         skipped = f", {len(manifest.skipped)} files left out" if manifest.skipped else ""
         for remark, found in manifest.remarks.items():
             typer.echo(f"{found.counted()} {remark}: {found.named()}")
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
         typer.echo(mirroring_note(manifest))
+
+
+def _say(line: str) -> None:
+    # Not by typer.echo, whose lines a bar on a terminal does not make room for; and before any error.
+    print(line, flush=True)
 
 
 def _read_test(test: str) -> int | str | tuple[str, ...]:

@@ -149,3 +149,16 @@ def test_verify_prints_no_more_than_a_hundred_faults(prepared: Path) -> None:
 def test_verify_without_a_manifest(tmp_path: Path) -> None:
     code, out, err = run("verify", tmp_path)
     assert code == 1 and out == "" and "no prepared data set" in err and err.count("\n") == 1
+
+
+def test_what_was_found_comes_before_the_error(source: Path, tmp_path: Path) -> None:
+    """In one stream, as in a batch job's log."""
+    (source / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    command = [sys.executable, "-m", "launch.cli", "data", "prepare", source, tmp_path / "set", "--resolution", "16"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=60, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and lines[0] == f"{source}: folder, 6 images (6 PNG)"
+    assert lines[-1].startswith("error: a.heic in ") and "is HEIC" in lines[-1]
