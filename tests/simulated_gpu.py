@@ -5,6 +5,7 @@ mixes devices is an error, as on a GPU, and so is everything for which the host 
 cannot show is in docs/gpus.md.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sivae_dist import players
 from sivae_dist import trainer as trainers
 from sivae_dist.checkpoint import CheckpointSaver
 
@@ -85,24 +85,24 @@ def _accumulate(self: Tensor, *_: Any, **__: Any) -> None:
         stack += [following for following, _ in node.next_functions]
 
 
-def _stay(self: nn.Module, device: torch.device, *_: Any, **__: Any) -> nn.Module:
-    """Stands in for Module.to, which cannot replace fake parameters: they are there already."""
-    assert {parameter.device for parameter in self.parameters()} == {device}
+def _replace(self: nn.Module, *arguments: Any, **options: Any) -> nn.Module:
+    """Stands in for Module.to, which cannot change fake parameters in place."""
+    for module in self.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            format_ = options if parameter.dim() == 4 else {}
+            setattr(module, name, nn.Parameter(parameter.detach().to(*arguments, **format_), parameter.requires_grad))
+        assert not list(module.buffers(recurse=False))
     return self
 
 
 @contextmanager
 def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoHostWaits]:
     """In here, GPU is a device whose tensors are fake. Gives a recorder, to be entered where nothing may wait."""
-    generator, build = torch.Generator, players.build
+    generator = torch.Generator
 
     def generator_on(device: torch.device) -> torch.Generator:
         assert torch.device(device) == GPU
         return generator("cpu")
-
-    def build_on_gpu(*arguments: Any) -> Any:
-        with torch.device(GPU):
-            return build(*arguments)
 
     saver: Callable[..., Any] = lambda folder, settings, _: CheckpointSaver(folder, settings, torch.device("cpu"))  # noqa: E731
     properties = SimpleNamespace(name="Simulated GPU", total_memory=1 << 36, major=9, minor=0, uuid="simulated")
@@ -110,9 +110,12 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoHostWaits]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: properties.name)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)  # autocast asks it
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # taking fake tensors apart can crash torch
     monkeypatch.setattr(torch, "Generator", generator_on)
-    monkeypatch.setattr(players, "build", build_on_gpu)
-    monkeypatch.setattr(nn.Module, "to", _stay)
+    monkeypatch.setattr(nn.Module, "to", _replace)
     monkeypatch.setattr(Tensor, "backward", _accumulate)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(trainers, "CheckpointSaver", saver)

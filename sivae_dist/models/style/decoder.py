@@ -155,7 +155,8 @@ class StyleDecoder(GrowingNetwork):
         if stage.blend is not None:
             assert below is not None
             coarse = F.interpolate(self.to_rgb[str(stage.resolution // 2)](below), scale_factor=2, mode="nearest")
-            image = torch.lerp(coarse, image, stage.blend.to(image.dtype))
+            # On a GPU autocast interpolates in fp32, and what is blended has to be of one type.
+            image = torch.lerp(coarse.to(image.dtype), image, stage.blend.to(image.dtype))
         if self.settings.output == "tanh":
             image = torch.tanh(image)
         return image.to(torch.promote_types(image.dtype, torch.float32))
