@@ -21,7 +21,7 @@ from sivae_dist.models import Mixing, StyleDecoder, StyleEncoder
 from sivae_dist.models.stage import blend_real
 from sivae_dist.objectives import Draws
 
-_OVERHEAD = {"cuda": 1_000_000_000, "cpu": 400_000_000}
+_OVERHEAD = {"cuda": 1_000_000_000, "cpu": 800_000_000}
 """Of a process beside its tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
 
 _BUCKETS = 2 * 4 * (1 << 23)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sivae_dist import watchdog
+from sivae_dist import startup, watchdog
 from sivae_dist.config import RunSettings
 from sivae_dist.engines.settings import DdpSettings, ZeroSettings
 from sivae_dist.host import host_memory, resident
@@ -164,19 +164,27 @@ class Rehearsal:
 
     def _rehearse(self, step: Step, batch: int) -> bool:
         watchdog.expect(slow=True)
+        resolution = step.phase.resolution
+        startup.doing(f"rehearsing a step of {batch} images at {resolution} px")
         fits = True
         try:
             self._untaken_step(step, batch)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not _is_of_memory(error):
+                raise
             fits = False
         self.players.forget_gradients()
         gc.collect()
         if self.device.type == "cuda":
+            if fits:
+                peak = torch.cuda.max_memory_reserved(self.device)
+                self.say(f"memory: {batch} images at {resolution} px take {peak / 1e9:.1f} GB of {self._memory()}")
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         if not fits and self.engine.name == "zero" and world_size() > 1:
             # The others wait in a collective that this process will never enter, so it cannot look any further.
-            raise ValueError(self._refusal(step, batch, max(1, batch // 2)))
+            smaller = next((b for b in _divisors(self._share(step)) if b < batch), None)
+            raise ValueError(self._refusal(step, batch, smaller).replace(", which does,", " or less,"))
         return fits
 
     def _untaken_step(self, step: Step, batch: int) -> None:
@@ -220,6 +228,12 @@ class Rehearsal:
         engine = self.engine.model_dump(mode="json", exclude={"max_batch_per_rank", "rehearsal"})
         batches = {str(phase.resolution): phase.batch for phase in self.schedule.phases}
         return {"devices": devices, "engine": engine, "batch": batches}
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    """Whether memory was not enough: for torch's allocator, or for what libraries allocate beside it."""
+    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _divisors(share: int) -> Iterator[int]:

@@ -44,7 +44,7 @@ class _EngineSettings(Settings):
     `trace`: its memory is estimated. `auto`: `step` on GPUs and `trace` on CPUs."""
 
     checkpoint_activations: bool = False
-    """Recompute the activations of the three largest blocks during backward instead of saving them: less than half the
+    """Recompute the activations of the largest blocks during backward instead of saving them: less than half the
     memory of a step for up to a third more time, and the same result."""
 
     @model_validator(mode="after")

@@ -134,14 +134,6 @@ def pixel_norm(z: Tensor) -> Tensor:
     return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
-RECOMPUTED = 3
-"""Blocks, from the stage's resolution down, whose activations are recomputed: 7/8 of what all blocks save.
-
-A block's operations are about the same at every resolution below the widest, its activations halve with each, so that
-the others would cost as much time and save little.
-"""
-
-
 def pass_through(block: nn.Module, *inputs: Any, recompute: bool) -> Any:
     """`block(*inputs)`, and with `recompute` once more during backward, in place of saved activations.
 
@@ -158,9 +150,16 @@ class GrowingNetwork(nn.Module):
     checkpoint_activations = False
     """Whether the largest blocks' activations are recomputed; set from outside."""
 
+    recomputed = 3
+    """How many blocks' are, from the stage's resolution down.
+
+    A block's operations are about the same at every resolution below the widest, its activations halve with each, so
+    that three hold 7/8 of all that is saved, and the others would cost as much time and save little.
+    """
+
     def recomputes(self, block: int, resolution: int) -> bool:
         """Whether those of the block of `block` px are, in a pass at `resolution` px."""
-        return self.checkpoint_activations and block << RECOMPUTED > resolution
+        return self.checkpoint_activations and block << self.recomputed > resolution
 
     def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
         """The submodules that a pass at this stage goes through."""

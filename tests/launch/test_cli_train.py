@@ -78,8 +78,8 @@ def test_run_directory(run: Path) -> None:
 def test_dry_run_prints_the_phases_and_trains_nothing(data: Path, tmp_path: Path) -> None:
     done = inside("train", *SMALL, "--data", data, "--run-dir", tmp_path / "run", "--nproc", 4, "--dry-run")
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["4", "16", "0.889", "2", "0", "8", "2", "0.4", "GB", "0.001", "1/1/256", "2.67", "1.8"] in rows
-    assert ["8", "32", "1.78", "4", "8", "8", "2", "0.4", "GB", "0.001", "1/1/256", "2.67", "1.8"] in rows
+    assert ["4", "16", "0.889", "2", "0", "8", "2", "0.8", "GB", "0.001", "1/1/256", "2.67", "1.8"] in rows
+    assert ["8", "32", "1.78", "4", "8", "8", "2", "0.8", "GB", "0.001", "1/1/256", "2.67", "1.8"] in rows
     assert "48 images in 6 steps, 16 images of warm-up" in done.stdout
     assert not (tmp_path / "run").exists()
 
