@@ -27,6 +27,8 @@ def expectation(plan: Plan) -> str:
         parts.append(
             "The time is short for this resolution: expect blurs; give more --hours or a smaller --resolution."
         )
+    elif plan.recipe.resolution <= 16:
+        parts.append("Expect colours in the right places, no more; a larger resolution needs more --hours.")
     elif narrow:
         parts.append("Expect outlines and colours, soft, like the drawn faces and the emoji of docs/results.md.")
     else:
