@@ -54,10 +54,10 @@ def test_values_are_printed_and_recorded(run: Path, cache: Path) -> None:
     ("arguments", "message"),
     [
         (("model.latent=4",), "model.latent=4: only evaluation, data, device, watchdog can be set here"),
-        (("--metrics", "fdi"), "evaluation.metrics.0: Input should be 'fid', 'kid', 'psnr', 'ssim' or 'mse'"),
+        (("--metrics", "fdi"), "'fdi' is none of fid, kid, psnr, ssim, mse; did you mean fid?"),
         (("--checkpoint", "31"), "has no checkpoint 31"),
         (("evaluation.weights=/nowhere/x.pth",), "evaluation.weights: there is no file /nowhere/x.pth"),
-        (("evaluation.reference_samples=1", *RANDOM), "evaluation.reference_samples: "),
+        (("evaluation.reference_samples=1", *RANDOM), "evaluation.reference_samples=1: must be at least 2, not 1"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run: Path, arguments: tuple[str, ...], message: str) -> None:
