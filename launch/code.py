@@ -48,10 +48,12 @@ def snapshot(run: Path) -> Path | None:
 
 
 def importing(code: Path | None) -> dict[str, str]:
-    """Environment variables by which Python imports from a snapshot, and never from the current directory, which
-    `python -m` would look into first."""
+    """Environment variables by which a child process imports from a snapshot, or what this process runs, and never
+    from the current directory, where `python -m` would look first: a user's folder may be called `launch`."""
+    if code is None and (ROOT / "pyproject.toml").exists():  # otherwise it is installed, and found without a path
+        code = ROOT
     paths = [str(code)] if code is not None else []
-    paths += [path for path in [os.environ.get("PYTHONPATH")] if path]
+    paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in paths]
     return {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
 
 

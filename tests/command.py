@@ -18,15 +18,25 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)]  # as the `sivae` of `make env` does
 
 
 def sivae(
-    *arguments: object, limit: float = 120, code: int = 0, env: Mapping[str, str] = MappingProxyType({})
+    *arguments: object,
+    limit: float = 120,
+    code: int = 0,
+    env: Mapping[str, str] = MappingProxyType({}),
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `sivae ARGUMENTS`, with `env` beside the usual environment, and checks how it ends."""
+    """Runs `sivae ARGUMENTS` in a folder, with `env` beside the usual environment, and checks how it ends."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=limit, env={**ENVIRONMENT, **env}, check=False
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        env={**ENVIRONMENT, **env},
+        cwd=folder,
+        check=False,
     )
     assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done

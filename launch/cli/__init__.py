@@ -1,5 +1,6 @@
 """The `sivae` command: a file for each group of commands, heavy imports inside the commands so that help is instant."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from launch.cli import (
     sweep,
     train,
 )
+from launch.code import importing
 from sivae_dist import __version__
 
 
@@ -98,4 +100,5 @@ app.command()(checkpoints.checkpoints)
 
 def main() -> None:
     """Entry point of `sivae`."""
+    os.environ.update(importing(None))  # for every process that it starts
     app(prog_name="sivae")

@@ -76,7 +76,7 @@ class Site:
         """The id of the job."""
         data = data or self.data
         said = self.sivae("submit", "tiny", *SETTINGS, "--data", data, "--run-dir", run, *resources, *more)
-        found = re.match(r"job (\d+): ", said)
+        found = re.search(r"^job (\d+): ", said, re.MULTILINE)
         assert found, said
         return found[1]
 

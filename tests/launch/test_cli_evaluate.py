@@ -28,8 +28,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_values_are_printed_and_recorded(run: Path, cache: Path) -> None:
+    (cache / "launch").mkdir()
+    (cache / "launch" / "__init__.py").write_text("raise SystemExit('this is the launch of somebody else')")
     with owned(run):  # as if it were being trained
-        done = sivae("evaluate", run, *RANDOM, "--samples", 12, "--nproc", 2)
+        done = sivae("evaluate", run, *RANDOM, "--samples", 12, "--nproc", 2, folder=cache)
     printed = done.stdout.splitlines()
     assert "2 processes, 1 thread each\nprecision fp32, torch " in done.stderr
     where = "8 px, ema weights, 48 images seen)"
