@@ -9,13 +9,14 @@ from time import perf_counter
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from sivae_dist.checkpoint.folder import CheckpointFolder
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.checkpoint.writing import Snapshot, one_line, share, specs_of, write, write_files
-from sivae_dist.processes import host_group, on_first, rank, world_size
+from sivae_dist.processes import host_group, is_of_lost_peer, on_first, rank, world_size
 
 _PADDING = 1 << 26
 
@@ -48,6 +49,7 @@ class CheckpointSaver:
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=settle)
         # The thread's collectives must not meet those of training.
         self._group = host_group()
+        self._alone = False
         self._stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda
@@ -95,12 +97,15 @@ class CheckpointSaver:
         blocked = perf_counter() - start
 
         def work() -> Saved:
-            saved = Saved(images, 0, 0.0, blocked)
+            saved, lost = Saved(images, 0, 0.0, blocked), False
             try:
                 saved = replace(saved, bytes=write(self.folder.final(images), snapshot, self._group, before_commit))
                 self._tidy()
             except OSError as error:
-                saved = replace(saved, error=error)
+                saved = replace(saved, error=OSError(*error.args))  # without frames, which hold on to the group
+                lost = isinstance(error.__cause__, Exception) and is_of_lost_peer(error.__cause__)
+            if lost:
+                self._leave()
             return replace(saved, seconds=perf_counter() - start)
 
         self._pending = self._thread.submit(work)
@@ -117,8 +122,8 @@ class CheckpointSaver:
             self._failed = [*self._failed, saved.error] if saved.error else []
 
     def check(self, failures: int = 1) -> None:
-        """OSError when the last `failures` saves have failed."""
-        if len(self._failed) >= failures:
+        """OSError when the last `failures` saves have failed, or another process is gone."""
+        if len(self._failed) >= (1 if self._alone else failures):
             raise self._failed[-1]
 
     def ended(self) -> list[Saved]:
@@ -132,6 +137,12 @@ class CheckpointSaver:
         """Waits for what is being written, whatever becomes of it."""
         self._thread.shutdown()
         self._stager.close()
+
+    def _leave(self) -> None:
+        """Closes this process's connections, as its end would: when a process is gone, only those who wait for it hear
+        of it, and others wait for them, perhaps for ever."""
+        group, self._group, self._alone = self._group, None, True
+        dist.destroy_process_group(group)
 
     def _tidy(self) -> None:
         try:

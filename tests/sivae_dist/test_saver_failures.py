@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -224,3 +226,25 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(small_disk: Path) -> None:
     one.save(32, some_tensors(32), {})
     one.close()
     assert names(run) == ["images-000000000016", "images-000000000032"]
+
+
+def _outlives(path: Path) -> list[str | None]:
+    """Of four processes in a ring, the last is gone; its neighbours hear of it, and the second waits for them alone."""
+    one, heard = saver_of(path), path.with_name("heard")
+    if rank() == 3:
+        one._leave()
+        return []
+    one.save(8, some_tensors(), {})
+    one.wait()
+    if rank() == 1:
+        heard.touch()
+    while not heard.exists():  # they live on, as they do while their training waits
+        time.sleep(0.01)
+    with pytest.raises(OSError, match="cannot write"):  # although three failures in a row are allowed
+        one.check(3)
+    return _told(one)
+
+
+def test_nobody_waits_for_a_process_that_waited_for_a_lost_one(tmp_path: Path) -> None:
+    for (told,) in on_processes(4, _outlives, tmp_path / "run", limit=30)[:3]:
+        assert told.startswith("cannot write checkpoint") and re.search("Connection (closed|reset) by peer", told)
