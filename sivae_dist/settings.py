@@ -25,8 +25,9 @@ def parse_images(value: object) -> object:
 Images = Annotated[int, BeforeValidator(parse_images), Field(ge=0)]
 """A number of images seen, the one unit of progress."""
 
-PerResolution = float | dict[int, float]
-"""One value for every resolution, or a value for each."""
+_NotNegative = Annotated[float, Field(ge=0)]
+PerResolution = _NotNegative | dict[int, _NotNegative]
+"""One value for every resolution, or a value for each; none is negative."""
 
 ImagesPerResolution = Images | dict[int, Images]
 IntPerResolution = int | dict[int, int]

@@ -10,6 +10,7 @@ from launch.cli.errors import one_line_errors
 from launch.cli.options import RunDir
 from sivae_dist import startup
 from sivae_dist.output import outlast_watchers
+from sivae_dist.progress import saved_images
 
 
 def train(
@@ -51,6 +52,7 @@ def train(
             typer.echo(f"note: {note}")
         code = launch(run.path, processes)
     if code == STOPPED:
-        typer.echo("stopped as asked, and saved: run the same command again to continue", err=True)
+        done = "and saved" if saved_images(run.path) else "before the first checkpoint"
+        typer.echo(f"stopped as asked, {done}: run the same command again to continue", err=True)
     if code:
         raise typer.Exit(code)

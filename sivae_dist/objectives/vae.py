@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from sivae_dist.objectives.elbo import (
@@ -66,7 +67,7 @@ class ElboSettings(Settings):
     """Weight of the reconstruction error."""
     beta_kl: PerResolution = 1.0
     """Weight of the KL divergence."""
-    scale: float | None = None
+    scale: float | None = Field(None, gt=0)
     """s; None is the inverse of the final images' dimensions, in every phase."""
     reconstruction: Reconstruction = "mse"
 

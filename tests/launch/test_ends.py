@@ -71,7 +71,10 @@ def test_a_signal_while_the_processes_start_is_a_request_as_well(data: Path, tmp
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=100) == 75
-    assert "error" not in log.read_text()
+    said = log.read_text()
+    assert "error" not in said
+    saved = "and saved" if list((run / "checkpoints").glob("images-*")) else "before the first checkpoint"
+    assert f"stopped as asked, {saved}: run the same command again to continue" in said
     nobody_is_left(run)
 
 
