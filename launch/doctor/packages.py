@@ -161,7 +161,7 @@ def examine_packages(facts: dict[str, Any], modules_only: Sequence[str] | None =
             found = installed[requirement.name]
             if found is None:
                 what = f"{requirement.name} is not installed (optional)"
-                yield Finding("ok", f"extra {extra}", what, f'pip install "sivae[{extra}]" where it is wanted')
+                yield Finding("ok", f"extra {extra}", what, f"pip install {requirement.name} where it is wanted")
             elif reason := reasons.get(modules[requirement.name]):
                 yield _broken(requirement.name, found, reason)
             else:

@@ -141,7 +141,7 @@ class SelfTest:
 
             import_dali()
         except ValueError:
-            yield Finding("ok", "decoding", "DALI is not installed (optional)", 'pip install "sivae[dali]"')
+            yield Finding("ok", "decoding", "DALI is not installed (optional)", "pip install nvidia-dali-cuda130")
             return
         for file_format in ("png", "jpeg"):
             yield from self._decoded(file_format, "dali")

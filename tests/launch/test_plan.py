@@ -100,13 +100,13 @@ def test_values_for_resolutions_that_are_not_trained(
 
 def test_what_can_be_meant_is_not(settings: Any) -> None:
     fine = settings(
-        "checkpoint.keep_best=1", "checkpoint.best_metric=exp_elbo/rec", "schedule.batch={4: 8, 8: 4}", f"{WARM}=24"
+        "checkpoint.keep_best=1", "checkpoint.best_metric=exp_elbo/rec", "schedule.batch={4: 8, 8: 4}", f"{WARM}=43"
     )
     assert plan.preflight(fine, 2).warnings == []
     for best in ("gradient/encoder", "schedule/batch", "reconstruction/per_value"):
         plan.preflight(settings("checkpoint.keep_best=1", f"checkpoint.best_metric={best}"), 1)
-    (warning,) = plan.preflight(settings(f"{WARM}=25"), 1).warnings
-    assert "more than half of the run" in warning
+    (warning,) = plan.preflight(settings(f"{WARM}=44"), 1).warnings
+    assert "more than nine tenths of the run" in warning
     vae = settings("objective={name: vae}", "checkpoint.keep_best=1", "checkpoint.best_metric=kl/fake")
     assert "kl/fake is never measured" in refused(vae)
 

@@ -24,7 +24,9 @@ def loaders(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     try:
         import_dali()
     except ValueError:
-        yield Finding("ok", "9 DALI", "left out: it is not installed", 'pip install "sivae[dali]" where it is wanted')
+        yield Finding(
+            "ok", "9 DALI", "left out: it is not installed", "pip install nvidia-dali-cuda130 where it is wanted"
+        )
         return
     first: dict[str, torch.Tensor] = {}
     for loader in ("cpu", "dali"):
