@@ -20,9 +20,9 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.machine import machine
 from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver, CheckpointSettings
-from sivae_dist.config import RunSettings, load_config
-from sivae_dist.players import Players
-from sivae_dist.processes import join, leave, rank
+from sivae_dist.config.run_settings import RunSettings, load_config
+from sivae_dist.process.processes import join, leave, rank
+from sivae_dist.train.players import Players
 
 CPU = torch.device("cpu")
 

@@ -21,11 +21,11 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from benchmarks.report import report
-from sivae_dist.config import load_config
+from sivae_dist.config.run_settings import load_config
 from sivae_dist.objectives import Draws
-from sivae_dist.players import Players
-from sivae_dist.processes import everyone, leave, rank
-from sivae_dist.schedule import Segment
+from sivae_dist.process.processes import everyone, leave, rank
+from sivae_dist.step.schedule import Segment
+from sivae_dist.train.players import Players
 
 CPU = torch.device("cpu")
 ENGINES = {"DDP": "{name: ddp}"} | {f"ZeRO {stage}": f"{{name: zero, stage: {stage}}}" for stage in (0, 1, 2, 3)}

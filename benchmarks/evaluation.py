@@ -25,14 +25,14 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, 
 
 from benchmarks.pictures import write_pictures
 from benchmarks.report import report
-from data_pipelines.loader import DataSettings
-from data_pipelines.prepare import PrepareSettings, prepare
-from data_pipelines.store import open_store
+from data_pipelines.images.loader import DataSettings
+from data_pipelines.images.prepare import PrepareSettings, prepare
+from data_pipelines.images.store import open_store
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.evaluation.statistics import Statistics, frechet_distance
 from sivae_dist.models import Stage, StyleSettings, build
-from sivae_dist.pretrained import Pretrained
+from sivae_dist.use.pretrained import Pretrained
 
 PACKAGES = ("torch", "torch-fidelity", "numpy")
 BATCH = 10

@@ -75,8 +75,8 @@ def ours(folder: Path, resolution: int, floats: bool, loader: str = "cpu") -> It
     a GPU converts them."""
     import torch
 
-    import data_pipelines.loader as loading
-    from data_pipelines.store import open_store
+    import data_pipelines.images.loader as loading
+    from data_pipelines.images.store import open_store
 
     if not floats:
         loading.to_images = lambda pixels, flips=None: pixels
@@ -203,7 +203,7 @@ def compare(contestants: dict[str, Contestant], folder: Path, rounds: int, secon
 
 
 def make_sets(folder: Path, images: int) -> dict[str, Path]:
-    from data_pipelines.prepare import PrepareSettings, prepare
+    from data_pipelines.images.prepare import PrepareSettings, prepare
 
     source = folder / f"pictures-{images}"
     write_pictures(source, 256, images)

@@ -134,8 +134,8 @@ def zip_of_pngs(folder: Path, resolution: int) -> Iterator[int]:
 
 def stored_images(folder: Path, resolution: int) -> Iterator[bytes]:
     """All images of a prepared data set's level, as they are stored."""
-    from data_pipelines.reader import Reader
-    from data_pipelines.store import Directory
+    from data_pipelines.images.reader import Reader
+    from data_pipelines.images.store import Directory
 
     store = Directory(folder)
     manifest = store.manifest()

@@ -23,10 +23,10 @@ import numpy as np
 
 from benchmarks.pictures import write_pictures
 from benchmarks.report import report
-from data_pipelines.decode import encode, halve, round_pixels
-from data_pipelines.manifest import OutputFile
-from data_pipelines.shards import TarWriter
-from data_pipelines.sources.image import to_pixels, to_square
+from data_pipelines.images.decode import encode, halve, round_pixels
+from data_pipelines.images.manifest import OutputFile
+from data_pipelines.images.shards import TarWriter
+from data_pipelines.images.sources.image import to_pixels, to_square
 
 PACKAGES = ("imagecodecs", "opencv-python-headless", "simplejpeg", "webdataset", "numpy")
 FORMATS: tuple[Literal["jpeg", "png"], ...] = ("jpeg", "png")
@@ -47,7 +47,7 @@ def link_pictures(folder: Path, distinct: int, images: int) -> Path:
 PREPARING = """
 import os, sys, time
 import webdataset  # takes seconds
-from data_pipelines.prepare import PrepareSettings, prepare
+from data_pipelines.images.prepare import PrepareSettings, prepare
 
 source, dest, kind, shard_size, workers = sys.argv[1:]
 first = []

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import report
-from data_pipelines.arrays import write_array
-from data_pipelines.manifest import FileRecord, Level, Manifest, Shard, write_file
+from data_pipelines.images.arrays import write_array
+from data_pipelines.images.manifest import FileRecord, Level, Manifest, Shard, write_file
 
 CHECKSUM = "0" * 64
 
 OPENING = """
 import sys, time
 import torch
-from data_pipelines.loader import DataSettings, Loader
-from data_pipelines.store import open_store
+from data_pipelines.images.loader import DataSettings, Loader
+from data_pipelines.images.store import open_store
 
 def resident():
     with open("/proc/self/statm") as file:

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import machine
-from data_pipelines.arrays import write_array
-from data_pipelines.manifest import Level, Manifest, OutputFile, Shard, write_file
-from data_pipelines.shards import TarWriter
-from data_pipelines.verify import verify
+from data_pipelines.images.arrays import write_array
+from data_pipelines.images.manifest import Level, Manifest, OutputFile, Shard, write_file
+from data_pipelines.images.shards import TarWriter
+from data_pipelines.images.verify import verify
 
 SHARD = 1000
 

@@ -21,9 +21,9 @@ from launch.code import describe, importing, snapshot
 from launch.parents import end_with
 from launch.record import JobRecord
 from launch.requeue import judge, tell
-from sivae_dist.ends import STOPPED, Logs
-from sivae_dist.output import outlast_watchers
-from sivae_dist.signals import SIGNALS
+from sivae_dist.process.output import outlast_watchers
+from sivae_dist.process.signals import SIGNALS
+from sivae_dist.run.ends import STOPPED, Logs
 
 
 def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:

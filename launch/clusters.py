@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from data_pipelines.problems import Problem, did_you_mean, problems
 from launch.gpu_requests import gpu_count, gres_count, with_gpus, without_gpus
 from launch.slurm_options import WITHOUT_KEY, Options, sbatch_options, srun_options
+from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.settings import Settings
-from sivae_dist.yaml_reading import read_yaml
 
 USER_FOLDER = Path("~/.config/sivae/clusters")
 

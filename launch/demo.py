@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from sivae_dist.devices import check_architecture, usable_gpus
-from sivae_dist.durations import duration
 from sivae_dist.monitoring.scalars import read_rows
-from sivae_dist.output import outlast_watchers
-from sivae_dist.run import RunDirectory
+from sivae_dist.process.devices import check_architecture, usable_gpus
+from sivae_dist.process.durations import duration
+from sivae_dist.process.output import outlast_watchers
+from sivae_dist.run.directory import RunDirectory
 
 IMAGES = Path("data/faces-drawn")
 DATA = Path("data/faces")

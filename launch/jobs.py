@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.record import JobRecord, Row
-from sivae_dist.durations import duration
-from sivae_dist.ends import STOPPED, Logs
-from sivae_dist.ownership import owner_of
+from sivae_dist.process.durations import duration
+from sivae_dist.run.ends import STOPPED, Logs
+from sivae_dist.run.ownership import owner_of
 
 _LIMIT = 60
 _AT_ONCE = 500

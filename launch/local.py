@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from launch.environment import forget_launchers
 from launch.parents import end_with
-from sivae_dist import startup
-from sivae_dist.ends import INTERRUPTED, STOPPED, Logs
-from sivae_dist.output import outlast_watchers
-from sivae_dist.ownership import owned
-from sivae_dist.run import RunDirectory
-from sivae_dist.signals import handling
+from sivae_dist.process import startup
+from sivae_dist.process.output import outlast_watchers
+from sivae_dist.process.signals import handling
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.ends import INTERRUPTED, STOPPED, Logs
+from sivae_dist.run.ownership import owned
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -60,7 +60,7 @@ def start(arguments: list[str], logs: Logs, processes: int) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
     if processes == 1:
         from launch.worker import main
-        from sivae_dist.stopping import Stop
+        from sivae_dist.process.stopping import Stop
 
         stop = Stop()
         with stop.listening():

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sivae_dist.ends import Logs
-from sivae_dist.progress import saved_images
+from sivae_dist.run.ends import Logs
+from sivae_dist.run.progress import saved_images
 
 Row = dict[str, Any]
 

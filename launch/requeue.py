@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from launch.place import SlurmPlace
 from launch.record import NO_PROGRESS, JobRecord
-from sivae_dist.ends import STOPPED, Logs
+from sivae_dist.run.ends import STOPPED, Logs
 
 FINISHED = "has finished"
 

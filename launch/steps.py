@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sivae_dist import numerics
-from sivae_dist.config import RunSettings
+from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models.stage import Mixing, blend_real
 from sivae_dist.objectives import Draws
-from sivae_dist.players import Players
-from sivae_dist.randomness import draw
-from sivae_dist.schedule import Segment
+from sivae_dist.process import numerics
+from sivae_dist.step.randomness import draw
+from sivae_dist.step.schedule import Segment
+from sivae_dist.train.players import Players
 
 SEED = 7
 

@@ -28,8 +28,8 @@ from launch.code import snapshot
 from launch.record import JobRecord
 from launch.slurm import Executor, facts, hand_in, make_executor
 from launch.task import Task
+from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.settings import Settings, flatten
-from sivae_dist.yaml_reading import read_yaml
 
 _MAX_ARRAY = 1001  # SLURM's own default
 

@@ -16,9 +16,9 @@ from launch.environment import forget_launchers
 from launch.place import SlurmPlace
 from launch.record import JobRecord
 from launch.requeue import runs_of, tell
-from sivae_dist.ends import STOPPED, Logs
-from sivae_dist.output import lasting_log, outlast_watchers
-from sivae_dist.ownership import owned
+from sivae_dist.process.output import lasting_log, outlast_watchers
+from sivae_dist.run.ends import STOPPED, Logs
+from sivae_dist.run.ownership import owned
 
 _PATIENCE = 300.0
 """Seconds to wait for the first process's word of where it is; shared file systems take their time."""
@@ -36,7 +36,7 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", os.environ["OMP_NUM_THREADS"])
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from sivae_dist.stopping import Stop  # imports torch, which reads these only once
+        from sivae_dist.process.stopping import Stop  # imports torch, which reads these only once
 
         stop, worst = Stop(), 0
         with stop.listening():

@@ -22,17 +22,17 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from launch.parents import end_with
-from sivae_dist import startup, watchdog
-from sivae_dist.config import RunSettings
-from sivae_dist.devices import pick_device
-from sivae_dist.ends import STOPPED, Logs
-from sivae_dist.guard import NonFiniteError
-from sivae_dist.numerics import configure, set_environment
-from sivae_dist.output import outlast_watchers
-from sivae_dist.processes import PeerError, is_of_lost_peer, join, leave, rank
-from sivae_dist.run import RunDirectory
-from sivae_dist.stopping import Stop
-from sivae_dist.trainer import Trainer
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.process import startup, watchdog
+from sivae_dist.process.devices import pick_device
+from sivae_dist.process.numerics import configure, set_environment
+from sivae_dist.process.output import outlast_watchers
+from sivae_dist.process.processes import PeerError, is_of_lost_peer, join, leave, rank
+from sivae_dist.process.stopping import Stop
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.ends import STOPPED, Logs
+from sivae_dist.step.guard import NonFiniteError
+from sivae_dist.train.trainer import Trainer
 
 
 def end_with_launcher() -> None:

@@ -43,7 +43,7 @@ def sivae(
 
 
 def told(stderr: str) -> list[str]:
-    """Lines on stderr but those that name what a slow machine is busy with (sivae_dist/startup.py)."""
+    """Lines on stderr but those that name what a slow machine is busy with (sivae_dist/process/startup.py)."""
     return [line for line in stderr.splitlines() if not re.fullmatch(r"[^:]* \.\.\.( \S+)?", line)]
 
 

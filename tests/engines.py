@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder
-from sivae_dist.processes import rank
-from sivae_dist.run import RunDirectory
+from sivae_dist.process.processes import rank
+from sivae_dist.run.directory import RunDirectory
 from tests.helpers import begin, disturb, gathered, tiny_settings, train
 
 ZERO = {f"zero{stage}": f"engine={{name: zero, stage: {stage}}}" for stage in (0, 1, 2)}

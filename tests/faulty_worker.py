@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from launch.worker import process
 from sivae_dist.checkpoint import saver
-from sivae_dist.trainer import Trainer
+from sivae_dist.train.trainer import Trainer
 
 
 def hang_here() -> NoReturn:

@@ -18,14 +18,14 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from data_pipelines.prepare import PrepareSettings, prepare
-from sivae_dist.config import RunSettings, override, validate
-from sivae_dist.run import RunDirectory
-from sivae_dist.stopping import Stop
-from sivae_dist.trainer import Trainer
+from data_pipelines.images.prepare import PrepareSettings, prepare
+from sivae_dist.config.run_settings import RunSettings, override, validate
+from sivae_dist.process.stopping import Stop
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.train.trainer import Trainer
 
 CPU = torch.device("cpu")
-_PRELOADED = ["sivae_dist.trainer", "sivae_dist.pretrained", "torch.utils.tensorboard"]
+_PRELOADED = ["sivae_dist.train.trainer", "sivae_dist.use.pretrained", "torch.utils.tensorboard"]
 
 
 # Data sets and runs.

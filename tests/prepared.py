@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.manifest import INDEX_DTYPE
+from data_pipelines.images.manifest import INDEX_DTYPE
 
 TAR = "0016/shard-00001.tar"
 """What is changed unless another is named."""

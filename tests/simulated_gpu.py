@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sivae_dist import trainer as trainers
 from sivae_dist.checkpoint import CheckpointSaver
+from sivae_dist.train import trainer as trainers
 
 GPU = torch.device("cuda", 0)
 

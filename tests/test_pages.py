@@ -12,7 +12,7 @@ from typer import BadParameter
 from typer.exceptions import TyperException
 
 from launch.cli import app
-from sivae_dist.config import load_config
+from sivae_dist.config.run_settings import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -47,7 +47,7 @@ def _takes_settings(error: Any) -> bool:
 
 def _hint(option: str) -> str:
     from data_pipelines.problems import did_you_mean, known_keys, nearest
-    from sivae_dist.config import RunSettings
+    from sivae_dist.config.run_settings import RunSettings
 
     keys = nearest(option.lstrip("-"), known_keys(RunSettings))
     return f" (settings are given as KEY=VALUE{did_you_mean([f'{key}=VALUE' for key in keys])})"

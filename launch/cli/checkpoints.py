@@ -20,7 +20,7 @@ def checkpoints(
         from rich.table import Table
 
         from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError, kept_of
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.run.directory import RunDirectory
 
         directory = RunDirectory(run)
         settings = directory.settings().checkpoint

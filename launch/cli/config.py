@@ -16,6 +16,6 @@ def show(
 ) -> None:
     """Print every setting as resolved, defaults included."""
     with one_line_errors():
-        from sivae_dist.config import load_config
+        from sivae_dist.config.run_settings import load_config
 
         typer.echo(load_config(config, overrides).to_yaml(), nl=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from sivae_dist import startup
+from sivae_dist.process import startup
 
 
 def configure(

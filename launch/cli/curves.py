@@ -7,7 +7,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.options import Run, expanded
-from sivae_dist import startup
+from sivae_dist.process import startup
 
 
 def curves(
@@ -22,10 +22,10 @@ def curves(
 ) -> None:
     """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
-        from sivae_dist import figures
-        from sivae_dist.figures.metrics import CURVES
         from sivae_dist.monitoring.scalars import read_rows
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.run.directory import RunDirectory
+        from sivae_dist.use import figures
+        from sivae_dist.use.figures.metrics import CURVES
 
         if out is not None:
             figures.check_out(out, CURVES)

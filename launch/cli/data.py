@@ -10,7 +10,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.progress import progress_bar
-from sivae_dist.output import outlast_watchers
+from sivae_dist.process.output import outlast_watchers
 
 MOST_FAULTS = 100
 """That `verify` prints."""
@@ -19,7 +19,7 @@ _EXAMPLES = 3
 """Names that `info` shows of files that were left out for one reason."""
 
 if TYPE_CHECKING:
-    from data_pipelines.manifest import Manifest
+    from data_pipelines.images.manifest import Manifest
 
 app = typer.Typer(help="Prepare data sets and look into them.", no_args_is_help=True)
 
@@ -73,9 +73,9 @@ def prepare(
     """
     with one_line_errors("interrupted: run the same command again to continue"):
         outlast_watchers()
-        from data_pipelines.mirroring import mirroring_note
-        from data_pipelines.prepare import PrepareSettings
-        from data_pipelines.prepare import prepare as run
+        from data_pipelines.images.mirroring import mirroring_note
+        from data_pipelines.images.prepare import PrepareSettings
+        from data_pipelines.images.prepare import prepare as run
 
         settings = PrepareSettings.model_validate(
             {
@@ -107,7 +107,7 @@ def _say(line: str) -> None:
 
 
 def _read_test(test: str) -> int | str | tuple[str, ...]:
-    from data_pipelines.sources.splits import SHARE
+    from data_pipelines.images.sources.splits import SHARE
 
     if test == "source":
         return test
@@ -139,8 +139,8 @@ def verify(
     levels. Changes nothing. One line a fault, with the file, the byte and the key, and code 1 when there are any.
     """
     with one_line_errors():
-        from data_pipelines.manifest import Manifest
-        from data_pipelines.verify import verify as run
+        from data_pipelines.images.manifest import Manifest
+        from data_pipelines.images.verify import verify as run
 
         with progress_bar("verifying") as progress:
             faults = run(dest.expanduser(), decode, workers or len(os.sched_getaffinity(0)), progress)
@@ -163,8 +163,8 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
         from rich.markup import escape
         from rich.table import Table
 
-        from data_pipelines.manifest import Manifest
-        from data_pipelines.mirroring import mirroring_note
+        from data_pipelines.images.manifest import Manifest
+        from data_pipelines.images.mirroring import mirroring_note
 
         manifest = Manifest.load(dest.expanduser())
         facts = Table(title=str(dest), show_header=False)

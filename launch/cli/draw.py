@@ -15,7 +15,7 @@ def _draw_chunk(name: str, folder: str, seed: int, start: int, stop: int, digits
     """Draws images start to stop - 1 into `folder`; returns how many."""
     from PIL import Image
 
-    from data_pipelines.drawn import DRAWN
+    from data_pipelines.images.drawn import DRAWN
 
     for index in range(start, stop):
         image = Image.fromarray(DRAWN[name](seed, index))
@@ -39,7 +39,7 @@ def draw(
         from concurrent.futures import ProcessPoolExecutor, as_completed
         from difflib import get_close_matches
 
-        from data_pipelines.drawn import DRAWN
+        from data_pipelines.images.drawn import DRAWN
         from data_pipelines.problems import did_you_mean
 
         if name not in DRAWN:

@@ -6,8 +6,8 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.options import Run
-from sivae_dist import startup
-from sivae_dist.output import outlast_watchers
+from sivae_dist.process import startup
+from sivae_dist.process.output import outlast_watchers
 
 
 def evaluate(
@@ -27,10 +27,10 @@ def evaluate(
     with one_line_errors(), startup.speaking("loading PyTorch"):
         outlast_watchers()
         from launch.local import start
-        from sivae_dist.devices import check_processes, default_processes
-        from sivae_dist.ends import STOPPED
         from sivae_dist.evaluation.request import Request
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.process.devices import check_processes, default_processes
+        from sivae_dist.run.directory import RunDirectory
+        from sivae_dist.run.ends import STOPPED
 
         assignments = list(overrides or [])
         if metrics is not None:

@@ -7,7 +7,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.options import CheckpointOption, Live, Run, expanded
-from sivae_dist import startup
+from sivae_dist.process import startup
 
 
 def export(
@@ -24,7 +24,7 @@ def export(
     `sivae_dist.load_pretrained` and the commands for pictures read the directory.
     """
     with one_line_errors(), startup.speaking("loading PyTorch"):
-        from sivae_dist.export import export as write
+        from sivae_dist.use.export import export as write
 
         config = write(run, out, checkpoint=checkpoint, live=live, license=license)
         typer.echo(f"{out}: the model at {config.images:,} images")

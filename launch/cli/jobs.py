@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from launch.cli.errors import one_line_errors
-from sivae_dist.durations import duration
+from sivae_dist.process.durations import duration
 
 if TYPE_CHECKING:
     from launch.jobs import State

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sivae_dist import startup
+from sivae_dist.process import startup
 
 if TYPE_CHECKING:
-    from sivae_dist.pretrained import Pretrained
+    from sivae_dist.use.pretrained import Pretrained
 
 
 def expanded(path: Path | None) -> Path | None:
@@ -54,7 +54,7 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Images only.")]
 
 def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
     from sivae_dist import load_pretrained
-    from sivae_dist.devices import Place, pick_device
+    from sivae_dist.process.devices import Place, pick_device
 
     startup.doing(f"loading {path}")
     model = load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))

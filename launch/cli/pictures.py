@@ -22,12 +22,12 @@ from launch.cli.options import (
     parse_numbers,
     parse_truncation,
 )
-from sivae_dist import startup
+from sivae_dist.process import startup
 
 if TYPE_CHECKING:
     import torch
 
-    from sivae_dist.pretrained import Pretrained
+    from sivae_dist.use.pretrained import Pretrained
 
 
 def sample(
@@ -65,7 +65,7 @@ def sample(
 ) -> None:
     """Draw samples from the prior, at one or several truncations, or mixed in style."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
-        from sivae_dist import figures
+        from sivae_dist.use import figures
 
         figures.check_out(out)
         psis = parse_truncation(truncation)
@@ -111,8 +111,8 @@ def reconstruct(
 ) -> None:
     """Encode and decode images: pairs of a real one, left, and its reconstruction, right."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
-        from sivae_dist import figures
-        from sivae_dist.figures import real
+        from sivae_dist.use import figures
+        from sivae_dist.use.figures import real
 
         figures.check_out(out)
         model = load(run, checkpoint, live, device)
@@ -153,8 +153,8 @@ def interpolate(
     with one_line_errors(), startup.speaking("loading PyTorch"):
         import torch
 
-        from sivae_dist import figures
-        from sivae_dist.figures import real
+        from sivae_dist.use import figures
+        from sivae_dist.use.figures import real
 
         figures.check_out(out)
         model = load(run, checkpoint, live, device)
@@ -196,9 +196,9 @@ def growth(
     last network cut off at that resolution, which is marked.
     """
     with one_line_errors(), startup.speaking("loading PyTorch"):
-        from sivae_dist import figures
-        from sivae_dist.devices import Place, pick_device
-        from sivae_dist.pretrained import load_growth
+        from sivae_dist.process.devices import Place, pick_device
+        from sivae_dist.use import figures
+        from sivae_dist.use.pretrained import load_growth
 
         figures.check_out(out)
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
@@ -223,8 +223,8 @@ def animate(
 ) -> None:
     """Walk through latent space along smooth closed ways, as a moving picture."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
-        from sivae_dist import figures
-        from sivae_dist.figures.animation import MOVING
+        from sivae_dist.use import figures
+        from sivae_dist.use.figures.animation import MOVING
 
         figures.check_out(out, MOVING)
         model = load(run, checkpoint, live, device)
@@ -236,8 +236,8 @@ def animate(
 
 
 def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -> "torch.Tensor":
-    from sivae_dist.figures import real
-    from sivae_dist.run import RunDirectory
+    from sivae_dist.run.directory import RunDirectory
+    from sivae_dist.use.figures import real
 
     if data is not None:
         return real.from_test_split(model, data, count)

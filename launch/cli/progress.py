@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sivae_dist.durations import duration
+from sivae_dist.process.durations import duration
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from launch.clusters import ClusterSettings
-    from sivae_dist.config import RunSettings
+    from sivae_dist.config.run_settings import RunSettings
 
 LOCAL = "local"
 

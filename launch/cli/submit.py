@@ -9,7 +9,7 @@ import typer
 from launch.cli.errors import one_line_errors
 from launch.cli.options import RunDir
 from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
-from sivae_dist.output import outlast_watchers
+from sivae_dist.process.output import outlast_watchers
 
 
 @with_resources
@@ -32,8 +32,8 @@ def submit(
     with one_line_errors():
         outlast_watchers()
         from launch.plan import checks, preflight, untrained_keys
-        from sivae_dist.config import config_path, load_config, run_name
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.config.run_settings import config_path, load_config, run_name
+        from sivae_dist.run.directory import RunDirectory
 
         wanted = asked_for(cluster, resources)
         assignments = list(overrides or [])

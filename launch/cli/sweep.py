@@ -10,7 +10,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
-from sivae_dist.output import outlast_watchers
+from sivae_dist.process.output import outlast_watchers
 
 
 @with_resources
@@ -34,9 +34,9 @@ def sweep(
         from launch.plan import preflight, untrained_keys
         from launch.record import INDEX, load_index
         from launch.sweep import assignments, load_sweep, run_names
-        from sivae_dist.config import load_config
-        from sivae_dist.progress import saved_images
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.config.run_settings import load_config
+        from sivae_dist.run.directory import RunDirectory
+        from sivae_dist.run.progress import saved_images
 
         wanted = asked_for(cluster, resources)
         if cluster == LOCAL and runs_per_task > 1:

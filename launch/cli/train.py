@@ -8,9 +8,9 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from launch.cli.options import RunDir
-from sivae_dist import startup
-from sivae_dist.output import outlast_watchers
-from sivae_dist.progress import saved_images
+from sivae_dist.process import startup
+from sivae_dist.process.output import outlast_watchers
+from sivae_dist.run.progress import saved_images
 
 
 def train(
@@ -29,10 +29,10 @@ def train(
         outlast_watchers()
         from launch.local import launch
         from launch.plan import preflight, show, untrained_keys
-        from sivae_dist.config import config_path, load_config, run_name
-        from sivae_dist.devices import default_processes
-        from sivae_dist.ends import STOPPED
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.config.run_settings import config_path, load_config, run_name
+        from sivae_dist.process.devices import default_processes
+        from sivae_dist.run.directory import RunDirectory
+        from sivae_dist.run.ends import STOPPED
 
         assignments = list(overrides or [])
         if data is not None:

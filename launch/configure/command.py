@@ -13,10 +13,10 @@ def configure(
     data: str, out: Path, hardware: str, resolution: int | None, hours: float | None, say: Callable[[str], None]
 ) -> None:
     """Writes a configuration that trains. ValueError in one line when there is none, or `out` exists."""
-    from data_pipelines.loader import DataSettings
-    from data_pipelines.store import open_store
-    from sivae_dist.config import load_config
-    from sivae_dist.trainer import check_data, make_schedule
+    from data_pipelines.images.loader import DataSettings
+    from data_pipelines.images.store import open_store
+    from sivae_dist.config.run_settings import load_config
+    from sivae_dist.train.trainer import check_data, make_schedule
 
     if out.exists():
         raise ValueError(f"{out} exists: name another with --out, or remove it")

@@ -69,7 +69,7 @@ def parse(text: str) -> Hardware:
 
 def this_machine(text: str) -> Hardware:
     """`auto`: the GPUs of this machine when it has any, else its CPU."""
-    from sivae_dist.devices import usable_gpus
+    from sivae_dist.process.devices import usable_gpus
 
     count = 0 if text == "cpu" else usable_gpus("auto")
     if count:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipelines.mirroring import why_not_mirrored
+from data_pipelines.images.mirroring import why_not_mirrored
 from launch.configure.hardware import Hardware
 from launch.configure.recipes import FEW, Name, Recipe
 from sivae_dist.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
-    from data_pipelines.manifest import Manifest
+    from data_pipelines.images.manifest import Manifest
     from launch.configure.speed import Speed, Traced
-    from sivae_dist.config import RunSettings
+    from sivae_dist.config.run_settings import RunSettings
 
 HOURS = {"cpu": 8.0, "cuda": 48.0}
 """That a run may take unless told otherwise: a night, a weekend."""
@@ -113,7 +113,7 @@ class Plan:
 
 def settings_of(recipe: Recipe) -> "RunSettings":
     """Networks and objective of a recipe, with a schedule that does not matter."""
-    from sivae_dist.config import validate
+    from sivae_dist.config.run_settings import validate
 
     return validate(
         {

@@ -9,8 +9,8 @@ import torch
 from launch.configure.hardware import Hardware
 from launch.configure.recipes import Recipe
 from launch.steps import Stepper
-from sivae_dist.config import RunSettings
-from sivae_dist.memory import estimate
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.train.memory import estimate
 
 _INTROSPECTIVE = 3.4
 """Of a plain VAE's step, what one of Soft-IntroVAE takes (docs/training.md has the passes; 3.0 to 3.6 measured)."""

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from launch.configure.plan import Plan
-from sivae_dist.durations import duration
+from sivae_dist.process.durations import duration
 
 _WIDTH = 120
 
@@ -85,7 +85,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _comments(plan: Plan) -> dict[str, str]:
-    from sivae_dist.config import validate
+    from sivae_dist.config.run_settings import validate
     from sivae_dist.objectives.soft_intro import SoftIntroWeights
 
     recipe, settings = plan.recipe, validate(plan.values(), "plan")

@@ -30,8 +30,8 @@ def examine_gpu(folder: Path, path: Path, config: str, batch: int | None) -> boo
     resolution. ValueError, with what to do, when there is no GPU."""
     import torch
 
-    from sivae_dist.config import load_config
-    from sivae_dist.devices import usable_gpus, why_no_gpu
+    from sivae_dist.config.run_settings import load_config
+    from sivae_dist.process.devices import usable_gpus, why_no_gpu
 
     settings = load_config(config, ["data.path=unused"])
     if not usable_gpus("auto"):
@@ -39,7 +39,7 @@ def examine_gpu(folder: Path, path: Path, config: str, batch: int | None) -> boo
     from launch.doctor.gpu import points
     from launch.doctor.gpu.course import Course
     from launch.doctor.selftest import SelfTest
-    from sivae_dist import numerics
+    from sivae_dist.process import numerics
 
     numerics.set_environment(deterministic=True)  # libraries read it once
     report = Report()
@@ -94,7 +94,7 @@ def self_test(report: Report) -> None:
         import torch
 
         from launch.doctor.selftest import SelfTest
-        from sivae_dist import numerics
+        from sivae_dist.process import numerics
 
         forget_launchers()
         numerics.set_environment(deterministic=True)  # libraries read it once

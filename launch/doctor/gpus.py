@@ -45,7 +45,7 @@ def _built_for() -> list[str]:
 def examine_gpus(facts: dict[str, Any]) -> Iterator[Finding]:
     import torch
 
-    from sivae_dist.devices import driver_version, runs
+    from sivae_dist.process.devices import driver_version, runs
 
     facts["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not torch.cuda.is_available():
@@ -84,7 +84,7 @@ def examine_gpus(facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _none_usable(facts: dict[str, Any]) -> Iterator[Finding]:
     """Without a GPU that torch can use: because there is none, or why."""
-    from sivae_dist.devices import why_expected, why_no_gpu
+    from sivae_dist.process.devices import why_expected, why_no_gpu
 
     expected = why_expected()
     facts |= {"expected": expected, "reason": why_no_gpu()}

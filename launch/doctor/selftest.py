@@ -13,9 +13,9 @@ from launch.doctor.report import Finding
 if TYPE_CHECKING:
     import torch
 
-    from data_pipelines.manifest import Manifest
-    from sivae_dist.config import RunSettings
-    from sivae_dist.stopping import Stop
+    from data_pipelines.images.manifest import Manifest
+    from sivae_dist.config.run_settings import RunSettings
+    from sivae_dist.process.stopping import Stop
 
 TOLERANCE = 1e-9
 """By which the worst tensor of an fp64 step may differ between devices or numbers of processes."""
@@ -44,7 +44,7 @@ class SelfTest:
 
     def settings(self, data: str | Path, *assignments: str) -> "RunSettings":
         """A run of eight steps, 4 to 16 px, in fp64."""
-        from sivae_dist.config import override, validate
+        from sivae_dist.config.run_settings import override, validate
 
         batch = self.processes * -(-8 // self.processes)
         values: dict[str, Any] = {
@@ -70,8 +70,8 @@ class SelfTest:
 
     def prepare(self, file_format: str) -> tuple[Path, "Manifest"]:
         """Drawn faces as a data set whose largest level is in tars of PNG or JPEG."""
-        from data_pipelines.manifest import Manifest
-        from data_pipelines.prepare import PrepareSettings, prepare
+        from data_pipelines.images.manifest import Manifest
+        from data_pipelines.images.prepare import PrepareSettings, prepare
 
         data = self.root / file_format
         if not data.exists():
@@ -83,7 +83,7 @@ class SelfTest:
         """A folder of drawn faces of 128 px."""
         from PIL import Image
 
-        from data_pipelines.drawn import draw_face
+        from data_pipelines.images.drawn import draw_face
 
         source = self.root / "faces"
         if not source.exists():
@@ -94,7 +94,7 @@ class SelfTest:
 
     def faces_32(self) -> Path:
         """The same as a data set up to 32 px, for `sivae train tiny`."""
-        from data_pipelines.prepare import PrepareSettings, prepare
+        from data_pipelines.images.prepare import PrepareSettings, prepare
 
         data = self.root / "faces-32"
         if not data.exists():
@@ -137,7 +137,7 @@ class SelfTest:
         for file_format in ("png", "jpeg"):
             yield from self._decoded(file_format, "cpu")
         try:
-            from data_pipelines.dali_loader import import_dali
+            from data_pipelines.images.dali_loader import import_dali
 
             import_dali()
         except ValueError:
@@ -149,8 +149,8 @@ class SelfTest:
     def _decoded(self, file_format: str, loader: str) -> Iterator[Finding]:
         import torch
 
-        from data_pipelines.loader import DataSettings, Request, make_loader
-        from data_pipelines.store import Directory
+        from data_pipelines.images.loader import DataSettings, Request, make_loader
+        from data_pipelines.images.store import Directory
 
         data, manifest = self.prepare(file_format)
         settings = DataSettings(path=str(data), loader=loader, flip=False, threads=1)
@@ -222,7 +222,7 @@ class SelfTest:
         return [sys.executable, "-m", "launch.local", str(run), str(self.processes)]
 
     def begin(self, name: str, *assignments: str) -> Path:
-        from sivae_dist.run import RunDirectory
+        from sivae_dist.run.directory import RunDirectory
 
         data, _ = self.prepare("png")
         RunDirectory(self.root / name).open(self.settings(data, *self.exactly(), *assignments))
@@ -234,9 +234,9 @@ class SelfTest:
 
     def train(self, path: Path, stop: "Stop | None" = None) -> None:
         """Trains in this process; what it would print goes to a file."""
-        from sivae_dist import numerics
-        from sivae_dist.run import RunDirectory
-        from sivae_dist.trainer import Trainer
+        from sivae_dist.process import numerics
+        from sivae_dist.run.directory import RunDirectory
+        from sivae_dist.train.trainer import Trainer
 
         run = RunDirectory(path)
         settings = run.settings()
@@ -251,7 +251,7 @@ class SelfTest:
 
 def stop_after(steps: int) -> "Stop":
     """A request to stop that comes in the given step."""
-    from sivae_dist.stopping import Stop
+    from sivae_dist.process.stopping import Stop
 
     class StopAfter(Stop):
         left = steps
@@ -267,7 +267,7 @@ def stop_after(steps: int) -> "Stop":
 def last_tensors(run: Path) -> "dict[str, torch.Tensor]":
     """Of a run's newest checkpoint."""
     from sivae_dist.checkpoint import CheckpointFolder
-    from sivae_dist.run import RunDirectory
+    from sivae_dist.run.directory import RunDirectory
 
     found, _ = CheckpointFolder(RunDirectory(run).checkpoints).newest_valid(move_aside=False)
     if found is None:

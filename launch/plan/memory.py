@@ -5,11 +5,11 @@ from typing import Self
 
 import torch
 
-from sivae_dist import startup
-from sivae_dist.config import RunSettings
-from sivae_dist.host import host_memory
-from sivae_dist.memory import Estimate, estimate
-from sivae_dist.schedule import Phase, Schedule
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.process import startup
+from sivae_dist.process.host import host_memory
+from sivae_dist.step.schedule import Phase, Schedule
+from sivae_dist.train.memory import Estimate, estimate
 
 
 @dataclass(frozen=True)

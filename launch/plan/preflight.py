@@ -5,20 +5,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipelines.manifest import Manifest
-from data_pipelines.store import open_store
+from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.store import open_store
 from launch.plan.memory import Place, check_memory
 from launch.plan.sense import check_best_metric, check_resolutions, check_warmup
 from launch.plan.trial import check_space, try_checkpoint
-from sivae_dist import startup
-from sivae_dist.config import RunSettings
-from sivae_dist.devices import check_processes
-from sivae_dist.initialization import check_initial
-from sivae_dist.memory import meta_networks
-from sivae_dist.progress import saved_images
-from sivae_dist.run import RunDirectory
-from sivae_dist.schedule import Schedule
-from sivae_dist.trainer import check_data, make_schedule
+from sivae_dist.checkpoint.initial import check_initial
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.process import startup
+from sivae_dist.process.devices import check_processes
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.progress import saved_images
+from sivae_dist.step.schedule import Schedule
+from sivae_dist.train.memory import meta_networks
+from sivae_dist.train.trainer import check_data, make_schedule
 
 
 @dataclass

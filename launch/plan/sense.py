@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sivae_dist.config import RunSettings, config_path
+from sivae_dist.config.run_settings import RunSettings, config_path
+from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.evaluation.settings import EvaluationSettings
-from sivae_dist.memory import logged_terms
 from sivae_dist.models.style.settings import StyleSettings
-from sivae_dist.schedule import Schedule
-from sivae_dist.yaml_reading import read_yaml
+from sivae_dist.step.schedule import Schedule
+from sivae_dist.train.memory import logged_terms
 
 _WITHOUT_KEYS_OF_THEIR_OWN = ("schedule.blend_of",)
 """Mappings that a prolonged run writes for itself."""

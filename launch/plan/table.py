@@ -4,15 +4,15 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from data_pipelines.mirroring import mirroring_note
+from data_pipelines.images.mirroring import mirroring_note
 from launch.plan.memory import estimate_phase, images_at_once
 from launch.plan.preflight import Plan
 from launch.plan.trial import check_space
-from sivae_dist.memory import Estimate, meta_networks
 from sivae_dist.objectives.intro import IntroWeights
 from sivae_dist.objectives.soft_intro import SoftIntroWeights
-from sivae_dist.run import RunDirectory
-from sivae_dist.schedule import Phase
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.step.schedule import Phase
+from sivae_dist.train.memory import Estimate, meta_networks
 
 _WIDE = 116
 """Columns from which all fits into one table."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver
-from sivae_dist.config import RunSettings
-from sivae_dist.memory import meta_networks
-from sivae_dist.schedule import Schedule
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.step.schedule import Schedule
+from sivae_dist.train.memory import meta_networks
 
 
 def checkpoint_bytes(settings: RunSettings) -> int:

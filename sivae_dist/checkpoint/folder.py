@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sivae_dist.checkpoint.files import PREFIX, Checkpoint, DamagedError
 from sivae_dist.checkpoint.settings import CheckpointSettings
-from sivae_dist.processes import everyone, on_first, rank, world_size
+from sivae_dist.process.processes import everyone, on_first, rank, world_size
 
 
 class CheckpointFolder:

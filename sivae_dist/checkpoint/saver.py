@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from sivae_dist.checkpoint.folder import CheckpointFolder
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.checkpoint.writing import Snapshot, one_line, share, specs_of, write, write_files
-from sivae_dist.processes import host_group, is_of_lost_peer, on_first, rank, world_size
+from sivae_dist.process.processes import host_group, is_of_lost_peer, on_first, rank, world_size
 
 _PADDING = 1 << 26
 

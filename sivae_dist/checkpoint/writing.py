@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from sivae_dist.checkpoint.files import FORMAT, MANIFEST, digest_of, record_of, sync_folder
-from sivae_dist.processes import everyone, on_first, rank, world_size
+from sivae_dist.process.processes import everyone, on_first, rank, world_size
 
 
 def share(tensors: Mapping[str, Tensor], parts: int) -> list[list[str]]:

@@ -5,7 +5,7 @@ from torch import nn
 from sivae_dist.engines.base import Engine, NetworkT
 from sivae_dist.engines.ddp import DdpEngine
 from sivae_dist.engines.settings import DdpSettings, ZeroSettings
-from sivae_dist.optimizer import EmaSettings, OptimizerSettings
+from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings
 
 __all__ = ["Engine", "make_engine"]
 

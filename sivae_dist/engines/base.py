@@ -10,7 +10,7 @@ from torch.optim import Adam
 
 from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
 from sivae_dist.engines.settings import DdpSettings, ZeroSettings
-from sivae_dist.optimizer import Ema, EmaSettings, OptimizerSettings
+from sivae_dist.step.optimizer import Ema, EmaSettings, OptimizerSettings
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sivae_dist.engines.base import Engine, NetworkT, Update
-from sivae_dist.optimizer import guarded_step, state_is_finite
-from sivae_dist.processes import world_size
+from sivae_dist.process.processes import world_size
+from sivae_dist.step.optimizer import guarded_step, state_is_finite
 
 
 class DdpEngine(Engine[NetworkT]):

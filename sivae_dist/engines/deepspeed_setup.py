@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 import torch.distributed as dist
 
-from sivae_dist import processes
+from sivae_dist.process import processes
 
 
 def load(device: torch.device) -> ModuleType:

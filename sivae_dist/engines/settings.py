@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BeforeValidator, Discriminator, field_validator, model_validator
 
-from sivae_dist.numerics import Precision
+from sivae_dist.process.numerics import Precision
 from sivae_dist.settings import Settings, flatten
 
 

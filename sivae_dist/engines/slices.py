@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch.distributed as dist
 from torch import Tensor
 
-from sivae_dist.processes import rank, world_size
+from sivae_dist.process.processes import rank, world_size
 
 
 def slice_of(tensor: Tensor) -> Tensor:

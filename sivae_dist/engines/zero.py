@@ -15,7 +15,7 @@ from torch.optim import Adam
 from sivae_dist.engines import deepspeed_setup
 from sivae_dist.engines.base import Engine, NetworkT, Update
 from sivae_dist.engines.settings import DdpSettings, ZeroSettings
-from sivae_dist.optimizer import EmaSettings, OptimizerSettings, guarded_step, state_is_finite
+from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings, guarded_step, state_is_finite
 
 
 class ZeroEngine(Engine[NetworkT]):

@@ -13,7 +13,7 @@ from sivae_dist.checkpoint.state import OPTIMIZER_STATE, checked
 from sivae_dist.engines.base import NetworkT
 from sivae_dist.engines.slices import put_together, slice_of
 from sivae_dist.engines.zero import ZeroEngine
-from sivae_dist.optimizer import state_is_finite
+from sivae_dist.step.optimizer import state_is_finite
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -5,19 +5,19 @@ import sys
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from data_pipelines.store import open_store
-from sivae_dist import startup
-from sivae_dist.config import RunSettings
-from sivae_dist.devices import describe as describe_device
-from sivae_dist.devices import start_lines
+from data_pipelines.images.store import open_store
+from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.evaluation.evaluator import Evaluator, evaluated_in
 from sivae_dist.evaluation.extractors import ExtractorError
 from sivae_dist.evaluation.progress import Progress, StoppedError
 from sivae_dist.evaluation.rows import Row, append, describe, tag
-from sivae_dist.pretrained import load_run
-from sivae_dist.processes import everyone, rank
-from sivae_dist.run import RunDirectory
-from sivae_dist.stopping import Stop
+from sivae_dist.process import startup
+from sivae_dist.process.devices import describe as describe_device
+from sivae_dist.process.devices import start_lines
+from sivae_dist.process.processes import everyone, rank
+from sivae_dist.process.stopping import Stop
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.use.pretrained import load_run
 
 
 def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: torch.device, stop: Stop) -> bool:

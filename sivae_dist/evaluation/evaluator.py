@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data_pipelines.loader import DataSettings, to_images
-from data_pipelines.manifest import Manifest
-from data_pipelines.reader import Reader
-from data_pipelines.store import Store
-from sivae_dist.devices import device_model
+from data_pipelines.images.loader import DataSettings, to_images
+from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.reader import Reader
+from data_pipelines.images.store import Store
 from sivae_dist.evaluation import reconstruction, reference
 from sivae_dist.evaluation.extractors import Extractor, ExtractorError, make_extractor
 from sivae_dist.evaluation.reference import Reference
 from sivae_dist.evaluation.rows import Row
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.evaluation.statistics import Collected, frechet_distance, kernel_distance, share
-from sivae_dist.numerics import Precision, ieee
-from sivae_dist.pretrained import Pretrained
-from sivae_dist.processes import everyone, on_first, rank, world_size
+from sivae_dist.process.devices import device_model
+from sivae_dist.process.numerics import Precision, ieee
+from sivae_dist.process.processes import everyone, on_first, rank, world_size
+from sivae_dist.use.pretrained import Pretrained
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from data_pipelines.images.transport import RemoteError, TransferSettings, insist, open_transport
 from data_pipelines.settings import expand
-from data_pipelines.transport import RemoteError, TransferSettings, insist, open_transport
 from sivae_dist.evaluation.settings import EvaluationSettings
 
 WEIGHTS_NAME = URL_INCEPTION_V3.rpartition("/")[2]

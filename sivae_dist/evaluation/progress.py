@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from time import monotonic
 
-from sivae_dist import watchdog
-from sivae_dist.stopping import Stop
+from sivae_dist.process import watchdog
+from sivae_dist.process.stopping import Stop
 
 _SECONDS = 30.0
 """Between two lines."""

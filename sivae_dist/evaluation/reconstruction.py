@@ -3,7 +3,7 @@
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from sivae_dist.figures import to_unit
+from sivae_dist.use.figures import to_unit
 
 _SSIM_LEAST = 16
 """Pixels; its window has 11."""

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sivae_dist.evaluation.statistics import Statistics
-from sivae_dist.tensor_files import write_tensors
+from sivae_dist.use.tensor_files import write_tensors
 
 _FORMAT = 1
 

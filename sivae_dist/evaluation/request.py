@@ -1,7 +1,7 @@
 """What travels from `sivae evaluate` to its processes."""
 
-from sivae_dist.config import RunSettings
-from sivae_dist.run import RunDirectory
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.run.directory import RunDirectory
 from sivae_dist.settings import Settings
 
 _SETTABLE = ("evaluation", "data", "device", "watchdog")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-from sivae_dist.processes import rank, world_size
+from sivae_dist.process.processes import rank, world_size
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000

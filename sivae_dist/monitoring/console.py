@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from sivae_dist.durations import duration
+from sivae_dist.process.durations import duration
 
 _PLAIN_SECONDS = 10.0
 _GAP = "  "

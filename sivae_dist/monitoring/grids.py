@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sivae_dist import figures
+from sivae_dist.use import figures
 
 _NAME = re.compile(r"[a-z_]+-(\d{12})\.png")
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines.loader import Loader
+from data_pipelines.images.loader import Loader
 from sivae_dist.checkpoint import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.grids import GridFiles
 from sivae_dist.monitoring.scalars import Rows, read_rows
-from sivae_dist.run import RunDirectory
-from sivae_dist.schedule import Schedule, Step
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.step.schedule import Schedule, Step
 
 _WATCHED = 20
 """Rows in which generated images must be out of the encoder's reach before warning."""
@@ -177,7 +177,7 @@ class Monitor:
         """RUN/figures/curves.png, of all rows of metrics."""
         if not self.speaks:
             return
-        from sivae_dist import figures
+        from sivae_dist.use import figures
 
         try:
             if rows := read_rows(self.run.metrics):

@@ -8,7 +8,7 @@ from torch import Tensor
 from data_pipelines.order import Order
 from sivae_dist.monitoring.scalars import Rows
 from sivae_dist.objectives import Draws
-from sivae_dist.processes import everyone, rank
+from sivae_dist.process.processes import everyone, rank
 
 
 class Trace:

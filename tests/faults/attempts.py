@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
-from sivae_dist.config import load_config
-from sivae_dist.run import RunDirectory
+from sivae_dist.config.run_settings import load_config
+from sivae_dist.run.directory import RunDirectory
 from tests.command import started, worker_ids
 from tests.helpers import start_process
 

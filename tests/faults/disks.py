@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sivae_dist.ends import STOPPED
+from sivae_dist.run.ends import STOPPED
 from tests.disks import MountError, mount, small_disk
 from tests.faults.attempts import LAUNCHER, PATIENCE, Attempt, wait_until
 from tests.faults.results import Event, line_told, tracebacks

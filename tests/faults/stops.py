@@ -5,8 +5,8 @@ import signal
 import time
 from collections.abc import Callable
 
-from sivae_dist.ends import INTERRUPTED, STOPPED
-from sivae_dist.signals import SIGNALS
+from sivae_dist.process.signals import SIGNALS
+from sivae_dist.run.ends import INTERRUPTED, STOPPED
 from tests.faults.attempts import ALL, LAUNCHER, ONE, Attempt
 from tests.faults.results import Event, line_told, tracebacks
 from tests.faults.subjects import BATCH, EVERY, TOTAL, Progress, Reference, Subject, wait_for, wait_into_start

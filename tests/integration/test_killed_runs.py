@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.manifest import Manifest
-from data_pipelines.prepare import PrepareSettings, prepare
+from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.prepare import PrepareSettings, prepare
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
 from sivae_dist.monitoring.scalars import read_rows
 from tests.command import sivae, started, wait_for_images, worker_ids

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.manifest import Manifest
+from data_pipelines.images.manifest import Manifest
 from sivae_dist.monitoring.scalars import read_rows
 from tests.command import images_seen, sivae, started, wait_for_images
 

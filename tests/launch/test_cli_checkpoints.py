@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from sivae_dist.checkpoint import CheckpointFolder
-from sivae_dist.run import RunDirectory
+from sivae_dist.run.directory import RunDirectory
 from tests.checkpoints import contents, flip, shard
 from tests.helpers import begin, random_set, tiny_settings, train
 

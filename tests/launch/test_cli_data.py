@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from data_pipelines.manifest import Manifest
+from data_pipelines.images.manifest import Manifest
 from launch.cli.data import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from data_pipelines.manifest import Manifest
+from data_pipelines.images.manifest import Manifest
 from launch.cli import app
 from launch.cli.options import parse_numbers, parse_truncation
 from sivae_dist import load_pretrained
-from sivae_dist.figures.grids import to_unit
+from sivae_dist.use.figures.grids import to_unit
 from tests.command import told
 from tests.helpers import begin, random_set, tiny_settings, train
 

@@ -1,4 +1,4 @@
-"""`sivae submit` and what goes with it, without a cluster; tests/cluster has the rest."""
+"""`sivae submit` and what goes with it, without a cluster; tests/launch/cluster has the rest."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 
 from launch.record import JobRecord, runs_in
 from sivae_dist.checkpoint import CheckpointFolder
-from sivae_dist.ownership import owner_of
+from sivae_dist.run.ownership import owner_of
 from tests.command import images_seen, sivae
 from tests.helpers import assert_same, random_set
 

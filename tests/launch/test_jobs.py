@@ -14,8 +14,8 @@ import pytest
 from launch.cli.jobs import status
 from launch.jobs import State, cancel, state_of, states_of
 from launch.record import INDEX, JobRecord, runs_in
-from sivae_dist.ends import STOPPED, Logs
-from sivae_dist.ownership import owned, owner_of
+from sivae_dist.run.ends import STOPPED, Logs
+from sivae_dist.run.ownership import owned, owner_of
 from tests.command import ENVIRONMENT, ROOT, sivae
 
 Answer = Callable[[str], None]
@@ -160,7 +160,7 @@ def test_a_sweep_is_cancelled_by_its_folder(tmp_path: Path, squeue: Answer) -> N
 
 
 def test_what_a_killed_owner_leaves_is_no_owner(tmp_path: Path) -> None:
-    holds = "import sys, time; from pathlib import Path; from sivae_dist.ownership import owned\n"
+    holds = "import sys, time; from pathlib import Path; from sivae_dist.run.ownership import owned\n"
     holds += "with owned(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", holds, tmp_path], stdout=subprocess.PIPE, cwd=ROOT)
     try:

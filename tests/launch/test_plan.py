@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from launch import plan
 from launch.plan import memory
-from sivae_dist.config import RunSettings, load_config
+from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.evaluation import extractors
-from sivae_dist.host import HostMemory
 from sivae_dist.models import build
-from sivae_dist.run import RunDirectory
+from sivae_dist.process.host import HostMemory
+from sivae_dist.run.directory import RunDirectory
 from tests.engines import begun
 from tests.helpers import random_set, tiny_settings
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.manifest import Manifest
-from data_pipelines.mirroring import mirroring_note
-from data_pipelines.prepare import PrepareError, prepare
+from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.mirroring import mirroring_note
+from data_pipelines.images.prepare import PrepareError, prepare
 from launch.cli.progress import Rate, progress_bar
-from tests.data_pipelines.sources.making import pngs, small, write_folder
+from tests.data_pipelines.images.sources.making import pngs, small, write_folder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from launch import requeue
 from launch.record import NO_PROGRESS, JobRecord
 from launch.requeue import FINISHED, judge, runs_of
-from sivae_dist.ends import STOPPED, Logs
+from sivae_dist.run.ends import STOPPED, Logs
 
 JOB = "17"
 

@@ -8,7 +8,7 @@ import pytest
 from launch.cli.resources import asked_for, can_submit, on_device
 from launch.clusters import ClusterSettings
 from launch.slurm import check_sbatch, hand_in, make_executor
-from sivae_dist.config import load_config
+from sivae_dist.config.run_settings import load_config
 
 Sbatch = Callable[[str], None]
 

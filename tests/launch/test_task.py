@@ -9,8 +9,8 @@ import pytest
 from launch import code, task
 from launch.place import SlurmPlace
 from launch.record import JobRecord
-from sivae_dist.ends import Logs
-from sivae_dist.ownership import owned
+from sivae_dist.run.ends import Logs
+from sivae_dist.run.ownership import owned
 from tests.command import ENVIRONMENT
 
 

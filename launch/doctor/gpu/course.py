@@ -7,7 +7,7 @@ import torch
 
 from launch.doctor.selftest import SelfTest
 from launch.steps import Stepper
-from sivae_dist.config import RunSettings, validate
+from sivae_dist.config.run_settings import RunSettings, validate
 
 
 @dataclass(frozen=True)

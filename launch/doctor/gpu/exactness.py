@@ -12,7 +12,7 @@ from launch.doctor.selftest import TOLERANCE
 from launch.steps import Stepper, copied, same, worst
 from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver
 from sivae_dist.checkpoint.settings import CheckpointSettings
-from sivae_dist.randomness import normals
+from sivae_dist.step.randomness import normals
 
 _NOISE = 699_008
 """Values of layer noise of one decoding of ffhq256 at 256 px; so many in one draw would depend on the GPU's model."""

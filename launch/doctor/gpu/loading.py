@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from data_pipelines.dali_loader import import_dali
-from data_pipelines.loader import DataSettings, Request, make_loader
-from data_pipelines.manifest import Manifest
-from data_pipelines.store import Directory
+from data_pipelines.images.dali_loader import import_dali
+from data_pipelines.images.loader import DataSettings, Request, make_loader
+from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.store import Directory
 from launch.doctor.gpu.course import Course
 from launch.doctor.report import Finding
 
@@ -61,7 +61,7 @@ def _read(course: Course, loader: str) -> tuple[torch.Tensor, float]:
 
 def _prepared(course: Course) -> tuple[Any, Manifest]:
     """Drawn faces, as JPEGs in tars at the course's side."""
-    from data_pipelines.prepare import PrepareSettings, prepare
+    from data_pipelines.images.prepare import PrepareSettings, prepare
 
     data = course.test.root / "large"
     if not data.exists():

@@ -10,8 +10,8 @@ import torch
 from launch.doctor.gpu.course import Course, timed
 from launch.doctor.report import Finding
 from launch.steps import Stepper
-from sivae_dist.memory import estimate
-from sivae_dist.stopping import Stop
+from sivae_dist.process.stopping import Stop
+from sivae_dist.train.memory import estimate
 
 _SLACK = 1.3
 """By which a step's memory may be more than its traced estimate."""

@@ -9,7 +9,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from data_pipelines.manifest import FileRecord, Level, Manifest, Shard
+from data_pipelines.images.manifest import FileRecord, Level, Manifest, Shard
 from launch.cli import app
 from launch.configure import hardware, plan, recipes, speed
 from launch.configure.hardware import Hardware, parse
@@ -17,9 +17,9 @@ from launch.configure.plan import Plan, make_plan
 from launch.configure.recipes import Recipe, beta_neg
 from launch.configure.speed import Speed, Traced
 from launch.configure.writing import commands, to_yaml
-from sivae_dist.config import validate
+from sivae_dist.config.run_settings import validate
 from sivae_dist.objectives.soft_intro import SoftIntroWeights
-from sivae_dist.trainer import make_schedule
+from sivae_dist.train.trainer import make_schedule
 
 TFLOP = {4: 0.0033, 8: 0.05, 16: 0.15, 32: 0.36, 64: 0.76, 128: 1.17, 256: 1.58, 512: 2.0, 1024: 2.4}
 """For an image, of the paper's networks; traced."""
@@ -208,7 +208,7 @@ def test_own_images_from_a_folder_to_pictures(tmp_path: Path, monkeypatch: pytes
     """Prepare, configure, train, sample: 200 drawn photographs, and a few seconds in the place of a night."""
     from PIL import Image
 
-    from data_pipelines.drawn import draw_face
+    from data_pipelines.images.drawn import draw_face
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hardware, "this_machine", lambda text: Hardware("this CPU", "cpu", 1, 16 * 10**9))

@@ -15,7 +15,7 @@ from launch.doctor.gpu import exactness, loading, points, several, speed
 from launch.doctor.gpu.course import Course
 from launch.doctor.report import Report
 from launch.doctor.selftest import SelfTest
-from sivae_dist.optimizer import guarded_step
+from sivae_dist.step.optimizer import guarded_step
 from tests.helpers import tiny_settings
 
 CPU = torch.device("cpu")

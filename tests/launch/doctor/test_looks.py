@@ -147,7 +147,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (10 << 30, 40 << 30))
-    monkeypatch.setattr("sivae_dist.devices.driver_version", lambda: "580.65.06")
+    monkeypatch.setattr("sivae_dist.process.devices.driver_version", lambda: "580.65.06")
     monkeypatch.setattr(gpus, "_topology", list)
 
 
@@ -162,9 +162,11 @@ def test_gpus_are_judged() -> None:
 
 
 def test_gpus_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sivae_dist.devices.why_expected", lambda: "this machine has NVIDIA GPUs (/dev/nvidia0)")
     monkeypatch.setattr(
-        "sivae_dist.devices.why_no_gpu", lambda: "the NVIDIA driver 535.54 is too old: update the driver"
+        "sivae_dist.process.devices.why_expected", lambda: "this machine has NVIDIA GPUs (/dev/nvidia0)"
+    )
+    monkeypatch.setattr(
+        "sivae_dist.process.devices.why_no_gpu", lambda: "the NVIDIA driver 535.54 is too old: update the driver"
     )
     level, detail, todo = levels(gpus.examine_gpus({}))["GPUs"]
     assert level == "fail" and "535.54 is too old" in detail and todo == "update the driver"

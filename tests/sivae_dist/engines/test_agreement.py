@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import _FREE
-from sivae_dist.run import RunDirectory
+from sivae_dist.run.directory import RunDirectory
 from tests.engines import ENGINES, ZERO, Tensors, begun, go_on, with_engine
 from tests.helpers import on_processes, random_set
 

@@ -18,16 +18,16 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from data_pipelines.loader import Batch
+from data_pipelines.images.loader import Batch
 from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import DdpSettings
 from sivae_dist.models.layers import Conv2d
 from sivae_dist.objectives import DecoderObjective, EncoderObjective, soft_intro
 from sivae_dist.objectives.soft_intro import SoftIntroDecoderObjective, SoftIntroEncoderObjective
-from sivae_dist.optimizer import Ema, EmaSettings, OptimizerSettings, guarded_step
-from sivae_dist.processes import rank, world_size
-from sivae_dist.run import RunDirectory
-from sivae_dist.trainer import NonFiniteError, Trainer
+from sivae_dist.process.processes import rank, world_size
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.step.optimizer import Ema, EmaSettings, OptimizerSettings, guarded_step
+from sivae_dist.train.trainer import NonFiniteError, Trainer
 from tests.helpers import (
     assert_same,
     begin,

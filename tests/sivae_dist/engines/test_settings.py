@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sivae_dist.config import RunSettings, changes_the_past, override, validate
+from sivae_dist.config.run_settings import RunSettings, changes_the_past, override, validate
 from sivae_dist.engines.settings import DdpSettings, ZeroSettings
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.engines.base import Update
-from sivae_dist.guard import NonFiniteError
 from sivae_dist.models import Stage
-from sivae_dist.processes import leave, rank, world_size
-from sivae_dist.run import RunDirectory
-from sivae_dist.trainer import Trainer
+from sivae_dist.process.processes import leave, rank, world_size
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.step.guard import NonFiniteError
+from sivae_dist.train.trainer import Trainer
 from tests.engines import ENGINES, Tensors, begun, go_on, with_engine
 from tests.helpers import assert_same, begin, gathered, on_processes, random_set, snapshot, tiny_settings, train
 

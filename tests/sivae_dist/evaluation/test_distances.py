@@ -12,9 +12,9 @@ import torch_fidelity
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_pipelines.loader import DataSettings
-from data_pipelines.reader import Reader, SampleError
-from data_pipelines.store import open_store
+from data_pipelines.images.loader import DataSettings
+from data_pipelines.images.reader import Reader, SampleError
+from data_pipelines.images.store import open_store
 from sivae_dist.evaluation import evaluator as evaluator_module
 from sivae_dist.evaluation import statistics
 from sivae_dist.evaluation.evaluator import Evaluator, to_uint8
@@ -22,8 +22,8 @@ from sivae_dist.evaluation.extractors import Extractor, make_extractor
 from sivae_dist.evaluation.rows import Row
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.evaluation.statistics import Collected, share
-from sivae_dist.pretrained import load_run
-from sivae_dist.run import RunDirectory
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.use.pretrained import load_run
 from tests.helpers import CPU, begin, on_processes, random_set, tiny_settings, train
 
 SAMPLES = 41

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.store import open_store
+from data_pipelines.images.store import open_store
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.evaluation import progress
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.monitoring.scalars import read_rows
-from sivae_dist.pretrained import choose, load_run
-from sivae_dist.run import RunDirectory
-from sivae_dist.stopping import Stop
+from sivae_dist.process.stopping import Stop
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.use.pretrained import choose, load_run
 from tests.events import scalars
 from tests.helpers import CPU, assert_same, begin, on_processes, random_set, tiny_settings, train
 

@@ -1,0 +1,96 @@
+"""Where a prepared data set lies: a directory, or a place elsewhere whose files come through a local cache."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from data_pipelines.images.circumstances import CircumstanceError, explained, is_circumstance
+from data_pipelines.images.manifest import MANIFEST_NAME, FileRecord, Manifest
+from data_pipelines.images.transport import is_elsewhere
+
+if TYPE_CHECKING:
+    from data_pipelines.images.remote import RemoteSettings
+
+
+class Store(ABC):
+    """The files of a prepared data set. Any number of threads may use one at once. It closes itself after a `with`."""
+
+    remote = False
+    """Whether files come from elsewhere, so that it pays to tell which are expected."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+    @abstractmethod
+    def manifest(self) -> Manifest:
+        """Reads the data set's manifest. Raises FileNotFoundError, OSError or ValueError with one line."""
+
+    @abstractmethod
+    def file(self, record: FileRecord) -> Path:
+        """Where a file can be opened now. It may be replaced or removed later; who has it open keeps it.
+
+        What is there is not checked by a directory; whatever comes from elsewhere has the record's bytes and checksum.
+        Raises OSError with one line that names the file when it cannot be had.
+        """
+
+    def name(self, record: FileRecord) -> str:
+        """What to call a file in a message."""
+        return f"{self.location.rstrip('/')}/{record.name}"
+
+    def gone(self) -> bool:
+        """Whether the whole data set is no longer there, so that a missing file says nothing about the file."""
+        return False
+
+    def expect(self, records: Sequence[FileRecord]) -> None:  # noqa: B027 (nothing to do where files are at hand)
+        """These files will be asked for soon, in this order."""
+
+    def close(self) -> None:  # noqa: B027
+        """Ends what goes on in the background."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Directory(Store):
+    """A prepared data set on a file system."""
+
+    def __init__(self, root: Path | str) -> None:
+        super().__init__(str(root))
+        self._root = Path(root)
+
+    def manifest(self) -> Manifest:
+        return Manifest.load(self._root)
+
+    def file(self, record: FileRecord) -> Path:
+        return self._root / record.name
+
+    def gone(self) -> bool:
+        return not (self._root / MANIFEST_NAME).exists()
+
+
+def unreadable(store: Store, record: FileRecord, error: OSError) -> CircumstanceError | None:
+    """What to raise when a file cannot be opened or read because of the machine; None when it is the file's fault."""
+    name = store.name(record)
+    if is_circumstance(error):
+        return explained(name, error)
+    if store.gone():
+        what = "so is the whole data set: see whether its file system is still mounted"
+        return CircumstanceError(f"{name} is gone, and {what}, then run the same command again", error.errno)
+    return None
+
+
+def open_store(path: str, settings: "RemoteSettings | None" = None) -> Store:
+    """The store at a directory, at a URL (`s3://`, `gs://`, `https://` and what else fsspec knows), or behind a
+    command (`pipe:ssh HOST cat SET/{name}`); `settings` are about those that are elsewhere.
+
+    Raises ValueError or OSError with one line when a URL cannot be opened at all or the cache cannot be used.
+    """
+    if not is_elsewhere(path):
+        return Directory(Path(path).expanduser())
+    from data_pipelines.images.remote import RemoteSettings, RemoteStore
+
+    return RemoteStore(path, settings or RemoteSettings())

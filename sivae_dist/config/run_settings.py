@@ -1,0 +1,276 @@
+"""One run's settings: each component's own, composed, read from YAML and overridden by `key=value`."""
+
+import copy
+import difflib
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from data_pipelines.images.loader import DataSettings
+from data_pipelines.images.transport import is_elsewhere
+from data_pipelines.problems import Problem, did_you_mean, known_keys, nearest, problems
+from data_pipelines.settings import expand
+from sivae_dist.checkpoint.initial import InitSettings
+from sivae_dist.checkpoint.settings import CheckpointSettings
+from sivae_dist.config.yaml_reading import dump, parse, read_yaml
+from sivae_dist.engines.settings import DdpSettings, EngineSettings
+from sivae_dist.evaluation.settings import EvaluationSettings
+from sivae_dist.models.style.settings import StyleSettings
+from sivae_dist.monitoring.settings import MonitoringSettings
+from sivae_dist.objectives import ObjectiveSettings
+from sivae_dist.process.devices import check_name
+from sivae_dist.process.watchdog import WatchdogSettings
+from sivae_dist.settings import Settings, flatten
+from sivae_dist.step.guard import GuardSettings
+from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings
+from sivae_dist.step.schedule import ScheduleSettings
+
+
+class RunSettings(Settings):
+    """Everything that a run is made from."""
+
+    seed: int = Field(0, ge=0)
+    """Of the order, flips, latents, noise and initial weights."""
+    device: Annotated[str, AfterValidator(check_name)] = "auto"
+    """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
+    init: InitSettings = InitSettings()
+    data: DataSettings
+    model: StyleSettings = StyleSettings()
+    objective: ObjectiveSettings
+    schedule: ScheduleSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+    ema: EmaSettings = EmaSettings()
+    engine: EngineSettings = DdpSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    guard: GuardSettings = GuardSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "RunSettings":
+        for resolution in self.model.resolutions:
+            self.objective.weights(resolution, self.model.dimensions)  # ValueError for a missing value
+        if self.objective.reconstruction == "bce" and self.model.output != "tanh":
+            raise ValueError("objective.reconstruction=bce needs images inside [-1, 1]: set model.output=tanh")
+        if getattr(self.objective, "hinge", None) == "batch" and self.engine.max_batch_per_rank == "auto":
+            raise ValueError("objective.hinge=batch depends on engine.max_batch_per_rank: give a number, not auto")
+        best = self.checkpoint.best_metric
+        if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
+            raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")
+        return self
+
+    def located(self) -> "RunSettings":
+        """The same with absolute paths, which mean the same in any working directory."""
+
+        def absolute(path: str | Path | None) -> str | None:
+            return path if path is None else os.path.abspath(expand(str(path)))
+
+        data = self.data.model_copy(
+            update={
+                "path": self.data.path if is_elsewhere(self.data.path) else absolute(self.data.path),
+                "remote": self.data.remote.model_copy(update={"cache": absolute(self.data.remote.cache)}),
+            }
+        )
+        init = {name: path and Path(absolute(path) or "") for name, path in self.init}
+        evaluation = {name: absolute(getattr(self.evaluation, name)) for name in ("weights", "cache")}
+        return self.model_copy(
+            update={
+                "data": data,
+                "init": self.init.model_copy(update=init),
+                "evaluation": self.evaluation.model_copy(update=evaluation),
+            }
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as YAML can hold them; unlike JSON it has numbers for keys."""
+        return _plain(self.model_dump())
+
+    def to_yaml(self) -> str:
+        return dump(self.plain())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+RUN_PATH_INDEPENDENT = frozenset(
+    {
+        "device",  # where another one changes the draws, a run says so or ends: Trainer._moved
+        "data.path",
+        "data.loader",
+        "data.threads",
+        "data.prefetch",
+        "data.faults",
+        "data.max_faults",
+        "data.remote",
+        "checkpoint",
+        "monitoring",
+        "evaluation",
+        "guard",
+        "watchdog",
+        "engine.compile",
+        "engine.checkpoint_activations",
+        "engine.max_batch_per_rank",
+        "engine.rehearsal",
+        "engine.deterministic",
+        "engine.name",
+        "engine.stage",
+        "engine.offload",
+        "engine.deepspeed",
+    }
+)
+"""Keys (or groups of keys) that may differ when a run is resumed: they do not change what is learned."""
+
+
+def config_path(name: str | Path) -> Path:
+    """A configuration by path, or by the name of one that comes with the package (`tiny`, `configs/tiny.yaml`).
+
+    ValueError with the nearest name when there is none.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    for folder in _config_folders():
+        for candidate in (folder / relative, folder / f"{relative}.yaml"):
+            if candidate.is_file():
+                return candidate
+    if path.is_dir():
+        inside = sorted(path.glob("*.y*ml"))
+        raise ValueError(
+            f"{name} is a directory, not a configuration; name a YAML file" + (f", like {inside[0]}" if inside else "")
+        )
+    ours = sorted({name for folder in _config_folders() for name in _names_in(folder)})
+    beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(str(name), [*beside, *ours], n=1) or difflib.get_close_matches(
+        path.stem, ours, n=1
+    )
+    raise ValueError(
+        f"there is no configuration {name}{did_you_mean(near)} "
+        f"(neither a file {path.absolute()} nor one that comes with sivae: {', '.join(ours)})"
+    )
+
+
+def _config_folders() -> tuple[Path, Path]:
+    package = Path(__file__).parents[1]
+    return package / "configs", package.parent / "configs"
+
+
+def _names_in(folder: Path) -> list[str]:
+    found = (file.relative_to(folder).with_suffix("") for file in folder.rglob("*.yaml"))
+    return [name.as_posix() for name in found if name.parts[0] != "clusters"]
+
+
+def run_name(path: Path) -> str:
+    """What a configuration's runs are called: `ffhq256`, `official/ffhq256`; other people's by the file's name."""
+    parts = path.with_suffix("").parts
+    return "/".join(parts[parts.index("configs") + 1 :]) if "configs" in parts[:-1] else parts[-1]
+
+
+def override(values: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Applies `group.key=value` in place; the value is read as YAML, and of the same key the last one counts.
+
+    ValueError for anything else.
+    """
+    for assignment in assignments:
+        dotted, text = _split(assignment)
+        *groups, last = dotted.split(".")
+        target: dict[str | int, Any] = values  # type: ignore[assignment]
+        for group in groups:
+            inner = target.setdefault(_key(group), {})
+            if inner is None:
+                inner = target[_key(group)] = {}
+            if not isinstance(inner, dict):
+                raise ValueError(f"{dotted}: {group} is {inner!r}, one value for all; set it as a whole")
+            target = inner
+        try:
+            target[_key(last)] = parse(text, assignment)
+        except ValueError as error:
+            open_brackets = any(text.count(a) != text.count(b) for a, b in ("{}", "[]"))
+            hint = "; put the whole in quotes, so that the shell does not split it" if open_brackets else ""
+            raise ValueError(f"{error}{hint}") from None
+
+
+def _split(assignment: str) -> tuple[str, str]:
+    """The dotted key and the text of its value. ValueError for an argument that is no assignment."""
+    dotted, equals, text = assignment.partition("=")
+    if equals and dotted and dotted == dotted.strip() and all(dotted.split(".")):
+        return dotted, text
+    hint = ""
+    if not equals and (Path(assignment).exists() or "/" in assignment):
+        hint = "; a data set is named by --data, a run's directory by --run-dir"
+    elif keys := nearest(re.split("[:= ]", assignment)[0], known_keys(RunSettings)):
+        hint = f"; write {keys[0]}=VALUE, without spaces"
+    raise ValueError(f"{assignment!r} is not of the form key=value{hint}")
+
+
+def _key(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def validate(values: dict[str, Any], origin: str, assignments: Sequence[str] = ()) -> RunSettings:
+    """Settings from plain values with `group.key=value` overrides applied.
+
+    ValueError in one line a problem, which begins with the override that causes it, or with `origin`; an unknown key
+    comes with the nearest known one.
+    """
+    changed = copy.deepcopy(values)
+    override(changed, assignments)
+    try:
+        return RunSettings.model_validate(changed)
+    except ValidationError as error:
+        own = {str(problem) for problem in _problems(values)} if assignments else set()
+        lines = [
+            f"{origin}: {problem}" if not assignments or str(problem) in own else _blamed(problem, assignments)
+            for problem in problems(error, RunSettings, changed)
+        ]
+        raise ValueError("\n".join(lines)) from None
+
+
+def _problems(values: dict[str, Any]) -> list[Problem]:
+    try:
+        RunSettings.model_validate(values)
+    except ValidationError as error:
+        return problems(error, RunSettings, values)
+    return []
+
+
+def _blamed(problem: Problem, assignments: Sequence[str]) -> str:
+    """A problem that there would not be without the overrides, after the one that causes it."""
+    by_key = {assignment.partition("=")[0]: assignment for assignment in assignments}
+    causes = [key for key in by_key if f"{problem.key}.".startswith(f"{key}.") or key.startswith(f"{problem.key}.")]
+    key, *_ = reversed(causes or [key for key in by_key if key in problem.message] or [*by_key])
+    return f"{by_key[key]}: {problem.message if key == problem.key else problem}"
+
+
+def read_settings(path: Path, assignments: Sequence[str] = ()) -> RunSettings:
+    """The settings in a YAML file with overrides applied. ValueError as `validate`."""
+    return validate(read_yaml(path), str(path), assignments)
+
+
+def load_config(name: str | Path, assignments: Sequence[str] | None = None) -> RunSettings:
+    """The settings in a YAML file, by its path or name (config_path), with overrides. ValueError as `validate`."""
+    return read_settings(config_path(name), assignments or ())
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two dumps of settings."""
+    a, b = flatten(old), flatten(new)
+    return sorted(key for key in a.keys() | b.keys() if not _same(a.get(key), b.get(key)))
+
+
+def _same(a: object, b: object) -> bool:
+    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+
+
+def changes_the_past(key: str) -> bool:
+    """Whether a run cannot be resumed with another value of this dotted key."""
+    return not any(key == free or key.startswith(f"{free}.") for free in RUN_PATH_INDEPENDENT)

@@ -1,0 +1,1 @@
+"""A run's directory, for all who look at it."""

@@ -1,0 +1,89 @@
+"""What happens when a loss, a gradient or the optimizer's state is not finite: it never reaches the weights."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sivae_dist.process.processes import everyone
+from sivae_dist.settings import Settings
+from sivae_dist.step.schedule import Step
+
+
+class GuardSettings(Settings):
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    """`stop` ends the run; `skip` leaves the step out and counts it; `rollback` goes back to the last checkpoint.
+
+    A step that is left out moves no weight and no optimizer state; the averages go on moving towards the weights.
+    """
+    limit: int = Field(5, ge=1)
+    """Steps left out in a row, or returns from the same place, after which the run ends all the same."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, gradient or optimizer state was not finite. No step was taken with it."""
+
+
+class Guard:
+    """Keeps account on the device, so that nothing waits for it; `check` is where the host looks."""
+
+    def __init__(self, settings: GuardSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+        self.reset(0)
+
+    def reset(self, skipped: int) -> None:
+        """Begins anew, after `skipped` steps have been left out."""
+        self.skipped = torch.tensor(skipped, device=self.device)
+        self._told = skipped
+        self._in_row = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._fine = torch.ones((), dtype=torch.bool, device=self.device)
+        self._names: list[str] = []
+        self._finite: Tensor | None = None
+
+    def allowed(self) -> Tensor:
+        """Whether the coming step may change anything (bool, 0-dimensional, on the device)."""
+        return torch.ones_like(self._fine) if self.settings.policy == "skip" else self._fine
+
+    def note(self, terms: dict[str, Tensor], sound: dict[str, Tensor], norms: dict[str, Tensor], fine: Tensor) -> None:
+        """After a step: its terms, whether each optimizer's state was finite, the gradients' norms, and whether both
+        players' steps were taken. What comes first here is told first, being the cause of what follows."""
+        checks = {name: torch.isfinite(term) for name, term in terms.items()}
+        checks |= {f"the optimizer's state of the {name}": state for name, state in sound.items()}
+        checks |= {name: torch.isfinite(norm) for name, norm in norms.items()}
+        finite = torch.stack(list(checks.values()))
+        first = self._in_row == 0  # what is told is the first such step, not what it led to
+        if self._finite is not None and self._names == list(checks):  # another segment has other terms
+            finite = torch.where(first, finite, self._finite)
+        self._names, self._finite = list(checks), finite
+        self.skipped += ~fine
+        self._in_row = torch.where(fine, 0, self._in_row + 1)
+        self._fine = fine
+
+    def check(self, step: Step) -> str | None:
+        """Waits for the device. Returns a line to tell when steps have been left out since the last look.
+
+        NonFiniteError when the run cannot simply go on. All processes decide alike, since a gradient holds what any
+        of them found.
+        """
+        in_row, skipped = int(self._in_row), int(self.skipped)
+        if skipped == self._told:
+            return None
+        self._told = skipped
+        message = (
+            f"{self._culprit()} was not finite at {step.phase.resolution} px, before {step.end:,} images; "
+            "it has not reached the weights"
+        )
+        if self.settings.policy == "skip" and in_row <= self.settings.limit:
+            return f"warning: {message}; {skipped:,} steps have been left out so far"
+        raise NonFiniteError(
+            f"{message}. Try guard.policy=rollback or skip here; or, in a new run from this one (init.run), a larger "
+            "objective.beta_neg or margin, a smaller schedule.lr_encoder and lr_decoder, or optimizer.clip=1"
+        )
+
+    def _culprit(self) -> str:
+        """The first of all checks that failed on any process."""
+        finite = [] if self._finite is None else self._finite.tolist()
+        found = everyone(lambda: finite.index(False) if False in finite else len(finite))
+        return [*self._names, "something"][min(found)]

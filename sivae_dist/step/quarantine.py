@@ -1,0 +1,79 @@
+"""Damaged samples that others took the place of: counted alike by all processes, and too many of them end the run."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_pipelines.images.loader import Batch, DataSettings, Replaced
+from data_pipelines.images.reader import SampleError
+from sivae_dist.process.processes import everyone, host_group
+
+
+class Quarantine:
+    """Each step's replaced samples, over all processes. Costs nothing when `data.faults` is fatal."""
+
+    def __init__(self, settings: DataSettings, train: int) -> None:
+        """`train`: training samples. Made by all processes together."""
+        self.settings = settings
+        self.train = train
+        self.limit = max(1, int(settings.max_faults * train))
+        """Samples that may be replaced in an epoch."""
+        self.total = 0
+        """Samples replaced since the run began, once for every time that they would have been seen."""
+        self._epoch = self._in_epoch = 0
+        self._told: set[str] = set()
+        self._active = settings.faults == "quarantine"
+        self._group = host_group() if self._active else None
+        self._count = torch.zeros((), dtype=torch.int64)
+        self._vote: dist.Work | None = None
+        self._mine: tuple[Replaced, ...] = ()
+
+    def vote(self, batch: Batch) -> None:
+        """Begins to count; each step asks before its work and reads the answer after it, for nothing."""
+        self._mine = batch.replaced
+        self._count.fill_(len(batch.replaced))
+        if self._group is not None:
+            self._vote = dist.all_reduce(self._count, group=self._group, async_op=True)
+
+    def check(self) -> list[str]:
+        """Lines to tell, the same on all processes: one for each damaged sample, or shard that cannot be opened, that
+        was not told of before. SampleError, on all processes in the same step, when an epoch has had too many."""
+        if not self._active:
+            return []
+        if self._vote is not None:
+            self._vote.wait()
+        if not int(self._count):
+            return []
+        replaced = sorted(
+            (r for part in everyone(lambda: self._mine, self._group) for r in part), key=lambda r: r.position
+        )
+        lines = []
+        for one in replaced:
+            self.total += 1
+            epoch = one.position // self.train
+            if epoch != self._epoch:
+                self._epoch, self._in_epoch = epoch, 0
+            self._in_epoch += 1
+            if self._in_epoch > self.limit:
+                raise SampleError(
+                    f"{self._in_epoch:,} of {self.train:,} training samples could not be read in epoch {epoch}, more "
+                    f"than data.max_faults={self.settings.max_faults:g} allows; the last: {one.reason}"
+                )
+            if one.reason not in self._told:
+                self._told.add(one.reason)
+                lines.append(f"{one.reason}; another sample takes its place")
+        return lines
+
+    def state(self) -> dict[str, int]:
+        """For a checkpoint."""
+        return {"total": self.total, "epoch": self._epoch, "in_epoch": self._in_epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """`state`: what `state` gave, or nothing at all."""
+        self.total = state.get("total", 0)
+        self._epoch, self._in_epoch = state.get("epoch", 0), state.get("in_epoch", 0)
+
+
+def _position(replaced: Replaced) -> int:
+    return replaced.position

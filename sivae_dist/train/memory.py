@@ -1,0 +1,275 @@
+"""How much memory a step takes, found by tracing both updates of it with tensors that have shapes and no values.
+
+Needs no GPU and hardly any memory: a step of the largest model is traced in seconds on a laptop.
+"""
+
+import weakref
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.models import Mixing, StyleDecoder, StyleEncoder
+from sivae_dist.models.stage import blend_real
+from sivae_dist.objectives import Draws
+
+_OVERHEAD = {"cuda": 1_000_000_000, "cpu": 800_000_000}
+"""Of a process beside its tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
+
+_BUCKETS = 2 * 4 * (1 << 23)
+"""What DeepSpeed sends gradients through, twice so that one is filled while the other is sent (engines/settings.py)."""
+
+
+class Estimate(NamedTuple):
+    """Bytes of one process at the peak of a step, by what they are for, and the step's work."""
+
+    weights: int
+    """Of both networks and their averages."""
+    optimizer: int
+    """Adam's moments."""
+    gradients: int
+    """What is held from one micro-batch or step to the next."""
+    activations: int
+    """The most that forward and backward of one micro-batch hold at once, in the greater of both updates."""
+    inputs: int
+    """Images and draws of this process's whole share of the batch."""
+    overhead: int
+    """Of the process itself; a round figure, not traced."""
+    flops: int
+    """Floating-point operations of the step on this process: matrix products and convolutions, 2 for a product and
+    its sum."""
+
+    @property
+    def state(self) -> int:
+        """What does not depend on the batch."""
+        return self.weights + self.optimizer + self.gradients
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return self.state + self.activations + self.inputs + self.overhead
+
+
+class Tracker(TorchDispatchMode):
+    """Counts bytes of the storages that operations make while it is entered, and their floating-point operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = self.flops = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        given = {tensor.untyped_storage()._cdata for tensor in tree_iter((args, kwargs)) if isinstance(tensor, Tensor)}
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in given:
+                self._add(storage)
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self.bytes += storage.nbytes()
+            self.peak = max(self.peak, self.bytes)
+            weakref.finalize(storage, self._remove, key).atexit = False
+
+    def _remove(self, key: int) -> None:
+        self.bytes -= self._alive.pop(key)
+
+
+def estimate(
+    settings: RunSettings,
+    resolution: int,
+    blending: bool,
+    batch: int,
+    processes: int,
+    *,
+    share: int | None = None,
+    warming_up: bool = False,
+    device: str = "cuda",
+) -> Estimate:
+    """Memory of a step at `resolution` px, in its transition or not, of a process that takes `batch` images at once.
+
+    `share`: images of the process in the whole step; its micro-batch alone when None. `device`: cpu or cuda. What
+    torch.compile saves is not counted.
+    """
+    share = share or batch
+    engine = settings.engine
+    kept = processes > 1 or share > batch
+    activations, flops, _ = _trace(_Traced(settings), resolution, blending, batch, warming_up, kept)
+    networks = meta_networks(settings)
+    whole = sum(map(_bytes, networks))
+    trained = sum(_unique_bytes(_trained(n, resolution)) for n in networks)
+    updated = [_unique_bytes(n.parts_in_use(resolution, blending)) for n in networks]
+    return Estimate(
+        **_state(engine, whole, trained, updated, processes, kept),
+        activations=activations,
+        inputs=share * _input_bytes(settings, networks[1], resolution),
+        overhead=_OVERHEAD[device],
+        flops=flops * (share // batch),
+    )
+
+
+def logged_terms(settings: RunSettings) -> set[str]:
+    """Values that a row of metrics.jsonl has by name once the warm-up is over."""
+    *_, terms = _trace(_Traced(settings), 4, False, 1, False, False)
+    keys = ("resolution", "blend", "batch", "lr_encoder", "lr_decoder")
+    skipped = {"guard/skipped_steps"} if settings.guard.policy == "skip" else set()
+    return {*terms, "gradient/encoder", "gradient/decoder", *(f"schedule/{key}" for key in keys), *skipped}
+
+
+_GENEROUS = 200
+"""Copies of its feature maps that an image surely does not need: Soft-IntroVAE has 73 in fp32."""
+
+
+def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, room: int) -> bool:
+    """Whether a step fits into `room` bytes so easily that there is no need to trace it."""
+    networks = meta_networks(settings)
+    activations = _GENEROUS * batch * settings.model.feature_values(resolution) * settings.engine.dtype.itemsize
+    inputs = share * _input_bytes(settings, networks[1], resolution)
+    return activations + inputs + 8 * sum(map(_bytes, networks)) + _BUCKETS + _OVERHEAD["cuda"] <= room
+
+
+def _state(
+    engine: DdpSettings | ZeroSettings, whole: int, trained: int, updated: list[int], processes: int, kept: bool
+) -> dict[str, int]:
+    """What an engine holds of both networks: `whole` their bytes, `trained` those with moments, `updated` in use."""
+    if isinstance(engine, DdpSettings):
+        # DDP's buckets stay, of both players; alone, gradients live for one player's update.
+        gradients = sum(updated) if processes > 1 else max(updated) if kept else 0
+        return {"weights": 2 * whole, "optimizer": 2 * trained, "gradients": gradients}
+    stage, part = engine.stage, lambda size: -(-size // processes)
+    # From stage 1 on DeepSpeed steps a copy of the weights, divided like the moments.
+    held = 0 if engine.offload else part(2 * trained + sum(updated)) if stage else 2 * trained
+    return {
+        # Stage 3 gathers layers as they are passed through, and most stay until the step.
+        "weights": whole + part(2 * whole) if stage == 3 else 2 * whole,
+        "optimizer": held,
+        "gradients": part(max(updated)) + _BUCKETS if stage >= 2 else max(updated) + (_BUCKETS if stage else 0),
+    }
+
+
+class _Traced:
+    """Settings that are equal when a trace would find the same."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        engine = settings.engine.model_dump(include={"precision", "channels_last", "checkpoint_activations"})
+        self._key = repr((settings.model, settings.objective, sorted(engine.items())))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Traced) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@lru_cache(maxsize=256)
+def _trace(
+    traced: _Traced, resolution: int, blending: bool, batch: int, warming_up: bool, kept: bool
+) -> tuple[int, int, frozenset[str]]:
+    """Of one micro-batch: bytes at the peak beyond weights and `kept` gradients, operations, and names of terms."""
+    run = traced.settings
+    with FakeTensorMode(), torch.random.fork_rng(devices=[]):
+        networks = _fake_networks(run)
+        x, blend, draws = _inputs(run, networks[1], resolution, blending, batch)
+        objectives = run.objective.build(
+            *networks, resolution, run.model.dimensions, warming_up=warming_up, amp=run.engine.amp
+        )
+        peak = flops = 0
+        names: set[str] = set()
+        z: list[Tensor] = []
+        for network, objective in zip(networks, objectives, strict=True):
+            for one in networks:
+                one.requires_grad_(False)
+            used = [p for part in network.parts_in_use(resolution, blending) for p in part.parameters()]
+            for parameter in used:
+                parameter.requires_grad_(True)
+                parameter.grad = torch.zeros_like(parameter) if kept else None
+            with Tracker() as tracker:
+                loss, terms, *z = objective(x, *z, blend, draws)
+                loss.backward()
+            for parameter in used:
+                parameter.grad = None
+            peak, flops = max(peak, tracker.peak), flops + tracker.flops
+            names |= terms.keys()
+    return peak, flops, frozenset(names)
+
+
+def _inputs(
+    settings: RunSettings, decoder: StyleDecoder, resolution: int, blending: bool, batch: int
+) -> tuple[Tensor, Tensor | None, Draws]:
+    """What a micro-batch takes (objectives/player.py), without values."""
+    model, dtype = settings.model, settings.engine.dtype
+    blend = torch.zeros(()) if blending else None
+    x = torch.empty(batch, model.channels, resolution, resolution, dtype=dtype)
+    if settings.engine.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    size = decoder.noise_size(resolution)
+    mixing = None
+    if settings.objective.style_mixing:
+        mixing = Mixing(torch.empty(batch, model.latent, dtype=dtype), torch.zeros(batch, dtype=torch.int64))
+    draws = Draws(
+        z=torch.empty(batch, model.latent, dtype=dtype),
+        eps=torch.empty(batch, 3, model.latent, dtype=dtype),
+        noise=torch.empty(batch, 4, size, dtype=dtype) if size else None,
+        mixing=mixing,
+    )
+    return blend_real(x, blend), blend, draws
+
+
+def _input_bytes(settings: RunSettings, decoder: StyleDecoder, resolution: int) -> int:
+    """Of one image of a share: its pixels before and after blending, and its draws."""
+    model = settings.model
+    pixels = 2 * model.channels * resolution**2
+    return (pixels + 4 * decoder.noise_size(resolution) + 5 * model.latent) * settings.engine.dtype.itemsize
+
+
+def meta_networks(settings: RunSettings) -> tuple[StyleEncoder, StyleDecoder]:
+    """Both, for their shapes and types."""
+    with torch.device("meta"):
+        networks = StyleEncoder(settings.model), StyleDecoder(settings.model)
+    for network in networks:
+        network.to(settings.engine.dtype)
+    return networks
+
+
+def _fake_networks(settings: RunSettings) -> tuple[StyleEncoder, StyleDecoder]:
+    """Both, of the fake mode that is entered, where `Module.to` cannot exchange parameters."""
+    engine = settings.engine
+    networks = StyleEncoder(settings.model), StyleDecoder(settings.model)
+    for network in networks:
+        network.checkpoint_activations = engine.checkpoint_activations
+        for module in network.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                exact: Tensor = torch.empty_like(parameter, dtype=engine.dtype)
+                if exact.dim() == 4:
+                    exact = exact.contiguous(memory_format=engine.weight_format)
+                setattr(module, name, nn.Parameter(exact))
+    return networks
+
+
+def _trained(network: StyleEncoder | StyleDecoder, resolution: int) -> Iterator[nn.Module]:
+    """What has been trained by the end of a phase."""
+    for below in network.settings.resolutions:
+        if below <= resolution:
+            yield from network.parts_in_use(below, blending=False)
+
+
+def _bytes(network: nn.Module) -> int:
+    return _unique_bytes([network])
+
+
+def _unique_bytes(modules: Iterable[nn.Module]) -> int:
+    return sum(p.nbytes for p in {id(p): p for module in modules for p in module.parameters()}.values())

@@ -1,0 +1,108 @@
+"""The two players of the game: both networks, their moving averages, and the engines that train them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from sivae_dist.checkpoint.writing import share
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.engines import make_engine
+from sivae_dist.models import StyleDecoder, StyleEncoder, build
+from sivae_dist.process.processes import rank, world_size
+from sivae_dist.step.optimizer import Ema
+from sivae_dist.step.schedule import Segment
+
+
+class Players:
+    """Encoder and decoder on a device. What they hold by canonical name is what a checkpoint holds."""
+
+    def __init__(self, settings: RunSettings, device: torch.device) -> None:
+        self.settings = settings
+        encoder, decoder = build(settings.model, settings.seed)
+        for network in (encoder, decoder):
+            network.checkpoint_activations = settings.engine.checkpoint_activations
+            network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]
+        self.encoder, self.decoder = encoder, decoder
+        networks = sum(tensor.nbytes for network in self.networks for tensor in network.state_dict().values())
+        self.full_size = 4 * networks  # weights, their average, and Adam's two moments
+        """Bytes of `tensors` once every parameter has been trained."""
+        common = (settings.engine, settings.optimizer, settings.ema)
+        self.encoder_engine = make_engine(*common, "encoder", encoder, decoder)
+        self.decoder_engine = make_engine(*common, "decoder", decoder, encoder)
+
+    @property
+    def networks(self) -> tuple[StyleEncoder, StyleDecoder]:
+        """As they are trained; where weights are divided among the processes, without them."""
+        return self.encoder, self.decoder
+
+    @property
+    def encoder_ema(self) -> Ema:
+        return self.encoder_engine.ema
+
+    @property
+    def decoder_ema(self) -> Ema:
+        return self.decoder_engine.ema
+
+    @contextmanager
+    def whole(self, *, live: bool, here: bool = True) -> Iterator[tuple[StyleEncoder, StyleDecoder]]:
+        """Both networks (`live`), or their averages, with all weights, for inference.
+
+        All processes enter it together; those without `here` only help. Weights that are divided among the processes
+        are copied together meanwhile.
+        """
+        with self.encoder_engine.whole(live=live, here=here) as encoder:
+            with self.decoder_engine.whole(live=live, here=here) as decoder:
+                yield encoder, decoder
+
+    def prepare(self, segment: Segment) -> None:
+        """Makes both ready for the steps of a segment: their objectives, and the parameters that these use."""
+        objectives = self.settings.objective.build(
+            self.encoder,
+            self.decoder,
+            segment.resolution,
+            self.settings.model.dimensions,
+            warming_up=segment.warming_up,
+            amp=self.settings.engine.amp,
+        )
+        in_use = (segment.resolution, segment.blending)
+        self.encoder_engine.prepare(objectives[0], self.encoder.parts_in_use(*in_use))
+        self.decoder_engine.prepare(objectives[1], self.decoder.parts_in_use(*in_use))
+
+    def missing_moments(self) -> int:
+        """Bytes that the optimizers will allocate when all parameters in use have been trained."""
+        return self.encoder_engine.missing_moments() + self.decoder_engine.missing_moments()
+
+    def forget_gradients(self) -> None:
+        self.encoder_engine.forget_gradients()
+        self.decoder_engine.forget_gradients()
+
+    def average(self, images: int) -> None:
+        """Moves the averages by a step of `images` images."""
+        self.encoder_engine.average(images)
+        self.decoder_engine.average(images)
+
+    def reset_optimizers(self) -> None:
+        self.encoder_engine.reset()
+        self.decoder_engine.reset()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that training has made, by canonical name (checkpoint/state.py), sharing memory.
+
+        All processes call it together. Where no process holds it all, each gets the values of its share
+        (checkpoint/writing.py) and meta tensors for the rest.
+        """
+        specs = self.encoder_engine.specs() | self.decoder_engine.specs()
+        mine = frozenset(share(specs, world_size())[rank()])
+        return self.encoder_engine.tensors(mine) | self.decoder_engine.tensors(mine)
+
+    def restore_networks(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over networks and averages. ValueError naming a tensor that is missing or does not fit."""
+        self.encoder_engine.restore_networks(tensors)
+        self.decoder_engine.restore_networks(tensors)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` once gave. ValueError naming a tensor that is missing or does not fit."""
+        self.encoder_engine.restore(tensors)
+        self.decoder_engine.restore(tensors)

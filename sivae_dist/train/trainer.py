@@ -1,0 +1,392 @@
+"""The training loop: Algorithm 2 of the appendix over a growing pair of networks."""
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from data_pipelines.images.loader import Request, check_loader, make_loader
+from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.store import open_store
+from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
+from sivae_dist.checkpoint.initial import initial_tensors
+from sivae_dist.config.prolonging import what_next
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.evaluation.rows import tag
+from sivae_dist.models import Stage
+from sivae_dist.models.stage import blend_real
+from sivae_dist.monitoring.monitor import Monitor
+from sivae_dist.monitoring.trace import Trace
+from sivae_dist.objectives import Draws
+from sivae_dist.process import startup, watchdog
+from sivae_dist.process.devices import describe, device_model, hardware, moved, start_lines
+from sivae_dist.process.processes import everyone, mean_over_processes, on_first, rank, world_size
+from sivae_dist.process.stopping import Stop
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.step.guard import Guard, NonFiniteError
+from sivae_dist.step.quarantine import Quarantine
+from sivae_dist.step.randomness import draw
+from sivae_dist.step.schedule import Schedule, Segment, Step, crosses
+from sivae_dist.train.players import Players
+from sivae_dist.train.preview import preview
+from sivae_dist.train.rehearsal import Rehearsal
+from sivae_dist.use.pretrained import Pretrained
+
+if TYPE_CHECKING:
+    from sivae_dist.evaluation.evaluator import Evaluator
+
+
+class Trainer:
+    """One process of a run. All processes build the same one; what they do not share is their slice of every batch."""
+
+    def __init__(
+        self, settings: RunSettings, run: RunDirectory, device: torch.device, stop: Stop | None = None
+    ) -> None:
+        self.settings = settings
+        self.engine = settings.engine
+        """With micro-batches that fit, once training has begun."""
+        self.run = run
+        self.device = device
+        self.stop = stop or Stop()
+        self.stop.join()
+        startup.doing(f"opening {settings.data.path}")
+        self.store = open_store(settings.data.path, settings.data.remote)
+        self.manifest = self.store.manifest()
+        check_data(settings, self.manifest)
+        self.schedule = make_schedule(settings, self.manifest)
+        self.schedule.check_world_size(world_size())
+        startup.doing("building the networks")
+        self.players = Players(settings, device)
+        self.guard = Guard(settings.guard, device)
+        self.quarantine = Quarantine(settings.data, self.manifest.train)
+        self.folder = CheckpointFolder(run.checkpoints)
+        self.saver = CheckpointSaver(self.folder, settings.checkpoint, device)
+        found = everyone(lambda: (device_model(device), describe(device)))
+        self.hardware = hardware((name for name, _ in found), device)
+        self.images = 0
+        self._segment: Segment | None = None
+        self._phase: int | None = None
+        self._owed: Stage | None = None  # an evaluation that a request to stop came before
+        self._returns = (0, 0)  # where the last non-finite step was, and how often the run went back from there
+        origin, metrics, notes = self._begin(run)
+        self.monitor = Monitor(run, self.schedule, self.images, metrics, speaks=rank() == 0)
+        for note in notes:
+            self.monitor.say(f"warning: {note}")
+        self.monitor.say(origin)
+        described = [description for _, description in found]
+        for line in start_lines(described, settings.engine.precision, torch.get_num_threads()):
+            self.monitor.say(line)
+        if self.images == 0:
+            self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
+        startup.doing("opening the images")
+        self.loader = make_loader(settings.data, self.store, self.manifest, settings.seed, device)
+        self.evaluator = self._make_evaluator()
+        self.trace = Trace(run.trace, self.images, self.loader.order) if settings.monitoring.trace else None
+
+    def train(self) -> bool:
+        """From where the run stands to its end, which is True, or to where it is asked to stop, which is False.
+
+        NonFiniteError, SampleError or OSError end it; what is saved stays valid.
+        """
+        already = self.images >= self.schedule.total and self._owed is None
+        if self.images < self.schedule.total:
+            startup.doing("rehearsing a checkpoint")
+            self.saver.rehearse(self.players.tensors(), self.players.full_size)
+            startup.doing("rehearsing the largest step")
+            rehearsal = Rehearsal(self.settings, self.schedule, self.players, self.device, self._draw, self.monitor.say)
+            self.engine = rehearsal.fitted(self.images, self.run.micro_batches)
+        stopped = not self._make_up()
+        while self.images < self.schedule.total and not stopped:
+            try:
+                stopped = self._take_steps()
+            except NonFiniteError as error:
+                self._roll_back(error)
+                stopped = not self._make_up()
+        watchdog.expect(slow=True)
+        self.saver.wait()
+        self._tell_saves()
+        self.saver.check()
+        if self.images < self.schedule.total or self._owed is not None:
+            return False
+        if not already and self.settings.monitoring.images_every:
+            self.monitor.draw_curves()
+        startup.done()
+        self.monitor.say(what_next(self.monitor.run.path, self.settings, self.schedule, already=already))
+        return True
+
+    def _take_steps(self) -> bool:
+        """Steps to the end, or until any process is asked to stop, which is True."""
+        every, measuring, saving = self.settings.monitoring, self.settings.evaluation, self.settings.checkpoint
+        batches = self.loader.batches(self._requests())
+        for step, batch in zip(self.schedule.steps(self.images), batches, strict=True):
+            self.stop.vote()
+            self.quarantine.vote(batch)
+            self._enter(step)
+            terms = self._train_step(step, batch.images)
+            last = step.end >= self.schedule.total
+            stopped = self.stop.decided()
+            told = last or crosses(step, every.scalars_every)
+            measured = crosses(step, measuring.every) or (last and measuring.every > 0)
+            saved = last or stopped or crosses(step, saving.every) or (measured and saving.keep_best > 0)
+            if (
+                self.device.type == "cpu" or told or saved or measured
+            ):  # elsewhere it would wait for the device every step
+                if message := self.guard.check(step):
+                    self.monitor.say(message)
+            for message in self.quarantine.check():
+                self.monitor.say(f"warning: {message}")
+            self.players.average(step.batch)
+            self.images = step.end
+            if told:
+                self._log(step, terms)
+            if crosses(step, every.images_every) or (last and every.images_every):
+                self._log_images(step)
+            values: dict[str, float] | None = {}
+            if measured:
+                values = None if stopped else self._evaluate(self._stage(step))
+                if values is None:
+                    stopped, self._owed = True, self._stage(step)
+            if saved or stopped:
+                self._save(step, values)
+                watchdog.expect()
+            self._tell_saves()
+            startup.done()
+            self.monitor.step(step)
+            if stopped:
+                return True
+        return False
+
+    def _train_step(self, step: Step, x: Tensor) -> dict[str, Tensor]:
+        """Algorithm 2, lines 4 to 28, on this process's slice x of the batch; returns its terms."""
+        engine, players = self.engine, self.players
+        part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
+        first = step.position + rank() * x.shape[0]
+        stage = self._stage(step)
+        x = x.to(engine.dtype)
+        if engine.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        xs = blend_real(x, stage.blend).split(part)
+        draws = [self._draw(step, first + k * part, part) for k in range(len(xs))]
+
+        if self.trace is not None:
+            for k, pixels in enumerate(x.split(part)):
+                self.trace.write(first + k * part, pixels, draws[k])
+
+        encoder = players.encoder_engine.update(
+            [(x, stage.blend, d) for x, d in zip(xs, draws, strict=True)], step.lr_encoder, self.guard.allowed()
+        )
+        zs = [z for _, z in encoder.outputs]
+        decoder = players.decoder_engine.update(
+            [(x, z, stage.blend, d) for x, z, d in zip(xs, zs, draws, strict=True)], step.lr_decoder, encoder.taken
+        )
+
+        terms = [a | b for (a, _), (b,) in zip(encoder.outputs, decoder.outputs, strict=True)]
+        means = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+        norms = {"gradient/encoder": encoder.norm, "gradient/decoder": decoder.norm}
+        self.guard.note(means, {"encoder": encoder.sound, "decoder": decoder.sound}, norms, decoder.taken)
+        return means | norms
+
+    def _stage(self, step: Step) -> Stage:
+        blend = torch.full((), step.blend, device=self.device) if step.segment.blending else None
+        return Stage(step.phase.resolution, blend)
+
+    def _draw(self, step: Step, first: int, count: int) -> Draws:
+        decoder, resolution = self.players.decoder, step.phase.resolution
+        return draw(
+            self.settings.seed,
+            first,
+            count,
+            latent=self.settings.model.latent,
+            noise_size=decoder.noise_size(resolution),
+            layers=decoder.layer_count(resolution),
+            mixing=0.0 if step.segment.warming_up else self.settings.objective.style_mixing,
+            device=self.device,
+            dtype=self.settings.engine.dtype,
+        )
+
+    def _requests(self) -> Iterator[Request]:
+        """This process's slice of every batch to come."""
+        for step in self.schedule.steps(self.images):
+            share = step.batch // world_size()
+            yield Request(step.position + rank() * share, share, step.phase.resolution)
+
+    def _enter(self, step: Step) -> None:
+        """Prepares both players whenever what is static in a step changes."""
+        watchdog.expect(slow=step.segment != self._segment)
+        if self._phase not in (None, step.phase.index) and self.settings.schedule.reset_optimizer:
+            self.players.reset_optimizers()
+        self._phase = step.phase.index
+        if step.segment != self._segment:
+            compiled = ", which compiles" if self.settings.engine.compile else ""
+            startup.doing(f"taking the first step at {step.phase.resolution} px{compiled}")
+            self._segment = step.segment
+            self.players.prepare(step.segment)
+
+    def _log(self, step: Step, terms: dict[str, Tensor]) -> None:
+        values = mean_over_processes(torch.stack([value.double() for value in terms.values()])).tolist()
+        row = dict(zip(terms, values, strict=True))
+        if self.settings.guard.policy == "skip":
+            row["guard/skipped_steps"] = int(self.guard.skipped)
+        self.monitor.scalars(step, row, self.loader, self.quarantine.total, self.device)
+
+    def _log_images(self, step: Step) -> None:
+        here = self.monitor.speaks
+        self.monitor.images(step, preview(self.settings, self.players, self.loader, self._stage(step), here=here))
+
+    def _make_evaluator(self) -> "Evaluator | None":
+        if not self.settings.evaluation.every:
+            return None
+        startup.doing("loading the evaluation")
+        from sivae_dist.evaluation.evaluator import Evaluator  # takes seconds
+        from sivae_dist.evaluation.progress import Progress
+
+        evaluator = Evaluator(
+            self.settings.evaluation,
+            self.settings.data,
+            self.store,
+            self.manifest,
+            self.device,
+            self.monitor.say,
+            Progress(self.stop, self.monitor.say).tick,
+        )
+        if problem := evaluator.prepare():
+            self.monitor.say(f"warning: {problem}; without it training goes on and the rest is measured")
+        return evaluator
+
+    def _make_up(self) -> bool:
+        """Measures what was put off here, unless an attempt that was killed has done so; False when asked to stop."""
+        owed = self._owed
+        if owed is not None and not on_first(self.monitor.is_evaluated) and self._evaluate(owed) is None:
+            return False
+        self._owed = None
+        return True
+
+    def _evaluate(self, stage: Stage) -> dict[str, float] | None:
+        """Measures the networks as they stand; the values by tag, or None when any process was asked to stop."""
+        from sivae_dist.evaluation.progress import StoppedError
+
+        assert self.evaluator is not None
+        watchdog.expect(slow=True)
+        start = perf_counter()
+        live = self.settings.evaluation.live
+        try:
+            with self.players.whole(live=live) as networks:
+                rows = self.evaluator.evaluate(Pretrained(self.settings.model, *networks, stage, self.images, live))
+        except StoppedError:
+            return None
+        self.monitor.evaluated(self.images, rows, perf_counter() - start)
+        watchdog.expect()
+        return {tag(row): row["value"] for row in rows}
+
+    def _save(self, step: Step, values: dict[str, float] | None) -> None:
+        """`values` of an evaluation at this step; None when one was due and had to be put off."""
+        meta = {
+            "phase": step.phase.index,
+            "resolution": step.phase.resolution,
+            "blending": step.segment.blending,
+            "blend": step.blend,
+            "seed": self.settings.seed,
+            "hardware": self.hardware,
+            "precision": self.settings.engine.precision,
+            "data": self.manifest.digest,
+            "metrics": self.monitor.metrics | (values or {}),
+            "evaluation_due": values is None,
+            "skipped_steps": int(self.guard.skipped),
+            "quarantine": self.quarantine.state(),
+        }
+        watchdog.expect(slow=True)  # a save before it may not be done
+        self.saver.save(step.end, self.players.tensors(), meta, self.monitor.sync)
+
+    def _tell_saves(self) -> None:
+        for outcome in self.saver.ended():
+            self.monitor.saved(outcome.images, outcome)
+
+    def _begin(self, run: RunDirectory) -> tuple[str, dict[str, float], list[str]]:
+        """Resumes this run, else starts from what `init` names, else from the seed; what to tell of it."""
+        startup.doing("checking the newest checkpoint")
+        found, notes = self.folder.newest_valid()
+        if found is not None:
+            startup.doing(f"restoring {found.path}")
+            notes += self._moved(found)
+            self._restore(found)
+            return f"continuing from {found.path}", told_at(found), notes
+        if (initial := initial_tensors(self.settings.init)) is not None:
+            self.players.restore_networks(initial[0])
+            return f"starting {run.path}, {initial[1]}", {}, notes
+        return f"starting {run.path}", {}, notes
+
+    def _moved(self, found: Checkpoint) -> list[str]:
+        """What to note of other hardware. ValueError where that would change the draws and nobody has asked for it."""
+        before = found.meta.get("hardware")  # not in checkpoints of releases before
+        note = moved(before, self.hardware)
+        if before is None or note is None:
+            return []
+        if before["type"] != self.hardware["type"] and self.settings.device == "auto":
+            raise ValueError(f"{note}; set device={self.hardware['type']} to continue all the same")
+        return [note]
+
+    def _restore(self, found: Checkpoint) -> None:
+        if found.meta["data"] != self.manifest.digest:
+            raise ValueError(f"{self.settings.data.path} is not the data set that this run was begun with")
+        self.players.restore(found.load())
+        self.images = found.images
+        self._phase = found.meta["phase"]
+        self._segment = None
+        self._owed = None
+        if found.meta.get("evaluation_due") and self.settings.evaluation.every:
+            blend = torch.tensor(found.meta["blend"], device=self.device) if found.meta["blending"] else None
+            self._owed = Stage(found.meta["resolution"], blend)
+        self.guard.reset(found.meta.get("skipped_steps", 0))
+        self.quarantine.restore(found.meta.get("quarantine", {}))
+
+    def _roll_back(self, error: NonFiniteError) -> None:
+        """Goes back to the newest checkpoint; raises `error` when that is not asked for, not possible, or no help."""
+        place, times = self._returns
+        self._returns = (self.images, times + 1) if self.images <= place else (self.images, 1)
+        if self.settings.guard.policy != "rollback" or self._returns[1] > self.settings.guard.limit:
+            raise error
+        watchdog.expect(slow=True)
+        self.saver.wait()
+        found, notes = self.folder.newest_valid()
+        if found is None:
+            raise error
+        self._restore(found)
+        self.monitor.rewind(found.images, told_at(found))
+        for note in (*notes, f"{error}; back to {found.path}"):
+            self.monitor.say(f"warning: {note}")
+
+    def close(self) -> None:
+        """Ends threads and files. A checkpoint that is being written is finished first."""
+        self.saver.close()
+        self.store.close()  # before the loader, whose threads may be waiting for a file
+        self.loader.close()
+        self.monitor.close()
+        if self.trace is not None:
+            self.trace.close()
+
+
+def told_at(found: Checkpoint) -> dict[str, float]:
+    """The last row of metrics.jsonl at a checkpoint, without what was measured there alone."""
+    metrics: dict[str, float] = found.meta.get("metrics", {})
+    return {name: value for name, value in metrics.items() if not name.startswith("evaluation/")}
+
+
+def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:
+    return Schedule(settings.schedule, settings.model.resolutions, manifest.train, settings.objective.warmup)
+
+
+def check_data(settings: RunSettings, manifest: Manifest) -> None:
+    """ValueError when the data set cannot feed the model, or its loader lacks a package."""
+    check_loader(settings.data)
+    if manifest.channels != settings.model.channels:
+        raise ValueError(f"{settings.data.path} has {manifest.channels} channels, the model {settings.model.channels}")
+    missing = [r for r in settings.model.resolutions if r not in manifest.levels]
+    if missing:
+        raise ValueError(
+            f"{settings.data.path} has no images of {missing[0]} px; prepare it with --resolution "
+            f"{settings.model.resolution} or set model.resolution={manifest.resolution}"
+        )
+    if manifest.train < 1:
+        raise ValueError(f"{settings.data.path} has no training samples")

@@ -1,0 +1,24 @@
+"""Pictures: plain grids for TensorBoard, labelled sheets of what a model does, animations, and curves of a run."""
+
+from sivae_dist.use.figures.animation import animate
+from sivae_dist.use.figures.files import check_out, save_picture
+from sivae_dist.use.figures.grids import grid, in_rows, to_unit
+from sivae_dist.use.figures.metrics import curves
+from sivae_dist.use.figures.pictures import growth, interpolation, reconstructions, samples, style_mixing
+from sivae_dist.use.figures.sheet import Sheet
+
+__all__ = [
+    "Sheet",
+    "animate",
+    "check_out",
+    "curves",
+    "grid",
+    "growth",
+    "in_rows",
+    "interpolation",
+    "reconstructions",
+    "samples",
+    "save_picture",
+    "style_mixing",
+    "to_unit",
+]

@@ -1,0 +1,176 @@
+"""Sheets of what a model does. All follow from the model, sample numbers and a seed; layer noise is left out."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from sivae_dist.use.figures.sheet import Sheet
+
+if TYPE_CHECKING:
+    from sivae_dist.use.pretrained import Pretrained, Space
+
+T = TypeVar("T")
+
+_BATCH = 64
+_GROWTH_LEAST = 96
+"""Wide enough for a number of images seen."""
+
+
+def samples(
+    model: "Pretrained",
+    numbers: Sequence[int],
+    seed: int = 0,
+    *,
+    truncation: Sequence[float] = (1.0,),
+    columns: int = 8,
+) -> Sheet:
+    """The samples with these numbers, `columns` in a row; or, with several truncations, a row for each sample and a
+    column for each truncation (Pretrained.truncate)."""
+    w = model.styles(latents(model, numbers, seed))
+    mean = model.mean_w() if any(psi != 1 for psi in truncation) else None
+    shown = [_decoded(model, model.truncate(w, psi, mean)) for psi in truncation]
+    note = f"samples of seed {seed}"
+    if len(truncation) > 1:
+        return Sheet(
+            list(zip(*shown, strict=True)),
+            columns=[_psi(psi) for psi in truncation],
+            rows=[str(number) for number in numbers],
+            note=_note(model, note),
+        )
+    if truncation[0] != 1:
+        note += f", {_psi(truncation[0])}"
+    cells = _in_rows(shown[0], columns)
+    names = _in_rows([str(number) for number in numbers], columns)
+    if list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return Sheet(cells, rows=[row[0] for row in names], note=_note(model, note))
+    return Sheet(cells, captions=names, note=_note(model, note))
+
+
+def style_mixing(
+    model: "Pretrained",
+    coarse: Sequence[int],
+    fine: Sequence[int],
+    seed: int = 0,
+    *,
+    cutoff: int | None = None,
+    truncation: float = 1.0,
+) -> Sheet:
+    """The samples `coarse` in the first column and `fine` in the first row, and where they meet the image whose layers
+    before `cutoff` have the style of the row and the others that of the column; by default half of the layers.
+
+    ValueError for a cutoff outside of the layers in use.
+    """
+    layers = model.decoder.layer_count(model.stage.resolution)
+    cutoff = layers // 2 if cutoff is None else cutoff
+    rows, columns = latents(model, coarse, seed), latents(model, fine, seed)
+    mixed = model.style_mix(rows, columns, cutoff, truncation=truncation)
+    own = _decoded(model, model.truncate(model.styles(torch.cat((rows, columns))), truncation))
+    note = (
+        f"rows: layers 1-{cutoff} ({_pixels(0, cutoff)}), columns: layers {cutoff + 1}-{layers} "
+        f"({_pixels(cutoff, layers)}), samples of seed {seed}" + (f", {_psi(truncation)}" if truncation != 1 else "")
+    )
+    return Sheet(
+        [[None, *own[len(coarse) :]], *([one, *row] for one, row in zip(own, mixed, strict=False))],
+        columns=["", *map(str, fine)],
+        rows=["", *map(str, coarse)],
+        column_breaks=frozenset([1]),
+        row_breaks=frozenset([1]),
+        note=_note(model, note),
+    )
+
+
+def _pixels(first: int, stop: int) -> str:
+    """The resolutions at which the layers first ... stop - 1 work, two at each."""
+    low, high = (4 << layer // 2 for layer in (first, stop - 1))
+    return f"{low} px" if low == high else f"{low}-{high} px"
+
+
+def interpolation(
+    model: "Pretrained",
+    corners: Tensor,
+    names: Sequence[str],
+    real: Sequence[Tensor | None] = (None,) * 4,
+    *,
+    steps: int = 7,
+    space: "Space" = "z",
+) -> Sheet:
+    """A square between four codes [4, latent], as figure 18 (Pretrained.interpolate), with their names at the corners:
+    top left, top right, bottom left, bottom right. Images that were encoded stand beside theirs."""
+    square = list(model.interpolate(corners, steps, space))
+    inner = [""] * (steps - 1)
+    cells: list[list[Tensor | None]] = [list(row) for row in square]
+    columns, below = [names[0], *inner, names[1]], [names[2], *inner, names[3]]
+    breaks: frozenset[int] = frozenset()
+    if any(image is not None for image in real):
+        cells = [[None, *row, None] for row in cells]
+        for image, row, column in zip(real, (0, 0, -1, -1), (0, -1, 0, -1), strict=True):
+            cells[row][column] = image
+        columns, below = (["", *texts, ""] for texts in (columns, below))
+        for texts, (left, right) in ((columns, real[:2]), (below, real[2:])):
+            texts[0], texts[-1] = ("real" if image is not None else "" for image in (left, right))
+        breaks = frozenset([1, steps + 2])
+    return Sheet(
+        cells,
+        columns=columns,
+        captions=[*([[""]] * steps), below],
+        column_breaks=breaks,
+        note=_note(model, f"linear in {space}, {steps} steps"),
+    )
+
+
+def reconstructions(model: "Pretrained", real: Tensor, *, columns: int = 4, origin: str = "") -> Sheet:
+    """Pairs as in figures 13 and 17, `columns` in a row: left the real image of `real` [N, C, R, R], right its
+    reconstruction. `origin` says where they are from."""
+    pairs = [image for pair in zip(real, model.reconstruct(real), strict=True) for image in pair]
+    note = "left: real, right: reconstruction" + (f", {origin}" if origin else "")
+    return Sheet(
+        _in_rows(pairs, 2 * columns), column_breaks=frozenset(range(2, 2 * columns, 2)), note=_note(model, note)
+    )
+
+
+def growth(models: Sequence["Pretrained"], numbers: Sequence[int], seed: int = 0) -> Sheet:
+    """Samples, a row each, by a model as it grew (pretrained.load_growth), a column for each resolution."""
+    last = models[-1]
+    shown = [_decoded(model, model.styles(latents(model, numbers, seed))) for model in models]
+    columns, cut_off = [], False
+    for model in models:
+        text = f"{model.stage.resolution} px\n{model.images:,} images"
+        if model is not last and model.images == last.images:
+            text, cut_off = f"{text}*", True
+        columns.append(text if model.stage.blend is None else f"{text}\nblend {float(model.stage.blend):.2f}")
+    note = f"samples of seed {seed}" + (", live weights" if last.live else "")
+    if cut_off:
+        note += "; * the last network cut off at this size, with the output layer it had when this was the highest"
+    return Sheet(
+        list(zip(*shown, strict=True)),
+        columns=columns,
+        rows=[str(number) for number in numbers],
+        note=note,
+        least=_GROWTH_LEAST,
+    )
+
+
+def latents(model: "Pretrained", numbers: Sequence[int], seed: int) -> Tensor:
+    """z [N, latent] of the samples with these numbers."""
+    return torch.cat([model.latents(number, 1, seed) for number in numbers])
+
+
+def _decoded(model: "Pretrained", w: Tensor) -> list[Tensor]:
+    return [image for part in w.split(_BATCH) for image in model.decode_styles(part).cpu()]
+
+
+def _in_rows(things: Sequence[T], columns: int) -> list[Sequence[T]]:
+    return [things[start : start + columns] for start in range(0, len(things), columns)]
+
+
+def _psi(psi: float) -> str:
+    return f"ψ = {psi:g}"
+
+
+def _note(model: "Pretrained", text: str) -> str:
+    stage = model.stage
+    blend = "" if stage.blend is None else f", blend {float(stage.blend):.2f}"
+    weights = ", live weights" if model.live else ""
+    return f"{text}; {model.images:,} images seen, {stage.resolution} px{blend}{weights}"

@@ -1,0 +1,75 @@
+"""Real images for pictures: from files, or from the test split of a data set."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipelines.images.decode import halve, round_pixels
+from data_pipelines.images.loader import to_images
+from data_pipelines.images.reader import Reader
+from data_pipelines.images.sources import ImageError
+from data_pipelines.images.sources.folder import FolderSource
+from data_pipelines.images.sources.image import to_square
+from data_pipelines.images.store import open_store
+from data_pipelines.problems import did_you_mean
+
+if TYPE_CHECKING:
+    from data_pipelines.images.remote import RemoteSettings
+    from sivae_dist.use.pretrained import Pretrained
+
+
+def files_in(folder: Path, count: int) -> list[Path]:
+    """The first images of a folder, in the order in which `sivae data prepare` takes them."""
+    return [folder / name for name in FolderSource(folder, "none").listing.names[:count]]
+
+
+def from_files(model: "Pretrained", paths: Sequence[Path]) -> Tensor:
+    """Image files [N, C, R, R] in [-1, 1] as `sivae data prepare` stores them for this model at its stage.
+
+    ValueError naming a file that is no usable image.
+    """
+    settings, pixels = model.settings, []
+    for path in paths:
+        _check_file(path)
+        try:
+            square = to_square(path.read_bytes(), settings.channels, settings.resolution)
+        except ImageError as error:
+            raise ValueError(f"{path} {error}") from None
+        while square.shape[0] > model.stage.resolution:
+            square = halve(square)
+        pixels.append(round_pixels(square).transpose(2, 0, 1))
+    return to_images(torch.from_numpy(np.stack(pixels)))
+
+
+def _check_file(path: Path) -> None:
+    """ValueError for a path that is no file, with the nearest one there is."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, not an image")
+    if not path.exists():
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, beside, n=1)]
+        raise ValueError(f"there is no image {path}{did_you_mean(near)}")
+
+
+def from_test_split(model: "Pretrained", path: str, count: int, remote: "RemoteSettings | None" = None) -> Tensor:
+    """The first test samples [N, C, R, R] in [-1, 1] of the prepared data set at `path` that the model was trained on.
+
+    ValueError when it is another data set or has no test samples, OSError when it is not there.
+    """
+    with open_store(path, remote) as store:
+        manifest = store.manifest()
+        if model.data is not None and manifest.digest != model.data:
+            raise ValueError(f"{path} is not the data set that this model was trained on; name images instead")
+        if not manifest.test:
+            raise ValueError(f"{path} has no test split; name images instead")
+        reader = Reader(store, manifest, model.stage.resolution)
+        try:
+            pixels = reader.pixels(range(manifest.train, manifest.train + min(count, manifest.test)))
+        finally:
+            reader.close()
+    return to_images(torch.from_numpy(np.ascontiguousarray(pixels)))

@@ -1,0 +1,308 @@
+"""Trained networks, for pictures, evaluation and whoever wants to use them, and how they come out of a run."""
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
+from sivae_dist.checkpoint.folder import best_first
+from sivae_dist.checkpoint.state import restore_network
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.models import Mixing, Stage, StyleDecoder, StyleEncoder, StyleSettings, build
+from sivae_dist.models.stage import blend_real
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.step.randomness import normals
+
+Space = Literal["z", "w"]
+"""The latent space proper, or that of the styles it is mapped to."""
+
+MEAN_OF = 10_000
+"""Latents whose mean w truncation pulls towards."""
+
+MAX_PSI = 2.0
+"""Beyond this, truncation leaves all that the decoder has seen."""
+
+_LARGEST_PIXEL = 10.0
+"""A linear output leaves [-1, 1] by a little, and may be encoded again; pixels in 0..255 go beyond."""
+
+_FROM_PIXELS = "of pixels 0..255 make x / 127.5 - 1"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Both networks and the stage of growth they had reached.
+
+    Nothing here trains: no method leaves a graph behind, and none changes the networks, which may be in training.
+    Layer noise is left out, at its mean.
+    """
+
+    settings: StyleSettings
+    encoder: StyleEncoder
+    decoder: StyleDecoder
+    stage: Stage
+    images: int
+    """Images seen in training."""
+    live: bool = False
+    """Whether these are the weights in training instead of their moving average."""
+    data: str | None = None
+    """Digest of the data set that they were trained on."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.decoder.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, latents and what enters the encoder."""
+        return next(self.decoder.parameters()).dtype
+
+    def latents(self, first: int, count: int, seed: int = 0) -> Tensor:
+        """z [count, latent] from the prior, of the samples number first ... first + count - 1, none of them negative.
+
+        A row follows from the seed and its number alone. Drawn on the CPU, so that it is the same on every device.
+        """
+        if min(first, count, seed) < 0:
+            raise ValueError(f"seed, first and count cannot be negative: {seed}, {first}, {count}")
+        return self._prior(seed, "sample", first, count)
+
+    def _prior(self, seed: int, purpose: str, first: int, count: int) -> Tensor:
+        z = normals(seed, purpose, first, count, self.settings.latent, torch.device("cpu"))
+        return z.to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [N, C, R, R] in [-1, 1] -> (mu, logvar) of q(z|x), each [N, latent].
+
+        ValueError when they do not have the stage's resolution or the model's channels, are not of a floating-point
+        type, or hold values far outside of [-1, 1], as pixels 0..255 do.
+        """
+        side = self.stage.resolution
+        _check(x, "images", (self.settings.channels, side, side))
+        largest = x.abs().amax().item() if x.numel() else 0.0
+        if not largest <= _LARGEST_PIXEL:
+            raise ValueError(f"images lie in [-1, 1], and these reach {largest:g}; {_FROM_PIXELS}")
+        mu, logvar = self.encoder(blend_real(x.to(self.device, self.dtype), self.stage.blend), self.stage)
+        return mu, logvar
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """z [N, latent] -> images [N, C, R, R] around [-1, 1]. ValueError for another shape or type."""
+        _check(z, "z", (self.settings.latent,))
+        images: Tensor = self.decoder(z.to(self.device, self.dtype), self.stage)
+        return images
+
+    @torch.no_grad()
+    def styles(self, z: Tensor) -> Tensor:
+        """z [N, latent] -> w [N, latent]. ValueError for another shape or type."""
+        _check(z, "z", (self.settings.latent,))
+        w: Tensor = self.decoder.mapping(z.to(self.device, self.dtype))
+        return w
+
+    @torch.no_grad()
+    def decode_styles(self, w: Tensor) -> Tensor:
+        """w [N, latent] -> images [N, C, R, R] around [-1, 1]. ValueError for another shape or type."""
+        _check(w, "w", (self.settings.latent,))
+        images: Tensor = self._behind_mapping(w.to(self.device, self.dtype), self.stage)
+        return images
+
+    @cached_property
+    def _behind_mapping(self) -> StyleDecoder:
+        """A decoder of the same layers that takes w in the place of z."""
+        with torch.device("meta"):
+            decoder = StyleDecoder(self.settings)
+        decoder.blocks, decoder.to_rgb = self.decoder.blocks, self.decoder.to_rgb
+        decoder.mapping = nn.Identity()  # type: ignore[assignment]
+        return decoder
+
+    def mean_w(self, batch: int = 1000) -> Tensor:
+        """The mean [latent] of w over 10,000 latents, always the same ones."""
+        total = torch.zeros(self.settings.latent, dtype=torch.float64, device=self.device)
+        for first in range(0, MEAN_OF, batch):
+            count = min(batch, MEAN_OF - first)
+            total += self.styles(self._prior(0, "mean w", first, count)).double().sum(0)
+        return (total / MEAN_OF).to(self.dtype)
+
+    def truncate(self, w: Tensor, psi: float, mean: Tensor | None = None) -> Tensor:
+        """w [N, latent] -> mean_w + psi (w - mean_w), StyleGAN's truncation trick: less variety, fewer odd images.
+
+        `mean` is mean_w() where it is at hand. ValueError for a psi that is not from -2 to 2.
+        """
+        if not -MAX_PSI <= psi <= MAX_PSI:
+            raise ValueError(f"truncation {psi:g} is not from {-MAX_PSI:g} to {MAX_PSI:g}; 1 leaves w, 0 is its mean")
+        return w if psi == 1 else torch.lerp(self.mean_w() if mean is None else mean, w, psi)
+
+    def sample(self, count: int, seed: int = 0, *, first: int = 0, truncation: float = 1.0, batch: int = 64) -> Tensor:
+        """Images [count, C, R, R] around [-1, 1]: the samples number first ... first + count - 1 of the prior.
+
+        Each follows from the seed and its number alone; w is truncated to `truncation`, of which 1 is none. ValueError
+        for a negative seed or number, and as `truncate`.
+        """
+        w = self.truncate(self.styles(self.latents(first, count, seed)), truncation)
+        return torch.cat([self.decode_styles(part) for part in w.split(batch)])
+
+    def reconstruct(self, x: Tensor, batch: int = 64) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] through the encoder's mean and the decoder."""
+        return torch.cat([self.decode(self.encode(part)[0]) for part in x.split(batch)])
+
+    def interpolate(self, z: Tensor, steps: int = 7, space: Space = "z", batch: int = 64) -> Tensor:
+        """Images between codes (appendix 9.4.3): two z [2, latent] give a line of `steps` + 1, the codes' own included.
+
+        Four, of the corners top left, top right, bottom left and bottom right, give a square
+        [steps + 1, steps + 1, C, R, R]. The appendix interpolates z; the authors' figure is made in w.
+        """
+        _check(z, "z", (self.settings.latent,))
+        if len(z) not in (2, 4) or steps < 1:
+            raise ValueError("interpolation takes two or four codes and at least one step")
+        codes = self.styles(z) if space == "w" else z.to(self.device, self.dtype)
+        at = torch.linspace(0, 1, steps + 1, device=self.device, dtype=self.dtype)[:, None]
+        if len(z) == 4:
+            left, right = (torch.lerp(codes[k], codes[k + 2], at)[:, None] for k in (0, 1))
+        else:
+            left, right = codes
+        between = torch.lerp(left, right, at)
+        decode = self.decode_styles if space == "w" else self.decode
+        images = torch.cat([decode(part) for part in between.flatten(0, -2).split(batch)])
+        return images.unflatten(0, between.shape[:-1])
+
+    @torch.no_grad()
+    def style_mix(
+        self, coarse: Tensor, fine: Tensor, cutoff: int, *, truncation: float = 1.0, batch: int = 64
+    ) -> Tensor:
+        """Every z of `coarse` [M, latent] with every z of `fine` [N, latent]: images [M, N, C, R, R].
+
+        The layers before `cutoff` take their style from the first, the others from the second. ValueError when there
+        are no such layers on one side.
+        """
+        layers = self.decoder.layer_count(self.stage.resolution)
+        if not 0 < cutoff < layers:
+            raise ValueError(f"the cutoff lies between layers 1 and {layers - 1} at {self.stage.resolution} px")
+        w = self.truncate(self.styles(torch.cat((coarse, fine))), truncation)
+        rows, columns = w[: len(coarse)], w[len(coarse) :]
+        first, second = rows.repeat_interleave(len(fine), 0), columns.repeat(len(coarse), 1)
+        images = [
+            self._behind_mapping(a, self.stage, None, Mixing(b, torch.full((len(a),), cutoff, device=self.device)))
+            for a, b in zip(first.split(batch), second.split(batch), strict=True)
+        ]
+        return torch.cat(images).unflatten(0, (len(coarse), len(fine)))
+
+
+def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> None:
+    """ValueError unless x is [N, *shape] of a floating-point type."""
+    if x.dim() != 1 + len(shape) or tuple(x.shape[1:]) != shape:
+        raise ValueError(f"{name} must be [N, {', '.join(map(str, shape))}], not {list(x.shape)}")
+    if not x.is_floating_point():
+        hint = f"; {_FROM_PIXELS}" if name == "images" else ""
+        raise ValueError(f"{name} must be floating-point numbers, not {str(x.dtype).removeprefix('torch.')}{hint}")
+
+
+def load_run(
+    path: Path, *, checkpoint: str | int = "latest", live: bool = False, device: torch.device | None = None
+) -> Pretrained:
+    """The networks at a checkpoint of a run (`choose`): averaged (EMA) weights, or the `live` ones.
+
+    ValueError when there is no run or no such whole checkpoint.
+    """
+    run = RunDirectory(path)
+    settings = run.settings()
+    return from_checkpoint(settings, choose(run, settings, checkpoint), live=live, device=device)
+
+
+def choose(run: RunDirectory, settings: RunSettings, which: str | int = "latest") -> Checkpoint:
+    """A whole checkpoint: the `latest`, the `best` by checkpoint.best_metric, or that after so many images.
+
+    A damaged one is passed over with a warning where the latest is asked for. ValueError, with what there is, when
+    there is none to be had.
+    """
+    folder = CheckpointFolder(run.checkpoints)
+    if which == "latest":
+        found, notes = folder.newest_valid(move_aside=False)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        if found is None:
+            raise ValueError(f"{run.path} has no checkpoint yet")
+        return found
+    there = folder.readable()
+    if not there:
+        raise ValueError(f"{run.path} has no checkpoint yet")
+    if which == "best":
+        found = _best(run, settings, there)
+    else:
+        by_images = {str(candidate.images): candidate for candidate in there}
+        if str(which) not in by_images:
+            known = ", ".join(["latest", "best", *by_images])
+            raise ValueError(f"{run.path} has no checkpoint {which}; there is: {known}")
+        found = by_images[str(which)]
+    found.verify()
+    return found
+
+
+def _best(run: RunDirectory, settings: RunSettings, there: list[Checkpoint]) -> Checkpoint:
+    """The newest of those with the best value."""
+    ranked = best_first(there, settings.checkpoint)
+    if not ranked:
+        known = sorted({name for candidate in there for name in candidate.meta.get("metrics", {})})
+        metric = settings.checkpoint.best_metric
+        raise ValueError(f"no checkpoint of {run.path} has a value of {metric}; there is: {', '.join(known) or 'none'}")
+    return ranked[0]
+
+
+def from_checkpoint(
+    settings: RunSettings, checkpoint: Checkpoint, *, live: bool = False, device: torch.device | None = None
+) -> Pretrained:
+    """The networks that a checkpoint of a run with these settings holds."""
+    device = device or torch.device("cpu")
+    kind = "" if live else "_ema"
+    tensors = checkpoint.load((f"encoder{kind}.", f"decoder{kind}."))
+    networks = build(settings.model, settings.seed)
+    for name, network in zip(("encoder", "decoder"), networks, strict=True):
+        network.to(settings.engine.dtype)
+        restore_network(f"{name}{kind}", network, tensors)
+        network.to(device).eval().requires_grad_(False)
+    meta = checkpoint.meta
+    blend = torch.tensor(meta["blend"], device=device) if meta["blending"] else None
+    stage = Stage(meta["resolution"], blend)
+    return Pretrained(settings.model, *networks, stage, checkpoint.images, live, meta["data"])
+
+
+def load_growth(
+    path: Path, *, checkpoint: str | int = "latest", live: bool = False, device: torch.device | None = None
+) -> list[Pretrained]:
+    """The model at 4, 8, ... px up to what a checkpoint of a run had reached, whose own networks come last.
+
+    Each is from the newest checkpoint still there that stood at this resolution; where there is none, it is the last
+    network cut off at this resolution. Such a one has the last one's `images`: its layers went on training at higher
+    resolutions, but its output layer only as long as this resolution was the highest. A damaged checkpoint is passed
+    over with a warning. ValueError as `load_run`.
+    """
+    run = RunDirectory(path)
+    settings = run.settings()
+    chosen = choose(run, settings, checkpoint)
+    last = from_checkpoint(settings, chosen, live=live, device=device)
+    newest_first = CheckpointFolder(run.checkpoints).readable()[::-1]
+    grown = []
+    for resolution in settings.model.resolutions:
+        if resolution >= last.stage.resolution:
+            break
+        own = _first_whole([c for c in newest_first if c.meta["resolution"] == resolution])
+        grown.append(
+            replace(last, stage=Stage(resolution))
+            if own is None
+            else from_checkpoint(settings, own, live=live, device=device)
+        )
+    return [*grown, last]
+
+
+def _first_whole(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+    for checkpoint in checkpoints:
+        try:
+            checkpoint.verify()
+        except DamagedError as error:
+            warnings.warn(str(error), stacklevel=3)
+            continue
+        return checkpoint
+    return None
