@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 _LONGEST = 300
@@ -121,7 +122,7 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(f"{prefix}{name}")
-        for inner in _models(field.annotation):
+        for inner in groups_of(field):
             keys += known_keys(inner, f"{prefix}{name}.")
     return list(dict.fromkeys(keys))
 
@@ -147,6 +148,12 @@ def _plainly(value: object) -> object:
 def _listed(words: Sequence[str]) -> str:
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def groups_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """Of a field that is a group of settings, every class that may stand there; of a value, none."""
+    chosen = [kind for mark in field.metadata if hasattr(mark, "kinds") for kind in mark.kinds()]
+    return chosen or list(_models(field.annotation))
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -195,10 +202,10 @@ def _problem(details: ErrorDetails, location: list[str], model: type[BaseModel] 
     if kind == "union_tag_invalid":
         names = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
         tag = value.get("name") if isinstance(value, dict) else value
-        return Problem(f"{key}.name", _none_of(tag, names))
+        return Problem(f"{key}.name", none_of(tag, names))
     if kind == "literal_error":
         names = [name.strip(" '") for name in str(context["expected"]).replace(" or ", ", ").split(",")]
-        return Problem(key, _none_of(value, names))
+        return Problem(key, none_of(value, names))
     said = short(details["msg"]).removeprefix("Value error, ")
     message = _WORDS[kind].format(value=shown(value), number=short(value), **context) if kind in _WORDS else said
     return Problem(key, f"as a key, {message}" if details["loc"][-1:] == ("[key]",) else message)
@@ -236,7 +243,8 @@ _WORDS = {
 """By pydantic's name of an error."""
 
 
-def _none_of(value: object, names: list[str]) -> str:
+def none_of(value: object, names: list[str]) -> str:
+    """That a value is none of the names there are, with the nearest one."""
     if value is None:
         return f"no value is given; it is one of {', '.join(names)}"
     near = difflib.get_close_matches(str(value).lower(), names, n=1)

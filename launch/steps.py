@@ -57,7 +57,7 @@ class Stepper:
             latent=settings.model.latent,
             noise_size=decoder.noise_size(self.resolution),
             layers=decoder.layer_count(self.resolution),
-            mixing=settings.objective.style_mixing,
+            mixing=settings.objective.mixing_share,
             device=on or self.device,
             dtype=settings.engine.dtype,
         )

@@ -57,7 +57,7 @@ def _by_resolution(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 def check_warmup(settings: RunSettings, schedule: Schedule) -> str | None:
     """A warning of a long warm-up. ValueError when it never ends."""
-    warmup, total = settings.objective.warmup, schedule.total
+    warmup, total = settings.objective.warmup_images, schedule.total
     if not warmup or 10 * warmup <= 9 * total:  # small recipes, such as the demo, warm up for four fifths
         return None
     what = f"objective.warmup={warmup:,} of {total:,} images"

@@ -91,8 +91,9 @@ def _summary(plan: Plan, run: RunDirectory, estimates: list[Estimate]) -> list[s
     )
     most = max(estimates, key=lambda found: found.peak)
     data = sum(manifest.levels[resolution].total_bytes for resolution in settings.model.resolutions)
+    warmup = settings.objective.warmup_images
     lines = [
-        f"{schedule.end:,} images in {steps:,} steps, {settings.objective.warmup:,} images of warm-up as a plain VAE",
+        f"{schedule.end:,} images in {steps:,} steps, {warmup:,} images of warm-up as a plain VAE",
         f"{plan.processes} process(es) on {plan.place.device}, {manifest.train:,} training samples",
         mirroring_note(manifest, settings.data.flip),
         f"parameters: encoder {encoder:,}, decoder {decoder:,}",

@@ -59,7 +59,7 @@ def _with_transitions(old: RunSettings, new: RunSettings, images: int, train_sam
 
 def _schedule(settings: RunSettings, train_samples: int | None) -> Schedule:
     assert train_samples is not None or settings.schedule.epochs is None
-    return Schedule(settings.schedule, settings.model.resolutions, train_samples or 0, settings.objective.warmup)
+    return Schedule(settings.schedule, settings.model.resolutions, train_samples or 0, settings.objective.warmup_images)
 
 
 def _what(fact: str) -> str:

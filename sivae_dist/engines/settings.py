@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Discriminator, field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
+from data_pipelines.choices import Registry, one_of
 from sivae_dist.process.numerics import Precision
 from sivae_dist.settings import Settings, flatten
 
@@ -211,19 +212,5 @@ def _strip(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if value != "auto"}
 
 
-def _named(values: object) -> object:
-    """The engine is DDP unless another is named. ValueError in one line when only the name was changed."""
-    if not isinstance(values, dict):
-        return values
-    values = {"name": "ddp"} | values
-    if values["name"] == "ddp":
-        others = ZeroSettings.model_fields.keys() - DdpSettings.model_fields.keys()
-        if foreign := [str(key) for key in values if key in others]:
-            raise ValueError(
-                f"ddp has no {' and no '.join(foreign)}; give the engine as a whole, 'engine={{name: ddp}}' or "
-                f"'engine={{name: zero, {foreign[0]}: {values[foreign[0]]}}}'"
-            )
-    return values
-
-
-EngineSettings = Annotated[DdpSettings | ZeroSettings, Discriminator("name"), BeforeValidator(_named)]
+ENGINES: Registry[type[DdpSettings | ZeroSettings]] = Registry("engine", {"ddp": DdpSettings, "zero": ZeroSettings})
+EngineSettings = Annotated[DdpSettings | ZeroSettings, one_of(ENGINES, default="ddp")]

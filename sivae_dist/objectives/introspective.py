@@ -43,3 +43,11 @@ class IntrospectiveSettings(ElboSettings):
     """Images at the start of the run that train a plain VAE (the authors: one epoch)."""
     style_mixing: float = Field(0.0, ge=0, le=1)
     """Share of generated images with two styles (the authors: 0.9; not in the paper)."""
+
+    @property
+    def warmup_images(self) -> int:
+        return self.warmup
+
+    @property
+    def mixing_share(self) -> float:
+        return self.style_mixing

@@ -71,6 +71,16 @@ class ElboSettings(Settings):
     """s; None is the inverse of the final images' dimensions, in every phase."""
     reconstruction: Reconstruction = "mse"
 
+    @property
+    def warmup_images(self) -> int:
+        """Images at the start of the run that train a plain VAE before this objective."""
+        return 0
+
+    @property
+    def mixing_share(self) -> float:
+        """Share of generated images with two styles."""
+        return 0.0
+
     def weights(self, resolution: int, dimensions: int) -> VaeWeights:
         """What holds at `resolution`; `dimensions` is C H W of the final images."""
         return VaeWeights(
@@ -102,11 +112,3 @@ class VaeSettings(ElboSettings):
     players = (VaeEncoderObjective, VaeDecoderObjective)
 
     name: Literal["vae"] = "vae"
-
-    @property
-    def warmup(self) -> int:
-        return 0
-
-    @property
-    def style_mixing(self) -> float:
-        return 0.0

@@ -218,7 +218,7 @@ def _inputs(
         x = x.contiguous(memory_format=torch.channels_last)
     size = decoder.noise_size(resolution)
     mixing = None
-    if settings.objective.style_mixing:
+    if settings.objective.mixing_share:
         mixing = Mixing(torch.empty(batch, model.latent, dtype=dtype), torch.zeros(batch, dtype=torch.int64))
     draws = Draws(
         z=torch.empty(batch, model.latent, dtype=dtype),

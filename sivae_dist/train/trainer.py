@@ -201,7 +201,7 @@ class Trainer:
             latent=self.settings.model.latent,
             noise_size=decoder.noise_size(resolution),
             layers=decoder.layer_count(resolution),
-            mixing=0.0 if step.segment.warming_up else self.settings.objective.style_mixing,
+            mixing=0.0 if step.segment.warming_up else self.settings.objective.mixing_share,
             device=self.device,
             dtype=self.settings.engine.dtype,
         )
@@ -374,7 +374,7 @@ def told_at(found: Checkpoint) -> dict[str, float]:
 
 
 def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:
-    return Schedule(settings.schedule, settings.model.resolutions, manifest.train, settings.objective.warmup)
+    return Schedule(settings.schedule, settings.model.resolutions, manifest.train, settings.objective.warmup_images)
 
 
 def check_data(settings: RunSettings, manifest: Manifest) -> None:
