@@ -26,8 +26,12 @@ Images = Annotated[int, BeforeValidator(parse_images), Field(ge=0)]
 """A number of images seen, the one unit of progress."""
 
 _NotNegative = Annotated[float, Field(ge=0)]
+
 PerResolution = _NotNegative | dict[int, _NotNegative]
 """One value for every resolution, or a value for each; none is negative."""
+
+SharePerResolution = float | dict[int, float]
+"""The same of a share, whose range is checked where the resolutions are known."""
 
 ImagesPerResolution = Images | dict[int, Images]
 IntPerResolution = int | dict[int, int]

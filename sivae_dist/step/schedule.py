@@ -7,7 +7,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sivae_dist.settings import Images, ImagesPerResolution, IntPerResolution, PerResolution, Settings, at
+from sivae_dist.settings import (
+    Images,
+    ImagesPerResolution,
+    IntPerResolution,
+    PerResolution,
+    Settings,
+    SharePerResolution,
+    at,
+)
 
 
 class ScheduleSettings(Settings):
@@ -17,7 +25,7 @@ class ScheduleSettings(Settings):
     """Images to train at each resolution, the transition included. Either this or `epochs`."""
     epochs: PerResolution | None = None
     """The same in passes over the training samples."""
-    blend: PerResolution = 0.5
+    blend: SharePerResolution = 0.5
     """Share of a phase during which its resolution is blended in; the first phase has no transition."""
     blend_of: dict[int, Images] = {}
     """Images that `blend` is a share of, where not of the whole phase. A run that is prolonged in the midst of a phase
