@@ -42,6 +42,8 @@ RESOURCES = ("--nodes", 2, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", 
 TWO_A_NODE = ("--gpus-per-node", 2)
 ON_REQUEST = "checkpoint.every=100k"
 """No checkpoint but one on request, and the last."""
+HELD = ("--sbatch", "hold")
+"""It waits until it is released."""
 WHOLE = ("--nodes", 4, "--gpus-per-node", 1, "--cpus-per-task", 4, "--mem", "1G", "--time", 20)
 """All CPUs of the cluster."""
 
@@ -209,9 +211,11 @@ def assert_nothing_was_lost(run: Path, job: str) -> None:
 
 def test_preemption(site: Site, undisturbed: Path, tmp_path: Path) -> None:
     run, urgent = tmp_path / "run", tmp_path / "urgent"
+    # Held until the other one has begun, which would be at its end before this one has been checked.
+    other = site.submit(urgent, "schedule.images={4: 400, 8: 400}", *HELD, "--partition", "urgent", resources=WHOLE)
     job = site.submit(run, ON_REQUEST, "--partition", "main")
     site.wait_for(run, job, EVERY // 2)
-    other = site.submit(urgent, "schedule.images={4: 400, 8: 400}", "--partition", "urgent", resources=WHOLE)
+    site.cluster.run("scontrol", "release", other)
     site.finished(urgent, other, restarts=0)
     site.finished(run, job, restarts=1)
     assert_nothing_was_lost(run, job)
@@ -224,9 +228,10 @@ def test_preemption_with_the_other_loader_and_engine(site: Site, tmp_path: Path)
     tars = random_set(tmp_path / "tars", samples=64, array_max_resolution=4)
     run, reference = tmp_path / "run", tmp_path / "reference"
     settings = ("data.loader=dali", "engine={name: zero, stage: 2}", "--exclude", "n3,n4")
+    other = site.submit(reference, *settings, *HELD, "--partition", "urgent", "--cpus-per-task", 4, data=tars)
     job = site.submit(run, ON_REQUEST, *settings, "--partition", "main", data=tars)
     site.wait_for(run, job, EVERY + 40)
-    other = site.submit(reference, *settings, "--partition", "urgent", "--cpus-per-task", 4, data=tars)
+    site.cluster.run("scontrol", "release", other)
     site.finished(reference, other, restarts=0)
     site.finished(run, job, restarts=1)
     assert_nothing_was_lost(run, job)
