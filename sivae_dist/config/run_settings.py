@@ -22,7 +22,7 @@ from sivae_dist.engines.settings import DdpSettings, EngineSettings
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.models.style.settings import StyleSettings
 from sivae_dist.monitoring.settings import MonitoringSettings
-from sivae_dist.objectives import ObjectiveSettings
+from sivae_dist.objectives import DISTANCES, ObjectiveSettings
 from sivae_dist.process.devices import check_name
 from sivae_dist.process.watchdog import WatchdogSettings
 from sivae_dist.settings import Settings, flatten
@@ -56,8 +56,9 @@ class RunSettings(Settings):
     def _fit_together(self) -> "RunSettings":
         for resolution in self.model.resolutions:
             self.objective.weights(resolution, self.model.dimensions)  # ValueError for a missing value
-        if self.objective.reconstruction == "bce" and self.model.output != "tanh":
-            raise ValueError("objective.reconstruction=bce needs images inside [-1, 1]: set model.output=tanh")
+        distance = self.objective.reconstruction
+        if DISTANCES[distance].bounded and not self.model.bounded:
+            raise ValueError(f"objective.reconstruction={distance} needs images inside [-1, 1]: set model.output=tanh")
         if getattr(self.objective, "hinge", None) == "batch" and self.engine.max_batch_per_rank == "auto":
             raise ValueError("objective.hinge=batch depends on engine.max_batch_per_rank: give a number, not auto")
         best = self.checkpoint.best_metric

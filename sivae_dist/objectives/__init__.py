@@ -1,10 +1,11 @@
-"""What is minimised. Each player's objective is a module whose forward returns its loss (see player.py)."""
+"""What is minimised. Each player's objective is a module whose forward returns its loss (see base.py)."""
 
 from typing import Annotated
 
 from data_pipelines.choices import Registry, one_of
+from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Terms
+from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.intro import IntroSettings
-from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Terms
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
 from sivae_dist.objectives.vae import ElboSettings, VaeSettings
 
@@ -14,8 +15,10 @@ OBJECTIVES: Registry[type[ElboSettings]] = Registry(
 ObjectiveSettings = Annotated[ElboSettings, one_of(OBJECTIVES)]
 
 __all__ = [
+    "DISTANCES",
     "OBJECTIVES",
     "DecoderObjective",
+    "Distance",
     "Draws",
     "EncoderObjective",
     "IntroSettings",

@@ -1,30 +1,10 @@
-"""The two terms of the ELBO, per sample, and the reparameterization trick. All in fp32 or wider."""
+"""The KL term of the ELBO, per sample, and the reparameterization trick. All in fp32 or wider.
 
-from typing import Literal
+The other term is a distance (distances.py).
+"""
 
 import torch
 from torch import Tensor
-
-Reconstruction = Literal["mse", "l1", "bce"]
-
-PROBABILITY_EPS = 1e-6
-
-
-def reconstruction_error(target: Tensor, output: Tensor, kind: Reconstruction) -> Tensor:
-    """L_rec of Algorithm 2, summed over an image: [B, ...] and [B, ...] -> [B].
-
-    `mse` is the squared error, `l1` the absolute one, `bce` the cross entropy (nats) of pixels read as
-    probabilities (x + 1) / 2, which needs both inside [-1, 1]. Gradients reach both arguments.
-    """
-    if kind == "mse":
-        error = (output - target).square()
-    elif kind == "l1":
-        error = (output - target).abs()
-    else:
-        probability = ((output + 1) / 2).clamp(PROBABILITY_EPS, 1 - PROBABILITY_EPS)
-        truth = (target + 1) / 2
-        error = -(truth * probability.log() + (1 - truth) * torch.log1p(-probability))
-    return error.flatten(1).sum(1)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:

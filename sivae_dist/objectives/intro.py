@@ -18,13 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sivae_dist.objectives.elbo import kl_divergence, reconstruction_error, terms_of_real
+from sivae_dist.objectives.base import Draws, Terms, detached
+from sivae_dist.objectives.elbo import kl_divergence, terms_of_real
 from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
     IntrospectiveEncoderObjective,
     IntrospectiveSettings,
 )
-from sivae_dist.objectives.player import Draws, Terms, detached
 from sivae_dist.objectives.vae import VaeWeights
 from sivae_dist.settings import PerResolution, at
 
@@ -50,7 +50,7 @@ class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
         with self.autocast(x):
             mu, logvar, z, x_r, x_f = self.encode_and_decode(x, stage, draws)
             mu_2, logvar_2 = self.player(torch.cat((x_r.detach(), x_f)), stage)  # Z_rf, Z_ff
-        error, kl = reconstruction_error(x, x_r, w.reconstruction), kl_divergence(mu, logvar)
+        error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
         kl_2 = kl_divergence(mu_2, logvar_2)
         hinge_r, hinge_f = self._hinge(kl_2[:batch]), self._hinge(kl_2[batch:])
@@ -71,7 +71,7 @@ class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
         with self.autocast(x):
             x_1 = self.decode(z, stage, draws)  # X_r, X_f
             mu, logvar = self.partner(x_1, stage)  # Z_rf, Z_ff
-        error = reconstruction_error(x, x_1[:batch], w.reconstruction)
+        error = self.distance(x, x_1[:batch])
         loss = w.scale * (w.beta_rec * error.mean() + w.beta_neg * kl_divergence(mu, logvar).mean())
         return loss, {"loss/decoder": loss.detach()}
 

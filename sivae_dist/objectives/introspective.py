@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sivae_dist.models.stage import Stage
+from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Weights
 from sivae_dist.objectives.elbo import reparameterize
-from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Weights
 from sivae_dist.objectives.vae import ElboSettings
 from sivae_dist.settings import Images, PerResolution
 

@@ -13,13 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sivae_dist.objectives.elbo import kl_divergence, reconstruction_error, reparameterize, terms_of_real
+from sivae_dist.objectives.base import Draws, Terms, detached
+from sivae_dist.objectives.elbo import kl_divergence, reparameterize, terms_of_real
 from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
     IntrospectiveEncoderObjective,
     IntrospectiveSettings,
 )
-from sivae_dist.objectives.player import Draws, Terms, detached
 from sivae_dist.objectives.vae import VaeWeights
 from sivae_dist.settings import PerResolution, at
 
@@ -59,9 +59,9 @@ class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights])
             mu_2, logvar_2 = encode(again, stage)  # line 9
             z_2 = reparameterize(mu_2, logvar_2, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
             x_2 = decode(z_2, stage, draws.layer_noise(2, 3))  # line 10
-        error, kl = reconstruction_error(x, x_r, w.reconstruction), kl_divergence(mu, logvar)
+        error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)  # line 11
-        error_2 = reconstruction_error(torch.cat((x_r, x_f)), x_2, w.reconstruction)
+        error_2 = self.distance(torch.cat((x_r, x_f)), x_2)
         kl_2 = kl_divergence(mu_2, logvar_2)
         elbo_2 = -(w.beta_rec * error_2 + w.beta_neg * kl_2)  # lines 12, 13
         exp_elbo = torch.exp(w.alpha * w.scale * elbo_2) / w.alpha  # lines 14, 15; alpha is 2 there
@@ -86,13 +86,13 @@ class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights])
             x_1 = self.decode(z, stage, draws)  # line 20
             mu, logvar = self.partner(x_1, stage)  # line 21
         # Line 23 misses a minus: lines 26 and 27 and equation 7 need it.
-        error = reconstruction_error(x, x_1[:batch], w.reconstruction)
+        error = self.distance(x, x_1[:batch])
         fake = w.beta_kl * kl_divergence(mu, logvar)
         if w.gamma_r:
             with torch.no_grad(), self.autocast(x):  # line 22, sg
                 z_2 = reparameterize(mu, logvar, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
                 x_2 = self.player(z_2, stage, draws.layer_noise(2, 3))
-            fake = fake + w.gamma_r * w.beta_rec * reconstruction_error(x_1, x_2, w.reconstruction)
+            fake = fake + w.gamma_r * w.beta_rec * self.distance(x_1, x_2)
         fake_r, fake_f = fake[:batch].mean(), fake[batch:].mean()  # lines 24, 25
         loss = w.scale * (w.beta_rec * error.mean() + 0.5 * (fake_r + fake_f))  # line 26, minimised
         return loss, {"loss/decoder": loss.detach()}

@@ -5,20 +5,20 @@ not moved in between, the two updates together are the usual joint step.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data_pipelines.choices import name_in
+from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Terms, detached
+from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.elbo import (
-    Reconstruction,
     kl_divergence,
-    reconstruction_error,
     reparameterize,
     terms_of_real,
 )
-from sivae_dist.objectives.player import DecoderObjective, Draws, EncoderObjective, Terms, detached
 from sivae_dist.settings import PerResolution, Settings, at
 
 
@@ -29,7 +29,6 @@ class VaeWeights:
     beta_rec: float
     beta_kl: float
     scale: float
-    reconstruction: Reconstruction
 
 
 class VaeEncoderObjective(EncoderObjective[VaeWeights]):
@@ -39,7 +38,7 @@ class VaeEncoderObjective(EncoderObjective[VaeWeights]):
             mu, logvar = self.player(x, stage)
             z = reparameterize(mu, logvar, draws.eps[:, 0])
             reconstruction = self.partner(z, stage, draws.layer_noise(0))
-        error = reconstruction_error(x, reconstruction, w.reconstruction)
+        error = self.distance(x, reconstruction)
         kl = kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
         loss = -w.scale * elbo.mean()
@@ -51,7 +50,7 @@ class VaeDecoderObjective(DecoderObjective[VaeWeights]):
         w = self.weights
         with self.autocast(x):
             reconstruction = self.player(z, self.stage(blend), draws.layer_noise(0))
-        error = reconstruction_error(x, reconstruction, w.reconstruction)
+        error = self.distance(x, reconstruction)
         loss = w.scale * w.beta_rec * error.mean()
         return loss, {"loss/decoder": loss.detach()}
 
@@ -69,7 +68,9 @@ class ElboSettings(Settings):
     """Weight of the KL divergence."""
     scale: float | None = Field(None, gt=0)
     """s; None is the inverse of the final images' dimensions, in every phase."""
-    reconstruction: Reconstruction = "mse"
+    reconstruction: Annotated[str, name_in(DISTANCES)] = "mse"
+    """Distance of an image from its reconstruction, summed over its values: `mse` is the squared error, `l1` the
+    absolute one, `bce` the cross entropy in nats, for which model.output=tanh is needed."""
 
     @property
     def warmup_images(self) -> int:
@@ -87,7 +88,6 @@ class ElboSettings(Settings):
             beta_rec=at(self.beta_rec, resolution, "objective.beta_rec"),
             beta_kl=at(self.beta_kl, resolution, "objective.beta_kl"),
             scale=self.scale if self.scale is not None else 1 / dimensions,
-            reconstruction=self.reconstruction,
         )
 
     def build(
@@ -100,12 +100,18 @@ class ElboSettings(Settings):
         warming_up: bool = False,
         amp: torch.dtype | None = None,
     ) -> tuple[EncoderObjective[Any], DecoderObjective[Any]]:
-        weights = self.weights(resolution, dimensions)
+        """The objectives of encoder and decoder at `resolution`; `dimensions` is C H W of the final images."""
+        weights, distance = self.weights(resolution, dimensions), self._distance(encoder)
         of_encoder, of_decoder = VaeSettings.players if warming_up else self.players
         return (
-            of_encoder(weights, encoder, decoder, resolution, amp),
-            of_decoder(weights, decoder, encoder, resolution, amp),
+            of_encoder(weights, encoder, decoder, distance, resolution, amp),
+            of_decoder(weights, decoder, encoder, distance, resolution, amp),
         )
+
+    def _distance(self, network: nn.Module) -> Distance:
+        """L_rec, frozen, where the network is."""
+        distance, place = DISTANCES[self.reconstruction](), next(network.parameters())
+        return distance.to(place.device, place.dtype).eval().requires_grad_(False)
 
 
 class VaeSettings(ElboSettings):

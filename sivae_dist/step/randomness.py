@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_pipelines.streams import key, seed_at, stream
 from sivae_dist.models.stage import Mixing
-from sivae_dist.objectives.player import Draws
+from sivae_dist.objectives.base import Draws
 from sivae_dist.process.devices import upload
 
 _PIECE = 32_768

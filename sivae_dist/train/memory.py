@@ -210,7 +210,7 @@ def _trace(
 def _inputs(
     settings: RunSettings, decoder: StyleDecoder, resolution: int, blending: bool, batch: int
 ) -> tuple[Tensor, Tensor | None, Draws]:
-    """What a micro-batch takes (objectives/player.py), without values."""
+    """What a micro-batch takes (objectives/base.py), without values."""
     model, dtype = settings.model, settings.engine.dtype
     blend = torch.zeros(()) if blending else None
     x = torch.empty(batch, model.channels, resolution, resolution, dtype=dtype)

@@ -50,6 +50,11 @@ class StyleSettings(Settings):
         return self.variant == "official"
 
     @property
+    def bounded(self) -> bool:
+        """Whether all values of generated images lie inside [-1, 1]."""
+        return self.output == "tanh"
+
+    @property
     def dimensions(self) -> int:
         """C H W of the final images, whose inverse is the paper's s."""
         return self.channels * self.resolution**2

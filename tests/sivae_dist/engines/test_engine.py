@@ -22,7 +22,7 @@ from data_pipelines.images.loader import Batch
 from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import DdpSettings
 from sivae_dist.models.layers import Conv2d
-from sivae_dist.objectives import DecoderObjective, EncoderObjective, soft_intro
+from sivae_dist.objectives import DecoderObjective, Distance, EncoderObjective, soft_intro
 from sivae_dist.objectives.soft_intro import SoftIntroDecoderObjective, SoftIntroEncoderObjective
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.run.directory import RunDirectory
@@ -191,22 +191,23 @@ def test_precision(
     outputs: dict[type, set[torch.dtype]] = defaultdict(set)
     error_types: set[torch.dtype] = set()
 
-    def watch(module: nn.Module, _args: Any, output: Any) -> None:
+    def watch(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(module, EncoderObjective | DecoderObjective):
             outputs[type(module)] |= {t.dtype for t in tree_leaves(output)}
+        elif isinstance(module, Distance):
+            error_types.update({output.dtype, *(a.dtype for a in args)})
         elif isinstance(module, Conv2d):
             who = "encoder" if any(module is m for m in trainer.players.encoder.modules()) else "decoder"
             by_network[who].add(output.dtype)
 
-    for name in ("reconstruction_error", "kl_divergence"):
-        original = getattr(soft_intro, name)
+    original = soft_intro.kl_divergence
 
-        def watched(*args: Any, _original: Any = original) -> Tensor:
-            result: Tensor = _original(*args)
-            error_types.update({result.dtype, *(a.dtype for a in args if isinstance(a, Tensor))})
-            return result
+    def watched(*args: Tensor) -> Tensor:
+        result = original(*args)
+        error_types.update({result.dtype, *(a.dtype for a in args)})
+        return result
 
-        monkeypatch.setattr(soft_intro, name, watched)
+    monkeypatch.setattr(soft_intro, "kl_divergence", watched)
     handle = nn.modules.module.register_module_forward_hook(watch)
     try:
         with _Types() as types:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sivae_dist.models.stage import Mixing, Stage
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
-from sivae_dist.objectives.player import Draws
+from sivae_dist.objectives.base import Draws
 
 TOLERANCE = 1e-10
 """Relative, of losses and of gradients."""

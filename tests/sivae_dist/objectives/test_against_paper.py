@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.models.stage import Mixing
-from sivae_dist.objectives.player import Draws
+from sivae_dist.objectives.base import Draws
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
 from tests.sivae_dist.objectives.rendering import (
     EVERY_CASE,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.objectives import IntroSettings, VaeSettings
-from sivae_dist.objectives.player import Draws
+from sivae_dist.objectives.base import Draws
 from tests.sivae_dist.objectives.rendering import (
     BATCH,
     EVERY_CASE,

@@ -1,8 +1,9 @@
 """The shape of an objective: one module a player, whose forward returns the loss that the player minimises.
 
-The player's own network is a submodule; its partner is a plain reference, so that the module's parameters are the
-player's alone. That is what DDP, DeepSpeed and torch.compile expect, and it halves what is communicated. Whoever calls
-freezes the partner for the player's turn. All passes happen inside one forward, so one forward meets one backward.
+The player's own network is a submodule; its partner and the distance are plain references, so that the module's
+parameters are the player's alone. That is what DDP, DeepSpeed and torch.compile expect, and it halves what is
+communicated. Whoever calls freezes the partner for the player's turn. All passes happen inside one forward, so one
+forward meets one backward.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sivae_dist.models.stage import Mixing, Stage
+from sivae_dist.objectives.distances import Distance
 
 Weights = TypeVar("Weights")
 """What an objective's settings come to at one resolution."""
@@ -48,20 +50,24 @@ def detached(terms: Terms) -> Terms:
 
 class _Objective(nn.Module, Generic[Weights]):
     partner: nn.Module
+    distance: Distance
+    """L_rec of Algorithm 2."""
 
     def __init__(
         self,
         weights: Weights,
         player: nn.Module,
         partner: nn.Module,
+        distance: Distance,
         resolution: int,
         amp: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights
         self.player = player
-        # Past nn.Module's own bookkeeping: the partner must not become a submodule.
+        # Past nn.Module's own bookkeeping: neither may become a submodule.
         object.__setattr__(self, "partner", partner)
+        object.__setattr__(self, "distance", distance)
         self.resolution = resolution
         self.amp = amp
 
