@@ -23,7 +23,8 @@ from launch.record import JobRecord
 from launch.requeue import judge, tell
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.process.signals import SIGNALS
-from sivae_dist.run.ends import STOPPED, Logs
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.ends import STOPPED
 
 
 def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
@@ -89,7 +90,7 @@ def _snapshot(place: Path) -> Path | None:
 
 
 def _detached(place: Path, code: Path | None, *arguments: str) -> int:
-    log = Logs(place / "logs").combined
+    log = RunDirectory(place).logs.combined
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "launch.background", *arguments]
     with open(log, "a") as output:
@@ -135,7 +136,7 @@ def sweep(processes: int, job: str, places: list[str | None], runs: list[Path]) 
         parent = str(os.getpid())
         command = [sys.executable, "-m", "launch.background", "run", str(run), str(processes), job, parent]
         try:
-            with open(Logs(run / "logs").combined, "a") as output:
+            with open(RunDirectory(run).logs.combined, "a") as output:
                 return subprocess.run(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
                 ).returncode
@@ -144,7 +145,7 @@ def sweep(processes: int, job: str, places: list[str | None], runs: list[Path]) 
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a run is cancelled, not all of them
     for run in runs:
-        (run / "logs").mkdir(exist_ok=True)
+        RunDirectory(run).logs.path.mkdir(exist_ok=True)
     with ThreadPoolExecutor(len(places)) as pool:
         return max(pool.map(one, runs))
 
@@ -164,7 +165,7 @@ def main(run: Path, processes: int, job: str) -> int:
         signal.signal(number, forward)
     restart, me = 0, str(os.getpid())
     while not record.is_cancelled(job):
-        Logs(run / "logs").forget_failure()  # of an earlier start, if this one is refused before it does so itself
+        RunDirectory(run).logs.forget_failure()  # of an earlier start, if this one is refused before it does so itself
         record.started(job, restart, node=socket.gethostname(), processes=processes, process=os.getpid())
         tell(run, f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
         child = subprocess.Popen([sys.executable, "-m", "launch.local", str(run), str(processes), me])

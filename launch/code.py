@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from sivae_dist import __version__
+from sivae_dist.run.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +25,7 @@ def snapshot(run: Path) -> Path | None:
         raise ValueError(
             "git and rsync are needed to take a snapshot of the code: install them (or sivae, as a package)"
         )
-    folder = run / "code"
+    folder = RunDirectory(run).code
     copy = folder / f"{1 + sum(1 for _ in folder.glob('*')):03d}"
     try:
         new = ["git", "-C", str(ROOT), "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py"]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from launch.record import JobRecord, Row
 from sivae_dist.process.durations import duration
-from sivae_dist.run.ends import STOPPED, Logs
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.ends import STOPPED
 from sivae_dist.run.ownership import owner_of
 
 _LIMIT = 60
@@ -123,7 +124,7 @@ def _is_alive(process: int, job: str) -> bool:
 
 def _end(run: Path, job: str) -> State:
     """How a job ended that is gone, from what it left of itself."""
-    record, logs = JobRecord(run), Logs(run / "logs")
+    record, logs = JobRecord(run), RunDirectory(run).logs
     if record.is_cancelled(job):
         return State("cancelled", f"on request; {_AGAIN}")
     if (why := record.given_up(job)) is not None:

@@ -1,8 +1,8 @@
 """What a run's jobs leave in its directory, so that the next one, and `sivae status`, know what happened.
 
-RUN/jobs.jsonl    a line for each submission
-RUN/starts.jsonl  a line for each start of its processes, one when they end by themselves, one when a job gives it up
-RUN/.cancel-JOB   `sivae cancel` wants this job to end; it saves, and is not started again
+RUN/jobs.jsonl has a line for each submission; RUN/starts.jsonl one for each start of the run's processes, one when they
+end by themselves, and one when a job gives the run up. A run that `sivae cancel` has ended (RUN/.cancel-JOB) is not
+started again by that job.
 
 Lines are appended at once, so that any process on any node may add one. No torch here: this is read between two starts.
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sivae_dist.run.ends import Logs
+from sivae_dist.run.directory import RunDirectory, SweepFolder, runs_below
 from sivae_dist.run.progress import saved_images
 
 Row = dict[str, Any]
@@ -22,14 +22,10 @@ NO_PROGRESS = 3
 """Starts in a row that end where they began, after which a run is given up."""
 
 
-INDEX = "sweep.json"
-"""File of a sweep's folder: the settings of each run, with the name of its directory as `run`."""
-
-
 def load_index(folder: Path) -> list[Row]:
     """The runs of a sweep's folder; none where none was submitted yet."""
     try:
-        rows: list[Row] = json.loads((folder / INDEX).read_text())
+        rows: list[Row] = json.loads(SweepFolder(folder).index.read_text())
     except FileNotFoundError:
         return []
     return rows
@@ -40,10 +36,10 @@ def runs_in(path: Path) -> list[Path]:
 
     ValueError when there is none.
     """
-    if (path / "config.yaml").is_file():
+    if RunDirectory(path).exists:
         return [path]
     found = [path / row["run"] for row in load_index(path)]
-    found = found or sorted(below.parent for below in path.rglob("config.yaml"))
+    found = found or runs_below(path)
     if not found:
         raise ValueError(f"{path} is not a run: it has no config.yaml, nor is there a run below it")
     return found
@@ -52,11 +48,12 @@ def runs_in(path: Path) -> list[Path]:
 class JobRecord:
     def __init__(self, run: Path) -> None:
         self.run = run
-        self.jobs = run / "jobs.jsonl"
-        self.starts = run / "starts.jsonl"
+        self._directory = RunDirectory(run)
+        self.jobs = self._directory.jobs
+        self.starts = self._directory.starts
 
     def submitted(self, **facts: Any) -> None:
-        Logs(self.run / "logs").forget_failure()  # of an earlier job, which was mended
+        self._directory.logs.forget_failure()  # of an earlier job, which was mended
         _append(self.jobs, facts | {"time": time.time()})
 
     def total(self) -> int | None:
@@ -112,13 +109,10 @@ class JobRecord:
         return [row for row in _rows(self.starts) if row["job"] == job and "images" in row]
 
     def cancel(self, job: str) -> None:
-        self._cancel(job).touch()
+        self._directory.cancelled(job).touch()
 
     def is_cancelled(self, job: str) -> bool:
-        return self._cancel(job).exists()
-
-    def _cancel(self, job: str) -> Path:
-        return self.run / f".cancel-{job}"
+        return self._directory.cancelled(job).exists()
 
     def saved(self) -> int:
         """Images at the newest complete checkpoint; 0 when there is none."""

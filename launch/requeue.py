@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from launch.place import SlurmPlace
 from launch.record import NO_PROGRESS, JobRecord
-from sivae_dist.run.ends import STOPPED, Logs
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.ends import STOPPED
 
 FINISHED = "has finished"
 
@@ -41,7 +42,7 @@ class Verdict(NamedTuple):
 
 def judge(run: Path, job: str, restart: int, late: bool = False) -> Verdict:
     """What follows from how the last start of a run ended, or from its being `late`, still there at the time limit."""
-    record, logs = JobRecord(run), Logs(run / "logs")
+    record, logs = JobRecord(run), RunDirectory(run).logs
     if record.is_finished():
         return Verdict(False, FINISHED)
     code = record.end_of(job, restart)
@@ -82,7 +83,7 @@ def runs_of(plan: Path, index: int) -> list[Path]:
 
 def tell(run: Path, line: str) -> None:
     """Adds a line to the log for people; where that is not possible, to stderr. A run does not end for it."""
-    log, line = Logs(run / "logs").combined, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
+    log, line = RunDirectory(run).logs.combined, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as file:

@@ -19,6 +19,7 @@ from launch.code import describe, snapshot
 from launch.record import JobRecord
 from launch.slurm_options import arguments
 from launch.task import Task
+from sivae_dist.run.directory import RunDirectory
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
     """
     run = run.resolve()
     code = snapshot(run)
-    executor = make_executor(run / "logs" / "jobs", run, name, cluster, code)
+    executor = make_executor(RunDirectory(run).job_logs, run, name, cluster, code)
     job = hand_in(executor, lambda: executor.submit(Task(run)))
     JobRecord(run).submitted(job=job.job_id, kind="slurm", images=images, **facts(cluster, code))
     return str(job.job_id)

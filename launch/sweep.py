@@ -29,6 +29,7 @@ from launch.record import JobRecord
 from launch.slurm import Executor, facts, hand_in, make_executor
 from launch.task import Task
 from sivae_dist.config.yaml_reading import read_yaml
+from sivae_dist.run.directory import SweepFolder
 from sivae_dist.settings import Settings, flatten
 
 _MAX_ARRAY = 1001  # SLURM's own default
@@ -133,11 +134,11 @@ def submit(
     total = dict(zip([run.resolve() for run in runs], totals, strict=True))
     jobs: list[str] = []
     for number, part in enumerate(chunks_of_tasks(tasks, cluster)):
-        plan = folder / "plans" / f"{time.time_ns()}-{number}.json"
+        plan = SweepFolder(folder).plans / f"{time.time_ns()}-{number}.json"
         plan.parent.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps([[str(run) for run in task] for task in part]))
         after = f"afterany:{jobs[-1]}" if jobs else None
-        executor = make_executor(folder / "jobs", plan, name, cluster, code, parallel, after)
+        executor = make_executor(SweepFolder(folder).job_logs, plan, name, cluster, code, parallel, after)
         handed = hand_in(executor, partial(_map, executor, plan, len(part)))
         for job, task in zip(handed, part, strict=True):
             for run in task:

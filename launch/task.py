@@ -17,6 +17,7 @@ from launch.place import SlurmPlace
 from launch.record import JobRecord
 from launch.requeue import runs_of, tell
 from sivae_dist.process.output import lasting_log, outlast_watchers
+from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import STOPPED, Logs
 from sivae_dist.run.ownership import owned
 
@@ -53,8 +54,8 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
 
 def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
     """An exit code of launch/worker.py; also 0 when the job goes on for another run's sake alone."""
-    logs, record = Logs(run / "logs"), JobRecord(run)
-    meeting = logs.path / "jobs" / f"rendezvous-{place.job}-{place.restart}.json"
+    directory, record = RunDirectory(run), JobRecord(run)
+    logs, meeting = directory.logs, directory.rendezvous(place.job, place.restart)
     with ExitStack() as stack:
         if place.rank == 0:
             if not record.is_due(place.job):

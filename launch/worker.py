@@ -22,6 +22,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from launch.parents import end_with
+from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.process import startup, watchdog
 from sivae_dist.process.devices import pick_device
@@ -104,7 +105,7 @@ def _begin(settings: RunSettings, logs: Logs) -> torch.device:
 
 
 def _train(run: RunDirectory, stop: Stop) -> bool:
-    settings = run.settings()
+    settings = settings_of(run)
     device = _begin(settings, run.logs)
     trainer = Trainer(settings, run, device, stop)
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.process.processes import rank
 from sivae_dist.run.directory import RunDirectory
 from tests.helpers import begin, disturb, gathered, tiny_settings, train
@@ -33,7 +34,7 @@ def with_engine(run: Path, data: Path, engine: str, *assignments: str, path: Pat
     """A copy of the run that goes on with another engine; `assignments` as it was begun."""
     copy = path or run.with_name(f"{run.name}-{engine}")
     shutil.copytree(run, copy)
-    RunDirectory(copy).open(tiny_settings(data, ENGINES[engine], *assignments))
+    prepare_run(RunDirectory(copy), tiny_settings(data, ENGINES[engine], *assignments))
     return copy
 
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from data_pipelines.images.prepare import PrepareSettings, prepare
+from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.config.run_settings import RunSettings, override, validate
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
@@ -69,8 +70,8 @@ def begin(path: Path, settings: RunSettings | None = None, stop: Stop | None = N
     """A Trainer of the run at `path`; one process alone, or the first to come, says with which settings."""
     run = RunDirectory(path)
     if settings is not None:
-        run.open(settings)
-    return Trainer(run.settings(), run, CPU, stop)
+        prepare_run(run, settings)
+    return Trainer(settings_of(run), run, CPU, stop)
 
 
 class Stopped(Exception):

@@ -20,10 +20,11 @@ def checkpoints(
         from rich.table import Table
 
         from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError, kept_of
+        from sivae_dist.config.opening import settings_of
         from sivae_dist.run.directory import RunDirectory
 
         directory = RunDirectory(run)
-        settings = directory.settings().checkpoint
+        settings = settings_of(directory).checkpoint
         folder = CheckpointFolder(directory.checkpoints)
         kept = kept_of(folder.readable(), settings)
         table = Table("images", "px", "written", "MB", "files", "by", "stays as", "state", box=SIMPLE)

@@ -22,6 +22,7 @@ def curves(
 ) -> None:
     """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
+        from sivae_dist.config.opening import settings_of
         from sivae_dist.monitoring.scalars import read_rows
         from sivae_dist.run.directory import RunDirectory
         from sivae_dist.use import figures
@@ -30,7 +31,7 @@ def curves(
         if out is not None:
             figures.check_out(out, CURVES)
         directory = RunDirectory(run)
-        directory.settings()  # says so when this is no run
+        settings_of(directory)  # says so when this is no run
         rows = read_rows(directory.metrics) if directory.metrics.exists() else []
         if not rows:
             raise ValueError(f"{run} has no metrics yet")

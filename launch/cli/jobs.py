@@ -13,6 +13,7 @@ import typer
 
 from launch.cli.errors import one_line_errors
 from sivae_dist.process.durations import duration
+from sivae_dist.run.directory import RunDirectory, runs_below
 
 if TYPE_CHECKING:
     from launch.jobs import State
@@ -38,7 +39,7 @@ def status(
         from launch.cli.tables import TableRow, show
         from launch.jobs import states_of
 
-        if not runs and not any(Path("runs").rglob("config.yaml")):
+        if not runs and not runs_below(Path("runs")):
             raise ValueError("there are no runs below runs/: name one")
         found = _all_of(runs or [Path("runs")])
         states = states_of(found)
@@ -67,8 +68,8 @@ def _values(run: Path, state: "State") -> list[str]:
     from launch.record import JobRecord
 
     record = JobRecord(run)
-    metrics = last_row(run / "metrics.jsonl") or {}
-    speed = last_row(run / "speed.jsonl", lambda row: "speed/images_per_second" in row) or {}
+    metrics = last_row(RunDirectory(run).metrics) or {}
+    speed = last_row(RunDirectory(run).speed, lambda row: "speed/images_per_second" in row) or {}
     total, rate = record.total(), speed.get("speed/images_per_second")
     images = metrics.get("images", 0)
     if total:  # the last step may reach beyond
@@ -204,7 +205,7 @@ def _log(run: Path, rank: int | None) -> Path:
     from launch.record import JobRecord
 
     if rank is None:
-        path = run / "logs" / "log.txt"
+        path = RunDirectory(run).logs.combined
         if not path.is_file():
             raise ValueError(f"{run} has no log yet: no job of it has started")
         return path
@@ -212,8 +213,6 @@ def _log(run: Path, rank: int | None) -> Path:
     name = job["job"] if job else ""
     if job and job["kind"] == "local" and rank == 0:  # it prints into the log for people
         return _log(run, None)
-    of_job = [folder / "jobs" / f"{name}_{rank}_log.out" for folder in (run / "logs", run.parent)]  # alone; of a sweep
-    found = [path for path in (*of_job, *(run / "logs").glob(f"**/{rank}/std*.log")) if path.is_file()]
-    if not found:
+    if not (found := RunDirectory(run).process_logs(name, rank)):
         raise ValueError(f"{run} has no log of process {rank}")
     return max(found, key=lambda path: (path.stat().st_size > 0, path.stat().st_mtime))

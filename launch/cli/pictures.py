@@ -236,6 +236,7 @@ def animate(
 
 
 def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -> "torch.Tensor":
+    from sivae_dist.config.opening import settings_of
     from sivae_dist.run.directory import RunDirectory
     from sivae_dist.use.figures import real
 
@@ -244,7 +245,7 @@ def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -
     run = RunDirectory(path)
     if not run.config.exists():
         raise ValueError(f"{path} does not say where its data set lies: name images, or the data set with --data")
-    settings = run.settings().data
+    settings = settings_of(run).data
     return real.from_test_split(model, settings.path, count, settings.remote)
 
 

@@ -32,6 +32,7 @@ def submit(
     with one_line_errors():
         outlast_watchers()
         from launch.plan import checks, preflight, untrained_keys
+        from sivae_dist.config.opening import prepare_run
         from sivae_dist.config.run_settings import config_path, load_config, run_name
         from sivae_dist.run.directory import RunDirectory
 
@@ -48,8 +49,8 @@ def submit(
             if cluster != LOCAL:
                 from launch.slurm import make_executor
 
-                place = run.path.resolve()
-                executor = make_executor(place / "logs" / "jobs", place, name, wanted, place / "code" / "001")
+                place = RunDirectory(run.path.resolve())
+                executor = make_executor(place.job_logs, place.path, name, wanted, place.code / "001")
                 typer.echo(executor.script())
                 outcomes.append(can_submit())
             for check in checks(settings, wanted.processes, run, here=here, untrained=untrained):
@@ -71,7 +72,7 @@ def submit(
         plan = preflight(settings, wanted.processes, run, here=here, untrained=untrained)
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}")
-        for note in run.open(settings, plan.manifest.train):
+        for note in prepare_run(run, settings, plan.manifest.train):
             typer.echo(f"note: {note}")
         job = hand_in(run.path, plan.schedule.end, name, wanted)
         typer.echo(f"job {job}: {run.path} (sivae status {run.path}, sivae logs {run.path} -f)")

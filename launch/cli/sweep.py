@@ -11,6 +11,7 @@ import typer
 from launch.cli.errors import one_line_errors
 from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
 from sivae_dist.process.output import outlast_watchers
+from sivae_dist.run.directory import RunDirectory, SweepFolder
 
 
 @with_resources
@@ -32,10 +33,10 @@ def sweep(
         from launch.clusters import PARALLEL
         from launch.jobs import states_of
         from launch.plan import preflight, untrained_keys
-        from launch.record import INDEX, load_index
+        from launch.record import load_index
         from launch.sweep import assignments, load_sweep, run_names
+        from sivae_dist.config.opening import prepare_run
         from sivae_dist.config.run_settings import load_config
-        from sivae_dist.run.directory import RunDirectory
         from sivae_dist.run.progress import saved_images
 
         wanted = asked_for(cluster, resources)
@@ -72,12 +73,12 @@ def sweep(
         for run, settings, schedule, state in zip(runs, prepared, schedules, states, strict=True):
             if state.is_alive or (state.name == "finished" and saved_images(run.path) >= schedule.end):
                 continue
-            run.open(settings, schedule.train_samples)
+            prepare_run(run, settings, schedule.train_samples)
             paths.append(run.path)
             left.append(schedule.end)
         if not paths:
             raise ValueError(f"all runs in {place} have finished, or have a job")
-        (place / INDEX).write_text(json.dumps([index[name] for name in sorted(index)], indent=1))
+        SweepFolder(place).index.write_text(json.dumps([index[name] for name in sorted(index)], indent=1))
         if cluster == LOCAL:
             from launch.background import submit_all
 
@@ -101,13 +102,13 @@ def sweep_table(
     with one_line_errors():
         from launch.cli.tables import TableRow, show
         from launch.jobs import states_of
-        from launch.record import INDEX, load_index
+        from launch.record import load_index
         from launch.sweep import short_keys
         from sivae_dist.settings import flatten
 
         index = load_index(folder)
         if not index:
-            raise ValueError(f"{folder} is no folder of a sweep: it has no {INDEX}")
+            raise ValueError(f"{folder} is no folder of a sweep: it has no {SweepFolder(folder).index.name}")
         runs = [folder / row["run"] for row in index]
         points = [flatten({key: row[key] for key in row if key != "run"}) for row in index]
         values = [_value(run, metric) for run in runs]
@@ -138,8 +139,8 @@ def _check_known(metric: str, runs: list[Path]) -> None:
 
     known: set[str] = set()
     for run in runs:
-        known |= {key for key in last_row(run / "metrics.jsonl") or {} if key != "images"}
-        if row := last_row(run / "evaluation.jsonl", lambda row: "metric" in row):
+        known |= {key for key in last_row(RunDirectory(run).metrics) or {} if key != "images"}
+        if row := last_row(RunDirectory(run).evaluation, lambda row: "metric" in row):
             known.add(f"evaluation/{row['metric']}")
     if known:
         near = difflib.get_close_matches(metric, known, n=1)
@@ -153,9 +154,9 @@ def _value(run: Path, metric: str) -> float | None:
 
     name = metric.removeprefix("evaluation/")
     if name != metric:
-        found = last_row(run / "evaluation.jsonl", lambda row: row.get("metric") == name)
+        found = last_row(RunDirectory(run).evaluation, lambda row: row.get("metric") == name)
         value = None if found is None else float(found["value"])
     else:
-        found = last_row(run / "metrics.jsonl", lambda row: metric in row)
+        found = last_row(RunDirectory(run).metrics, lambda row: metric in row)
         value = None if found is None else float(found[metric])
     return None if value is None or math.isnan(value) else value

@@ -29,6 +29,7 @@ def train(
         outlast_watchers()
         from launch.local import launch
         from launch.plan import preflight, show, untrained_keys
+        from sivae_dist.config.opening import prepare_run
         from sivae_dist.config.run_settings import config_path, load_config, run_name
         from sivae_dist.process.devices import default_processes
         from sivae_dist.run.directory import RunDirectory
@@ -48,7 +49,7 @@ def train(
             return
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}")
-        for note in run.open(settings, plan.manifest.train):
+        for note in prepare_run(run, settings, plan.manifest.train):
             typer.echo(f"note: {note}")
         code = launch(run.path, processes)
     if code == STOPPED:

@@ -222,10 +222,11 @@ class SelfTest:
         return [sys.executable, "-m", "launch.local", str(run), str(self.processes)]
 
     def begin(self, name: str, *assignments: str) -> Path:
+        from sivae_dist.config.opening import prepare_run
         from sivae_dist.run.directory import RunDirectory
 
         data, _ = self.prepare("png")
-        RunDirectory(self.root / name).open(self.settings(data, *self.exactly(), *assignments))
+        prepare_run(RunDirectory(self.root / name), self.settings(data, *self.exactly(), *assignments))
         return self.root / name
 
     def exactly(self) -> list[str]:
@@ -234,12 +235,13 @@ class SelfTest:
 
     def train(self, path: Path, stop: "Stop | None" = None) -> None:
         """Trains in this process; what it would print goes to a file."""
+        from sivae_dist.config.opening import settings_of
         from sivae_dist.process import numerics
         from sivae_dist.run.directory import RunDirectory
         from sivae_dist.train.trainer import Trainer
 
         run = RunDirectory(path)
-        settings = run.settings()
+        settings = settings_of(run)
         numerics.configure(settings.engine.precision, settings.engine.deterministic, self.device)
         with path.with_suffix(".txt").open("a") as log, contextlib.redirect_stdout(log):
             trainer = Trainer(settings, run, self.device, stop)

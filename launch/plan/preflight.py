@@ -11,6 +11,7 @@ from launch.plan.memory import Place, check_memory
 from launch.plan.sense import check_best_metric, check_resolutions, check_warmup
 from launch.plan.trial import check_space, try_checkpoint
 from sivae_dist.checkpoint.initial import check_initial
+from sivae_dist.config.opening import resolve_settings
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.process import startup
 from sivae_dist.process.devices import check_processes
@@ -147,7 +148,7 @@ class _Examination:
     def history(self) -> str | None:
         if self.run is None or not self.begun:
             return None
-        _, self.plan.notes = self.run.continued(self.settings, self.plan.manifest.train)
+        _, self.plan.notes = resolve_settings(self.run, self.settings, self.plan.manifest.train)
         return f"{self.run.path} stands at {saved_images(self.run.path):,} images"
 
     def initial(self) -> str | None:

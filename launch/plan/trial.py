@@ -7,6 +7,7 @@ import torch
 
 from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver
 from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Schedule
 from sivae_dist.train.memory import meta_networks
 
@@ -42,7 +43,7 @@ def try_checkpoint(settings: RunSettings, run: Path) -> int:
 
     Raises OSError or ValueError when that is not possible.
     """
-    place = run / "checkpoints" / ".trial"
+    place = RunDirectory(run).checkpoints / ".trial"
     part = 1 << 26
     size = checkpoint_bytes(settings)
     tensors = {f"padding.{at}": torch.zeros(min(part, size - at), dtype=torch.uint8) for at in range(0, size, part)}

@@ -22,7 +22,6 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-PREFIX = "images-"
 _GONE = (errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR)
 """What the system says of a file that is lost; anything else (permissions, say) is no damage."""
 

@@ -4,9 +4,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sivae_dist.checkpoint.files import PREFIX, Checkpoint, DamagedError
+from sivae_dist.checkpoint.files import Checkpoint, DamagedError
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
+from sivae_dist.run.progress import PREFIX
 
 
 class CheckpointFolder:

@@ -5,34 +5,15 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from pydantic import field_validator, model_validator
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_pipelines.settings import expand
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
 from sivae_dist.checkpoint.files import MANIFEST
+from sivae_dist.checkpoint.settings import InitSettings
 from sivae_dist.checkpoint.state import restore_network
-from sivae_dist.settings import Settings
-
-
-class InitSettings(Settings):
-    run: Path | None = None
-    """Another run, or one of its checkpoints: its networks and their averages. Progress and optimizer begin anew."""
-    weights: Path | None = None
-    """A safetensors file with `encoder.NAME` and `decoder.NAME`; the averages begin as copies."""
-
-    @field_validator("run", "weights")
-    @classmethod
-    def _expanded(cls, path: Path | None) -> Path | None:
-        return None if path is None else Path(expand(str(path)))
-
-    @model_validator(mode="after")
-    def _one(self) -> "InitSettings":
-        if self.run is not None and self.weights is not None:
-            raise ValueError("init.run and init.weights cannot both be given")
-        return self
+from sivae_dist.run.directory import RunDirectory
 
 
 def initial_tensors(settings: InitSettings) -> tuple[dict[str, Tensor], str] | None:
@@ -91,10 +72,9 @@ def _shapes_in(path: Path) -> dict[str, Tensor]:
 
 def _checkpoint_of(path: Path) -> tuple[Checkpoint, list[str]]:
     """The checkpoint that `path` means, and a line for each newer one that is damaged."""
-    from sivae_dist.run.directory import RunDirectory  # which knows all settings, and so these too
-
-    if RunDirectory(path).config.is_file():
-        found, notes = CheckpointFolder(RunDirectory(path).checkpoints).newest_valid(move_aside=False)
+    run = RunDirectory(path)
+    if run.exists:
+        found, notes = CheckpointFolder(run.checkpoints).newest_valid(move_aside=False)
         if found is None:
             raise ValueError(f"init.run: {path} has no checkpoint")
         return found, notes

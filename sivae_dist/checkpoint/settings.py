@@ -1,9 +1,11 @@
-"""When a run is saved, and which of its checkpoints stay."""
+"""When a run is saved, which of its checkpoints stay, and where a new run's weights come from."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from data_pipelines.settings import expand
 from sivae_dist.settings import Images, Settings
 
 
@@ -24,3 +26,21 @@ class CheckpointSettings(Settings):
     """Write while training goes on. A checkpoint is the same either way."""
     max_failures: int = Field(3, ge=1)
     """Failed saves in a row that stop the run; before that, a failed one is tried again at the next checkpoint."""
+
+
+class InitSettings(Settings):
+    run: Path | None = None
+    """Another run, or one of its checkpoints: its networks and their averages. Progress and optimizer begin anew."""
+    weights: Path | None = None
+    """A safetensors file with `encoder.NAME` and `decoder.NAME`; the averages begin as copies."""
+
+    @field_validator("run", "weights")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path(expand(str(path)))
+
+    @model_validator(mode="after")
+    def _one(self) -> "InitSettings":
+        if self.run is not None and self.weights is not None:
+            raise ValueError("init.run and init.weights cannot both be given")
+        return self

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from sivae_dist.config.run_settings import RunSettings, changes_the_past, differences
+from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Schedule
 
 _SCHEDULE = "schedule."
@@ -89,7 +90,7 @@ def _way(run: Path, keys: list[str]) -> str:
 def prolonging_command(run: Path, settings: RunSettings, schedule: Schedule) -> str:
     """The command that trains a finished run for as long again at its last resolution, or where its learning rates have
     fallen, another run from its weights."""
-    config = shlex.quote(str(run / "config.yaml"))
+    config = shlex.quote(str(RunDirectory(run).config))
     if "final_decay" in schedule.past(schedule.end):
         again = shlex.quote(f"{run}-again")
         return f"sivae train {config} init.run={shlex.quote(str(run))} --run-dir {again}"
@@ -107,7 +108,7 @@ def prolonging_command(run: Path, settings: RunSettings, schedule: Schedule) -> 
 
 def what_next(run: Path, settings: RunSettings, schedule: Schedule, *, already: bool) -> str:
     """What is said of a run at its end, with commands to type. `already`: nothing was left to train."""
-    path, pictures = shlex.quote(str(run)), shlex.quote(str(run / "figures" / "samples.png"))
+    path, pictures = shlex.quote(str(run)), shlex.quote(str(RunDirectory(run).figures / "samples.png"))
     seen = f"{schedule.end:,} images of its schedule"
     return "\n".join(
         [

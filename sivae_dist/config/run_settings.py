@@ -15,8 +15,7 @@ from data_pipelines.images.loader import DataSettings
 from data_pipelines.images.transport import is_elsewhere
 from data_pipelines.problems import Problem, did_you_mean, known_keys, nearest, problems
 from data_pipelines.settings import expand
-from sivae_dist.checkpoint.initial import InitSettings
-from sivae_dist.checkpoint.settings import CheckpointSettings
+from sivae_dist.checkpoint.settings import CheckpointSettings, InitSettings
 from sivae_dist.config.yaml_reading import dump, parse, read_yaml
 from sivae_dist.engines.settings import DdpSettings, EngineSettings
 from sivae_dist.evaluation.settings import EvaluationSettings

@@ -1,5 +1,6 @@
 """What travels from `sivae evaluate` to its processes."""
 
+from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.settings import Settings
@@ -18,4 +19,4 @@ class Request(Settings):
         for assignment in self.overrides:
             if assignment.split("=")[0].split(".")[0] not in _SETTABLE:
                 raise ValueError(f"{assignment}: only {', '.join(_SETTABLE)} can be set here, the rest is the run's")
-        return run.settings(self.overrides)
+        return settings_of(run, self.overrides)

@@ -1,1 +1,4 @@
-"""A run's directory, for all who look at it."""
+"""A run's directory and its files, for everything that looks at it.
+
+It needs neither torch nor settings: commands that only look, and scripts between two starts, import nothing else.
+"""

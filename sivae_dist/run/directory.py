@@ -1,47 +1,61 @@
-"""A run's directory, the contract between training and everything that looks at it.
+"""A run's directory, the contract between training and everything that looks at it: where each file lies.
 
-RUN/config.yaml        the settings as resolved
-RUN/checkpoints/       see sivae_dist/checkpoint
-RUN/tensorboard/       events
-RUN/metrics.jsonl      what follows from settings and seed
-RUN/speed.jsonl        what follows from the machine
-RUN/evaluation.jsonl   FID and other values, each with what it follows from
-RUN/figures/           pictures: curves.png, and whatever commands are asked to draw there
-RUN/figures/training/  NAME-IMAGES.png, the image grids of training; see monitoring/grids.py
-RUN/micro_batches.json  what engine.max_batch_per_rank=auto has found, and on which hardware
-RUN/trace.jsonl        what stood at every position (monitoring.trace)
-RUN/logs/              what each process printed (launch/record.py has what jobs add)
-RUN/logs/failure.txt   how the last attempt failed: the traceback of the process that failed first
-RUN/logs/stacks-N.txt  where the threads of process N were when it was found hanging
-RUN/logs/evaluate/     the same of `sivae evaluate`
+RUN/config.yaml                 the settings as resolved (config/opening.py)
+RUN/checkpoints/                images-N/ for each checkpoint, damaged/ for those moved aside; see sivae_dist/checkpoint
+RUN/tensorboard/                events of training
+RUN/tensorboard/evaluation/     events of `sivae evaluate`
+RUN/metrics.jsonl               what follows from settings and seed
+RUN/speed.jsonl                 what follows from the machine
+RUN/evaluation.jsonl            FID and other values, each with what it follows from
+RUN/trace.jsonl                 what stood at every position (monitoring.trace)
+RUN/micro_batches.json          what engine.max_batch_per_rank=auto has found, and on which hardware
+RUN/figures/                    pictures that commands are asked to draw there
+RUN/figures/curves.png          of metrics.jsonl, drawn at the end
+RUN/figures/training/           NAME-IMAGES.png, the image grids of training; see monitoring/grids.py
+RUN/jobs.jsonl                  a line per submission
+RUN/starts.jsonl                a line per start of its processes, and per end; see launch/record.py
+RUN/.cancel-JOB                 `sivae cancel` has asked this job to save and end
+RUN/code/                       snapshots of the code: 001/ and so on, one per submission
+RUN/logs/                       what each process printed; see `Logs` in run/ends.py
+RUN/logs/log.txt                for people: the first process, and what became of each start
+RUN/logs/failure.txt            how the last attempt failed: the traceback of the process that failed first
+RUN/logs/stacks-N.txt           where the threads of process N were when it was found hanging
+RUN/logs/jobs/                  submitit's files: the batch script, JOB_N_log.out of process N
+RUN/logs/jobs/rendezvous-JOB-RESTART.json  where the processes of one start meet
+RUN/logs/evaluate/              failure.txt and the like, of `sivae evaluate`
+RUN/.lock, RUN/.owner           who trains the run (run/ownership.py)
+
+Nothing here opens a file or reads settings, so that it costs nothing to import.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.images.transport import is_elsewhere
-from sivae_dist.config.prolonging import continued
-from sivae_dist.config.run_settings import RunSettings, read_settings
 from sivae_dist.run.ends import Logs
-from sivae_dist.run.ownership import owner_of
-from sivae_dist.run.progress import saved_images
 
-_NAMES = frozenset(
-    {"checkpoints", "tensorboard", "figures", "logs", "code"}
+_CONFIG = "config.yaml"
+
+FORERUNNERS = frozenset(
+    {"checkpoints", "tensorboard", "figures", "logs", "code", "micro_batches.json"}
     | {f"{name}.jsonl" for name in ("metrics", "speed", "evaluation", "trace", "jobs", "starts")}
-    | {"micro_batches.json"}
 )
 """What a run's directory may hold before it has a config.yaml."""
 
 
 @dataclass(frozen=True)
 class RunDirectory:
+    """The paths of a run; none of them need exist."""
+
     path: Path
 
     @property
+    def exists(self) -> bool:
+        """Whether there is a run: settings have been recorded."""
+        return self.config.is_file()
+
+    @property
     def config(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / _CONFIG
 
     @property
     def checkpoints(self) -> Path:
@@ -60,18 +74,6 @@ class RunDirectory:
         return self.path / "speed.jsonl"
 
     @property
-    def figures(self) -> Path:
-        return self.path / "figures"
-
-    @property
-    def grids(self) -> Path:
-        return self.figures / "training"
-
-    @property
-    def curves(self) -> Path:
-        return self.figures / "curves.png"
-
-    @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.jsonl"
 
@@ -84,6 +86,34 @@ class RunDirectory:
         return self.path / "micro_batches.json"
 
     @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def grids(self) -> Path:
+        return self.figures / "training"
+
+    @property
+    def curves(self) -> Path:
+        return self.figures / "curves.png"
+
+    @property
+    def jobs(self) -> Path:
+        return self.path / "jobs.jsonl"
+
+    @property
+    def starts(self) -> Path:
+        return self.path / "starts.jsonl"
+
+    def cancelled(self, job: str) -> Path:
+        """Is there once `sivae cancel` has asked this job to end."""
+        return self.path / f".cancel-{job}"
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
     def logs(self) -> Logs:
         """Of training."""
         return Logs(self.path / "logs")
@@ -93,53 +123,53 @@ class RunDirectory:
         """Of `sivae evaluate`, which may run while the run is trained."""
         return Logs(self.path / "logs" / "evaluate")
 
-    def settings(self, overrides: Sequence[str] = ()) -> RunSettings:
-        """The settings of the run, with `key=value` overrides applied. ValueError when this is no run."""
-        if not self.config.is_file():
-            raise ValueError(f"{self.path} is not a run: it has no config.yaml")
-        return read_settings(self.config, overrides)
+    @property
+    def job_logs(self) -> Path:
+        return self.logs.path / "jobs"
 
-    def continued(self, settings: RunSettings, train_samples: int | None = None) -> tuple[RunSettings, list[str]]:
-        """The settings with which this run is begun or continued when these are asked for, and what to note of them.
+    def rendezvous(self, job: str, restart: int) -> Path:
+        """Where the first process of a start says under which address the others find it."""
+        return self.job_logs / f"rendezvous-{job}-{restart}.json"
 
-        `train_samples` is the length of an epoch, for a schedule in epochs. ValueError naming the keys when a change
-        would contradict what the run has already done, or the directory is no place for a run. Nothing is written.
-        """
-        settings = settings.located()
-        if not self.config.exists():
-            self._check_place(settings)
-            return settings, []
-        return continued(self.path, self.settings().located(), settings, saved_images(self.path), train_samples)
+    def process_logs(self, job: str, rank: int) -> list[Path]:
+        """What process `rank` printed, as far as it is there: of this job, alone or of a sweep, or on this machine."""
+        name = f"{job}_{rank}_log.out"
+        of_job = (self.job_logs / name, SweepFolder(self.path.parent).job_logs / name)
+        return [path for path in (*of_job, *self.logs.path.glob(f"**/{rank}/std*.log")) if path.is_file()]
 
-    def _check_place(self, settings: RunSettings) -> None:
-        """ValueError for a directory that holds other things than a run, or is part of the data set."""
-        for place in (self.path, *self.path.absolute().parents):
-            if place.exists():
-                if not place.is_dir():
-                    raise ValueError(f"{place} is a file, and a run needs a directory: choose another --run-dir")
-                break
-        path, data = self.path.resolve(), Path(settings.data.path).resolve()
-        if not is_elsewhere(settings.data.path) and path.is_relative_to(data):
-            raise ValueError(f"{self.path} is in the data set {data}: choose another --run-dir")
-        if self.path.is_dir():
-            foreign = [entry.name for entry in self.path.iterdir() if entry.name not in _NAMES]
-            foreign = [name for name in sorted(foreign) if not name.startswith(".")]
-            if foreign:
-                raise ValueError(
-                    f"{self.path} is not empty and not a run: it holds {', '.join(foreign[:3])}"
-                    f"{', ...' if len(foreign) > 3 else ''}; choose another --run-dir"
-                )
+    @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
 
-    def open(self, settings: RunSettings, train_samples: int | None = None) -> list[str]:
-        """Begins or continues a run with these settings and records them; returns what to note of what has changed.
+    @property
+    def owner(self) -> Path:
+        return self.path / ".owner"
 
-        ValueError as `continued`, and when the run is being trained.
-        """
-        if owner := owner_of(self.path):
-            raise ValueError(f"{self.path} is being trained by {owner}")
-        settings, notes = self.continued(settings, train_samples)
-        self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / ".config.yaml.partial"
-        partial.write_text(settings.to_yaml())
-        partial.rename(self.config)
-        return notes
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The paths of a sweep, whose runs are directories within its folder.
+
+    SWEEP/sweep.json   the settings of each run, with the name of its directory as `run`
+    SWEEP/plans/       for each job array, the runs of each of its tasks
+    SWEEP/jobs/        submitit's files
+    """
+
+    path: Path
+
+    @property
+    def index(self) -> Path:
+        return self.path / "sweep.json"
+
+    @property
+    def plans(self) -> Path:
+        return self.path / "plans"
+
+    @property
+    def job_logs(self) -> Path:
+        return self.path / "jobs"
+
+
+def runs_below(path: Path) -> list[Path]:
+    """The directories of all runs below `path`, in the order of their names."""
+    return sorted(config.parent for config in path.rglob(_CONFIG))

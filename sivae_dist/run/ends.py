@@ -1,4 +1,4 @@
-"""How the processes of a command end: exit codes, and files that say why. Without torch, for whoever only looks."""
+"""How the processes of a command end: exit codes, and files that say why."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""Who trains a run. Without torch, for whoever only looks."""
+"""Who trains a run."""
 
 import os
 import socket
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from sivae_dist.run.directory import RunDirectory
 
 _PATIENCE = 1.0
 """Seconds that a command waits for one that only looks (owner_of), which holds the lock for an instant."""
@@ -19,7 +21,7 @@ def owned(run: Path) -> Iterator[str | None]:
     ValueError naming host and process when the run has a living owner.
     """
     run.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(run / ".lock", timeout=_PATIENCE), run / ".owner"
+    lock, owner = FileLock(RunDirectory(run).lock, timeout=_PATIENCE), RunDirectory(run).owner
     try:
         lock.acquire()
     except Timeout:
@@ -35,10 +37,10 @@ def owned(run: Path) -> Iterator[str | None]:
 
 def owner_of(run: Path) -> str | None:
     """Host and process that train a run now; None when none does, whatever a process that was killed has left."""
-    if not (run / ".owner").exists():
+    if not RunDirectory(run).owner.exists():
         return None
     try:
-        FileLock(run / ".lock", timeout=0).acquire().lock.release()
+        FileLock(RunDirectory(run).lock, timeout=0).acquire().lock.release()
     except Timeout:
         return _name(run)
     except PermissionError:  # of another user: as far as can be seen
@@ -48,6 +50,6 @@ def owner_of(run: Path) -> str | None:
 
 def _name(run: Path) -> str:
     try:
-        return (run / ".owner").read_text() or "another command"
+        return RunDirectory(run).owner.read_text() or "another command"
     except FileNotFoundError:
         return "another command"

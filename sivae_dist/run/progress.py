@@ -1,10 +1,15 @@
-"""How far a run has come, by what lies in its directory. Without torch, for commands that only look."""
+"""How far a run has come, by what lies in its directory."""
 
 import re
 from pathlib import Path
 
+from sivae_dist.run.directory import RunDirectory
+
+PREFIX = "images-"
+"""Of checkpoints' names, before the number of images."""
+
 
 def saved_images(run: Path) -> int:
     """Images at the newest complete checkpoint; 0 when there is none."""
-    names = (re.fullmatch(r"images-(\d+)", path.name) for path in (run / "checkpoints").glob("images-*"))
+    names = (re.fullmatch(rf"{PREFIX}(\d+)", path.name) for path in RunDirectory(run).checkpoints.glob(f"{PREFIX}*"))
     return max((int(name[1]) for name in names if name), default=0)

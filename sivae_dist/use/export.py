@@ -25,6 +25,7 @@ from data_pipelines.problems import first_error
 from data_pipelines.settings import expand
 from sivae_dist.checkpoint.files import sync_folder
 from sivae_dist.checkpoint.state import network_tensors
+from sivae_dist.config.opening import settings_of
 from sivae_dist.models import Stage, StyleSettings, build
 from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
@@ -91,7 +92,7 @@ def export(
     if out.exists():
         raise ValueError(f"{out} exists already; remove it or name another directory")
     run = RunDirectory(path)
-    settings = run.settings()
+    settings = settings_of(run)
     chosen = choose(run, settings, checkpoint)
     model = from_checkpoint(settings, chosen, live=live)
     config = ExportConfig(
@@ -260,7 +261,7 @@ def load_pretrained(
     path = Path(expand(str(path)))
     device = None if device is None else torch.device(device)
     if not (path / CONFIG).exists():
-        if not RunDirectory(path).config.exists():
+        if not RunDirectory(path).exists:
             raise ValueError(f"{path} is neither a run nor an exported model")
         return load_run(path, checkpoint=checkpoint, live=live, device=device)
     if checkpoint != "latest" or live:

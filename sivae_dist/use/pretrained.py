@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
 from sivae_dist.checkpoint.folder import best_first
 from sivae_dist.checkpoint.state import restore_network
+from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models import Mixing, Stage, StyleDecoder, StyleEncoder, StyleSettings, build
 from sivae_dist.models.stage import blend_real
@@ -208,7 +209,7 @@ def load_run(
     ValueError when there is no run or no such whole checkpoint.
     """
     run = RunDirectory(path)
-    settings = run.settings()
+    settings = settings_of(run)
     return from_checkpoint(settings, choose(run, settings, checkpoint), live=live, device=device)
 
 
@@ -280,7 +281,7 @@ def load_growth(
     over with a warning. ValueError as `load_run`.
     """
     run = RunDirectory(path)
-    settings = run.settings()
+    settings = settings_of(run)
     chosen = choose(run, settings, checkpoint)
     last = from_checkpoint(settings, chosen, live=live, device=device)
     newest_first = CheckpointFolder(run.checkpoints).readable()[::-1]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.run.directory import RunDirectory
 from tests.command import started, worker_ids
@@ -157,7 +158,7 @@ class ForkedAttempt(Attempt):
 def forked(run: Path, overrides: tuple[str, ...], processes: int, log: Path) -> Iterator[Attempt]:
     """The processes of launch.worker without their launcher: for kills of training itself, in a tenth of the time."""
     directory = RunDirectory(run)
-    directory.open(load_config("tiny", list(overrides)))
+    prepare_run(directory, load_config("tiny", list(overrides)))
     directory.logs.forget_failure()
     _new_second(run)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as launch.local does

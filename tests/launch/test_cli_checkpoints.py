@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.run.directory import RunDirectory
 from tests.checkpoints import contents, flip, shard
 from tests.helpers import begin, random_set, tiny_settings, train
@@ -97,5 +98,5 @@ def test_those_moved_aside_are_named(run: Path) -> None:
 def test_what_has_none_says_so(data: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["checkpoints", str(tmp_path)])
     assert (done.exit_code, done.stderr) == (1, f"error: {tmp_path} is not a run: it has no config.yaml\n")
-    RunDirectory(tmp_path / "new").open(tiny_settings(data))
+    prepare_run(RunDirectory(tmp_path / "new"), tiny_settings(data))
     assert listed(tmp_path / "new").stdout == f"{tmp_path / 'new'} has no checkpoint yet\n"

@@ -13,7 +13,8 @@ import pytest
 
 from launch.cli.jobs import status
 from launch.jobs import State, cancel, state_of, states_of
-from launch.record import INDEX, JobRecord, runs_in
+from launch.record import JobRecord, runs_in
+from sivae_dist.run.directory import SweepFolder
 from sivae_dist.run.ends import STOPPED, Logs
 from sivae_dist.run.ownership import owned, owner_of
 from tests.command import ENVIRONMENT, ROOT, sivae
@@ -141,7 +142,7 @@ def test_runs_of_a_sweep_on_this_machine(tmp_path: Path, supervisor: subprocess.
 
 def test_a_sweep_is_cancelled_by_its_folder(tmp_path: Path, squeue: Answer) -> None:
     runs = [tmp_path / name for name in ("a", "b", "c")]
-    (tmp_path / INDEX).write_text(json.dumps([{"run": run.name} for run in runs]))
+    SweepFolder(tmp_path).index.write_text(json.dumps([{"run": run.name} for run in runs]))
     assert runs_in(tmp_path) == runs
     for number, run in enumerate(runs):
         JobRecord(run).submitted(job=f"17_{number}", kind="slurm", images=400)

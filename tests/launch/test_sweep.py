@@ -9,8 +9,9 @@ import torch
 
 from launch.background import slots, visible_gpus
 from launch.cli.tables import TableRow, show
-from launch.record import INDEX, load_index, runs_in
+from launch.record import load_index, runs_in
 from launch.sweep import Sweep, run_names
+from sivae_dist.run.directory import SweepFolder
 
 
 def names(**described: object) -> list[str]:
@@ -51,7 +52,7 @@ def test_a_sweep_that_grows_keeps_the_names_of_its_runs(tmp_path: Path) -> None:
         {"run": "0000-seed=0-images=_4_200", "seed": 0, "schedule.images": {4: 200}},
         {"run": "0001-x", "seed": 5},
     ]
-    (tmp_path / INDEX).write_text(json.dumps(before))
+    SweepFolder(tmp_path).index.write_text(json.dumps(before))
     points = [{"seed": 1}, {"schedule.images": {4: 200}, "seed": 0}]
     assert run_names(points, load_index(tmp_path)) == ["0002-seed=1", "0000-seed=0-images=_4_200"]
     assert [path.name for path in runs_in(tmp_path)] == ["0000-seed=0-images=_4_200", "0001-x"]

@@ -13,6 +13,7 @@ from launch.doctor.gpu.course import Course
 from launch.doctor.report import Finding
 from launch.doctor.selftest import last_tensors
 from launch.steps import apart, same
+from sivae_dist.run.directory import RunDirectory
 
 _PATIENCE = 180.0
 """Seconds for a run to begin, or to end after a process of it was killed."""
@@ -77,7 +78,7 @@ def _training(course: Course, run: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
     """For one more than there are; or the run's end."""
-    folder, end = run / "checkpoints", time.monotonic() + _PATIENCE
+    folder, end = RunDirectory(run).checkpoints, time.monotonic() + _PATIENCE
     before = {path.name for path in folder.glob("images-*")}
     while process.poll() is None and {path.name for path in folder.glob("images-*")} <= before:
         if time.monotonic() > end:

@@ -24,6 +24,7 @@ from data_pipelines.images.remote import RemoteSettings, RemoteStore
 from data_pipelines.images.store import Directory, open_store
 from data_pipelines.images.transport import RemoteError
 from data_pipelines.order import Order
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.process.processes import rank
 from sivae_dist.run.directory import RunDirectory
 from tests import web as faults
@@ -428,7 +429,7 @@ def tensors_of_a_run(path: Path, location: str, *assignments: str) -> dict[str, 
     reader.OPEN_SHARDS = 1
     run = tiny_settings(Path("unused"), f"data.path={location}", *assignments)
     if rank() == 0:
-        RunDirectory(path).open(run)
+        prepare_run(RunDirectory(path), run)
     dist.barrier()
     return snapshot(train(begin(path)).players.tensors())
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
 from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
 from sivae_dist.checkpoint.writing import share
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.models.style import StyleSettings, build
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.optimizer import OptimizerSettings, guarded_step
@@ -45,7 +46,7 @@ def _resumed(path: Path) -> tuple[int, dict[str, Tensor]]:
 @pytest.mark.parametrize("saving", [1, 2, 3])
 def test_any_number_of_processes_reads_what_any_number_has_saved(data: Path, tmp_path: Path, saving: int) -> None:
     path = tmp_path / "run"
-    RunDirectory(path).open(tiny_settings(data, "schedule.batch=6", "schedule.images={4: 12, 8: 24}"))
+    prepare_run(RunDirectory(path), tiny_settings(data, "schedule.batch=6", "schedule.images={4: 12, 8: 24}"))
     trained, *others = on_processes(saving, _trained, path)
     for other in others:
         assert_same(other, trained)

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sivae_dist.checkpoint.initial import InitSettings, initial_tensors
+from sivae_dist.checkpoint.initial import initial_tensors
+from sivae_dist.checkpoint.settings import InitSettings
+from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.use.pretrained import load_run
 from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
@@ -100,7 +102,7 @@ def test_a_run_that_starts_from_another_trains_from_the_beginning(data: Path, tm
 
 
 def test_several_processes_start_from_the_same(data: Path, tmp_path: Path, other: Path) -> None:
-    RunDirectory(tmp_path / "run").open(tiny_settings(data, f"init.run={other}"))
+    prepare_run(RunDirectory(tmp_path / "run"), tiny_settings(data, f"init.run={other}"))
     for images, tensors in on_processes(2, _started_again, tmp_path / "run"):
         assert images == 0
         assert_bits(tensors, saved(checkpoint(other, 48)))
@@ -322,5 +324,5 @@ def test_another_beginning_is_refused_once_the_run_has_a_checkpoint(
     train(begin(path, tiny_settings(data, f"init.run={other}")))
     changed = [change] if "run" in change else [change, "init.run=null"]
     with pytest.raises(ValueError, match=re.escape(change.partition("=")[0])):
-        RunDirectory(path).open(tiny_settings(data, *changed))
-    assert RunDirectory(path).settings().init.run == other
+        prepare_run(RunDirectory(path), tiny_settings(data, *changed))
+    assert settings_of(RunDirectory(path)).init.run == other

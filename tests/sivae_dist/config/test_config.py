@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.config.run_settings import RunSettings, config_path, differences, load_config, override, validate
 from sivae_dist.config.yaml_reading import parse
 from sivae_dist.run.directory import RunDirectory
@@ -424,7 +425,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def begin(run: RunDirectory, *overrides: str, checkpoint: bool = True) -> RunSettings:
     settings = mine(*overrides).located()
-    assert run.open(settings) == []
+    assert prepare_run(run, settings) == []
     if checkpoint:
         (run.checkpoints / "images-000000002000").mkdir(parents=True)
     return settings
@@ -432,15 +433,15 @@ def begin(run: RunDirectory, *overrides: str, checkpoint: bool = True) -> RunSet
 
 def test_a_fresh_run(run: RunDirectory) -> None:
     with pytest.raises(ValueError, match="is not a run"):
-        run.settings()
+        settings_of(run)
     settings = begin(run, checkpoint=False)
-    assert run.settings() == settings
+    assert settings_of(run) == settings
     assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
 
 
 def test_the_same_settings_again(run: RunDirectory) -> None:
     settings = begin(run)
-    assert run.open(settings) == [] and run.open(run.settings()) == []
+    assert prepare_run(run, settings) == [] and prepare_run(run, settings_of(run)) == []
 
 
 def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
@@ -448,8 +449,8 @@ def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
     changes = ["data.threads=7", "data.path=moved", "checkpoint.every=3k", "monitoring.grid=4", "device=cpu"]
     settings = mine(*changes).located()
     keys = sorted(change.partition("=")[0] for change in changes)
-    assert run.open(settings) == [f"{key} differs from what this run was begun with" for key in keys]
-    assert run.settings() == settings and run.open(settings) == []
+    assert prepare_run(run, settings) == [f"{key} differs from what this run was begun with" for key in keys]
+    assert settings_of(run) == settings and prepare_run(run, settings) == []
 
 
 @pytest.mark.parametrize(
@@ -461,24 +462,24 @@ def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
 def test_the_past_cannot_be_changed(run: RunDirectory, change: str) -> None:
     before = begin(run)
     with pytest.raises(ValueError, match="begun with other settings") as caught:
-        run.open(mine(change, "data.threads=7"))
+        prepare_run(run, mine(change, "data.threads=7"))
     assert f"({change.partition('=')[0]})" in str(caught.value)  # and not what may change
     assert str(run.path) in str(caught.value) and "--run-dir" in str(caught.value)
-    assert run.settings() == before
+    assert settings_of(run) == before
 
 
 def test_one_value_and_a_mapping_differ(run: RunDirectory) -> None:
     begin(run)
     with pytest.raises(ValueError, match=r"schedule\.batch, schedule\.batch\.16, .* was done: the batch at 4 px"):
-        run.open(mine("schedule.batch={4: 8, 8: 8, 16: 8, 32: 8}"))
+        prepare_run(run, mine("schedule.batch={4: 8, 8: 8, 16: 8, 32: 8}"))
 
 
 def test_all_may_change_before_the_first_checkpoint(run: RunDirectory) -> None:
     begin(run, checkpoint=False)
     (run.checkpoints / ".tmp-images-000000002000").mkdir(parents=True)  # of a save that was not finished
     settings = mine("seed=3", "model.latent=16").located()
-    assert [note.split()[0] for note in run.open(settings)] == ["model.latent", "seed"]
-    assert run.settings() == settings
+    assert [note.split()[0] for note in prepare_run(run, settings)] == ["model.latent", "seed"]
+    assert settings_of(run) == settings
 
 
 def test_paths_mean_the_same_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,23 +491,26 @@ def test_paths_mean_the_same_in_another_directory(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "here")
     run = RunDirectory(tmp_path / "run")
     asked = ["init.run=../other", "evaluation.weights=~/w.pth", "evaluation.cache=c", "data.remote.cache=$SETS/cache"]
-    run.open(mine(*asked))
+    prepare_run(run, mine(*asked))
     monkeypatch.chdir(tmp_path / "there")
-    settings = run.settings()
+    settings = settings_of(run)
     assert settings.data.path == str(tmp_path / "here" / "data" / "mine")
     assert settings.init.run == tmp_path / "other"
     assert settings.evaluation.weights == str(tmp_path / "home" / "w.pth")
     assert settings.evaluation.cache == str(tmp_path / "here" / "c")
     assert settings.data.remote.cache == str(tmp_path / "sets" / "cache")
     (run.checkpoints / "images-000000002000").mkdir(parents=True)
-    assert run.open(mine(*asked, f"evaluation.cache={tmp_path}/here/c", f"data.path={tmp_path}/here/data/mine")) == []
+    assert (
+        prepare_run(run, mine(*asked, f"evaluation.cache={tmp_path}/here/c", f"data.path={tmp_path}/here/data/mine"))
+        == []
+    )
 
     old = RunDirectory(tmp_path / "old")  # as runs were recorded before
     old.path.mkdir()
     old.config.write_text(mine("init.run=../other").to_yaml())
     (old.checkpoints / "images-000000002000").mkdir(parents=True)
-    assert old.open(mine("init.run=../other")) == []
-    assert old.settings().data.path == str(tmp_path / "there" / "data" / "mine")
+    assert prepare_run(old, mine("init.run=../other")) == []
+    assert settings_of(old).data.path == str(tmp_path / "there" / "data" / "mine")
 
 
 def test_places_elsewhere_stay_as_they_are(run: RunDirectory) -> None:
@@ -537,10 +541,10 @@ def test_directories_that_are_no_place_for_a_run(tmp_path: Path) -> None:
         data / "runs" / "one": "is in the data set",
     }.items():
         with pytest.raises(ValueError, match=message):
-            RunDirectory(place).open(mine(f"data.path={data}"))
+            prepare_run(RunDirectory(place), mine(f"data.path={data}"))
     assert not (photographs / "config.yaml").exists() and not (data / "runs").exists()
     (tmp_path / "run" / "logs").mkdir(parents=True)
-    RunDirectory(tmp_path / "run").open(mine(f"data.path={data}"))
+    prepare_run(RunDirectory(tmp_path / "run"), mine(f"data.path={data}"))
 
 
 def test_differences() -> None:

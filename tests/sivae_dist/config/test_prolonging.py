@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.config.prolonging import prolonging_command
 from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.run.directory import RunDirectory
@@ -24,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def saved(path: Path, data: Path, images: int, *settings: str) -> RunDirectory:
     """A run that looks like one that was ended after `images`."""
     run = RunDirectory(path)
-    run.open(tiny_settings(data, *settings))
+    prepare_run(run, tiny_settings(data, *settings))
     (run.checkpoints / f"images-{images:012d}").mkdir(parents=True)
     return run
 
@@ -32,7 +33,7 @@ def saved(path: Path, data: Path, images: int, *settings: str) -> RunDirectory:
 def refusal(run: RunDirectory, data: Path, *settings: str) -> str:
     before = run.config.read_bytes()
     with pytest.raises(ValueError, match=r"init\.run=") as caught:
-        run.open(tiny_settings(data, *settings), 16)
+        prepare_run(run, tiny_settings(data, *settings), 16)
     assert run.config.read_bytes() == before
     return str(caught.value)
 
@@ -53,9 +54,9 @@ def test_a_prolonged_run_is_one_that_was_longer_from_the_start(
     """Bit for bit: weights, averages, optimizer state, and metrics, of which each step has a row here."""
     prolonged, straight = tmp_path / "prolonged", tmp_path / "straight"
     train(begin(prolonged, tiny_settings(data, *first)))
-    (note,) = RunDirectory(prolonged).open(tiny_settings(data, *then))
+    (note,) = prepare_run(RunDirectory(prolonged), tiny_settings(data, *then))
     assert note.startswith("the schedule is ") and "schedule.images" in note
-    assert RunDirectory(prolonged).open(tiny_settings(data, *then)) == []  # the same command again
+    assert prepare_run(RunDirectory(prolonged), tiny_settings(data, *then)) == []  # the same command again
     got = snapshot(train(begin(prolonged)).players.tensors())
     want = snapshot(train(begin(straight, tiny_settings(data, *then, *whole))).players.tensors())
     assert_same(got, want)
@@ -80,14 +81,16 @@ def test_what_lies_ahead_may_change(data: Path, tmp_path: Path, images: int, cha
     wide = ("schedule.batch={4: 8, 8: 8}", "schedule.blend={8: 0.5}", "schedule.lr_encoder={4: 0.1, 8: 0.1, 16: 0.1}")
     run = saved(tmp_path / "run", data, images, *wide)
     asked = tiny_settings(data, *wide, change)
-    (note,) = run.open(asked, 16)
+    (note,) = prepare_run(run, asked, 16)
     assert change.partition("=")[0] in note
-    before, now = (Schedule(settings.schedule, [4, 8], 16) for settings in (tiny_settings(data, *wide), run.settings()))
+    before, now = (
+        Schedule(settings.schedule, [4, 8], 16) for settings in (tiny_settings(data, *wide), settings_of(run))
+    )
     taken = [step for step in before.steps(0) if step.end <= images]
     fields = [(s.position, s.batch, s.segment, s.blend, s.lr_encoder, s.lr_decoder) for s in taken]
     again = [step for step in now.steps(0) if step.end <= images]
     assert [(s.position, s.batch, s.segment, s.blend, s.lr_encoder, s.lr_decoder) for s in again] == fields
-    assert run.open(asked, 16) == []
+    assert prepare_run(run, asked, 16) == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_what_was_done_may_not(data: Path, tmp_path: Path, images: int, change: 
     run = saved(tmp_path / "run", data, images)
     if "fewer" in words:
         with pytest.raises(ValueError, match=words):
-            run.open(tiny_settings(data, change), 16)
+            prepare_run(run, tiny_settings(data, change), 16)
         return
     line = refusal(run, data, change)
     assert words in line and change.partition("=")[0] in line and f"{images} images" in line, line
@@ -119,7 +122,7 @@ def test_a_decay_that_has_begun_is_the_past(data: Path, tmp_path: Path) -> None:
     begun = saved(tmp_path / "begun", data, 48, *falling)
     assert "have begun to fall" in refusal(begun, data, *falling, "schedule.images.8=64")
     ahead = saved(tmp_path / "ahead", data, 40, *falling)  # whose last step began where the rates begin to fall
-    ahead.open(tiny_settings(data, *falling, "schedule.images.8=64"), 16)
+    prepare_run(ahead, tiny_settings(data, *falling, "schedule.images.8=64"), 16)
 
 
 def test_blocks_that_are_not_there_cannot_be_trained(data: Path, tmp_path: Path) -> None:
@@ -131,9 +134,9 @@ def test_blocks_that_are_not_there_cannot_be_trained(data: Path, tmp_path: Path)
 def test_epochs_are_compared_by_their_images(data: Path, tmp_path: Path) -> None:
     epochs = ("schedule.images=null", "schedule.epochs={4: 1, 8: 2}")
     run = saved(tmp_path / "run", data, 48)
-    (note,) = run.open(tiny_settings(data, *epochs), 16)
+    (note,) = prepare_run(run, tiny_settings(data, *epochs), 16)
     assert note.startswith("the schedule is another from here")
-    run.open(tiny_settings(data, "schedule.images=null", "schedule.epochs={4: 1, 8: 3}"), 16)
+    prepare_run(run, tiny_settings(data, "schedule.images=null", "schedule.epochs={4: 1, 8: 3}"), 16)
     assert yaml.safe_load(run.config.read_text())["schedule"]["blend_of"] == {8: 32}
     assert "4 px" in refusal(run, data, "schedule.images=null", "schedule.epochs={4: 2, 8: 3}")
 
@@ -161,18 +164,18 @@ def test_the_command_that_prolongs_can_be_typed(
     data: Path, tmp_path: Path, settings: tuple[str, ...], before: int, after: int
 ) -> None:
     run = saved(tmp_path / "a run", data, before, *settings)
-    schedule = Schedule(run.settings().schedule, [4, 8], 16)
+    schedule = Schedule(settings_of(run).schedule, [4, 8], 16)
     assert schedule.end == before
-    directory, longer = typed(prolonging_command(run.path, run.settings(), schedule))
+    directory, longer = typed(prolonging_command(run.path, settings_of(run), schedule))
     assert directory.path == run.path
-    directory.open(longer, 16)
-    assert Schedule(run.settings().schedule, [4, 8], 16).end == after
+    prepare_run(directory, longer, 16)
+    assert Schedule(settings_of(run).schedule, [4, 8], 16).end == after
 
 
 def test_after_a_decay_the_command_begins_another_run(data: Path, tmp_path: Path) -> None:
     run = saved(tmp_path / "run", data, 48, "schedule.final_decay=0.5")
     directory, again = typed(
-        prolonging_command(run.path, run.settings(), Schedule(run.settings().schedule, [4, 8], 16))
+        prolonging_command(run.path, settings_of(run), Schedule(settings_of(run).schedule, [4, 8], 16))
     )
     assert directory.path == tmp_path / "run-again"
     assert again.init.run == run.path
@@ -211,10 +214,10 @@ def commands(run: Path) -> list[tuple[object, ...]]:
 def test_precisions_that_differ_in_rounding_alone(data: Path, tmp_path: Path) -> None:
     """On GPUs `fp32` was between the two before `tf32` had a name."""
     run = saved(tmp_path / "run", data, 24, "engine.precision=fp32")
-    assert run.open(tiny_settings(data, "engine.precision=tf32"), 16) == [
+    assert prepare_run(run, tiny_settings(data, "engine.precision=tf32"), 16) == [
         "engine.precision differs from what this run was begun with"
     ]
-    assert run.open(tiny_settings(data, "engine.precision=tf32", "engine.deterministic=true"), 16) == [
+    assert prepare_run(run, tiny_settings(data, "engine.precision=tf32", "engine.deterministic=true"), 16) == [
         "engine.deterministic differs from what this run was begun with"
     ]
     assert "engine.precision" in refusal(run, data, "engine.precision=bf16")

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from data_pipelines.images.loader import Batch
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import DdpSettings
 from sivae_dist.models.layers import Conv2d
@@ -50,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    RunDirectory(path).open(tiny_settings(data, *assignments))
+    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
     return path
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.engines.base import Update
 from sivae_dist.models import Stage
 from sivae_dist.process.processes import leave, rank, world_size
@@ -289,7 +290,7 @@ def test_roll_back_and_go_on(data: Path, tmp_path: Path, stage: int) -> None:
     engine = f"engine={{name: zero, stage: {stage}}}"
     paths = [tmp_path / name for name in ("faulty", "sound")]
     for path in paths:
-        RunDirectory(path).open(tiny_settings(data, engine, "guard.policy=rollback", "checkpoint.every=16"))
+        prepare_run(RunDirectory(path), tiny_settings(data, engine, "guard.policy=rollback", "checkpoint.every=16"))
     (got, want), _ = on_processes(2, _rolled_back, *paths)
     assert_same(got, want)
 
@@ -312,7 +313,7 @@ def _rolled_back(faulty: Path, sound: Path) -> tuple[Tensors, Tensors]:
 
 @pytest.mark.parametrize("engine", ["zero0", "zero3"])
 def test_optimizer_is_reset_when_the_resolution_changes(data: Path, tmp_path: Path, engine: str) -> None:
-    RunDirectory(tmp_path / "run").open(tiny_settings(data, ENGINES[engine], "schedule.reset_optimizer=true"))
+    prepare_run(RunDirectory(tmp_path / "run"), tiny_settings(data, ENGINES[engine], "schedule.reset_optimizer=true"))
     (got,) = on_processes(2, go_on, [tmp_path / "run"])[0]
     for name, tensor in got.items():
         if "_optim.step." in name:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from data_pipelines.images.loader import DataSettings
 from data_pipelines.images.reader import Reader, SampleError
 from data_pipelines.images.store import open_store
+from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluator_module
 from sivae_dist.evaluation import statistics
 from sivae_dist.evaluation.evaluator import Evaluator, to_uint8
@@ -71,7 +72,7 @@ def measure(run: Path, cache: Path, data: DataSettings | None = None, **settings
 
 
 def data_of(run: Path) -> DataSettings:
-    return RunDirectory(run).settings().data
+    return settings_of(RunDirectory(run)).data
 
 
 def by_metric(rows: list[Row]) -> dict[str, float]:

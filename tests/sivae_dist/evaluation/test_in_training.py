@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines.images.store import open_store
 from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.evaluation import progress
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.monitoring.scalars import read_rows
@@ -79,7 +80,7 @@ def test_values_are_recorded_with_what_they_follow_from(whole: Path) -> None:
 
 def test_it_measures_what_the_checkpoint_holds(whole: Path) -> None:
     for live in (False, True):
-        settings = RunDirectory(whole).settings(["evaluation.metrics=[mse]", f"evaluation.live={live}"])
+        settings = settings_of(RunDirectory(whole), ["evaluation.metrics=[mse]", f"evaluation.live={live}"])
         with open_store(settings.data.path) as store:
             evaluator = Evaluator(settings.evaluation, settings.data, store, store.manifest(), CPU)
             (row,) = evaluator.evaluate(load_run(whole, live=live))
@@ -104,7 +105,7 @@ def test_a_killed_run_ends_with_the_same_rows(whole: Path, data: Path, tmp_path:
 
 
 def test_two_processes_measure_what_one_does(whole: Path, data: Path, tmp_path: Path) -> None:
-    RunDirectory(tmp_path / "run").open(tiny_settings(data, *EVALUATION))
+    prepare_run(RunDirectory(tmp_path / "run"), tiny_settings(data, *EVALUATION))
     on_processes(2, _train, tmp_path / "run")
     found, expected = rows_of(tmp_path / "run"), rows_of(whole)
     # The networks themselves differ in the last digits between one process and two.

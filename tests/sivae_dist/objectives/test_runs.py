@@ -10,6 +10,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from launch.cli import app
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.scalars import read_rows
@@ -112,7 +113,7 @@ def _run(path: Path, steps: int | None = None, disturbed: bool = False) -> tuple
 
 
 def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    RunDirectory(path).open(tiny_settings(data, *assignments))
+    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
     return path
 
 

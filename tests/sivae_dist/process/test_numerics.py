@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data_pipelines.images.store import open_store
 from launch import local, worker
+from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluators
 from sivae_dist.evaluation.extractors import Extractor
 from sivae_dist.evaluation.settings import EvaluationSettings
@@ -151,7 +152,7 @@ def test_an_evaluation_is_in_ieee_whatever_training_uses(run: Path, monkeypatch:
         return errors(real, reconstructed)
 
     monkeypatch.setattr(evaluators.reconstruction, "errors", watched)
-    settings = RunDirectory(run).settings()
+    settings = settings_of(RunDirectory(run))
     measuring = EvaluationSettings(metrics=("fid", "psnr"), samples=4)
     configure("tf32", False, GPU)
     with open_store(settings.data.path) as store:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.process.signals import SIGNALS
 from sivae_dist.process.stopping import Stop
@@ -27,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_run(path: Path, data: Path) -> Path:
-    RunDirectory(path).open(tiny_settings(data, *SETTINGS))
+    prepare_run(RunDirectory(path), tiny_settings(data, *SETTINGS))
     return path
 
 

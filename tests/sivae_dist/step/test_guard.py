@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data_pipelines.images.loader import Batch
 from sivae_dist.checkpoint.writing import write
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.run.directory import RunDirectory
@@ -58,7 +59,7 @@ def not_finite(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    RunDirectory(path).open(tiny_settings(data, *assignments))
+    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
     return path
 
 

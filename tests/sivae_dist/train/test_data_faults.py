@@ -14,6 +14,7 @@ import pytest
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.reader import SampleError
 from data_pipelines.order import Order
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
 from tests.helpers import begin, on_processes, random_set, snapshot, tiny_settings, train
@@ -180,7 +181,7 @@ def lost(root: Path, resolution: int, samples: Any) -> int:
 def test_a_fault_is_fatal_and_named(fault: Callable[[Path], None], copy: Path, tmp_path: Path) -> None:
     _, _, message = FAULTS[fault]
     fault(copy)
-    RunDirectory(tmp_path / "run").open(tiny_settings(copy))
+    prepare_run(RunDirectory(tmp_path / "run"), tiny_settings(copy))
     errors = [error or "" for ((error, _, _),) in on_processes(2, run, str(tmp_path / "run"))]
     assert all(errors), "a process went on without the other"
     assert any(re.search(f"^SampleError: .*{message}", error) for error in errors), errors
@@ -198,7 +199,7 @@ def quarantined(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
                 shutil.copytree(sound, root)
                 fault(root)
             settings = tiny_settings(root, *QUARANTINE, "monitoring.trace=true")
-            RunDirectory(folder / f"{fault.__name__}-{processes}").open(settings)
+            prepare_run(RunDirectory(folder / f"{fault.__name__}-{processes}"), settings)
         paths = [str(folder / f"{fault.__name__}-{processes}") for fault in FAULTS]
         for ends in on_processes(processes, run, *paths, limit=200):
             for fault, end in zip(FAULTS, ends, strict=True):
@@ -227,7 +228,7 @@ def test_a_bad_header_does_no_harm(sound: Path, copy: Path, tmp_path: Path) -> N
     """The index says where the images are."""
     bad_header(copy)
     for root, name in ((sound, "sound"), (copy, "copy")):
-        RunDirectory(tmp_path / name).open(tiny_settings(root))
+        prepare_run(RunDirectory(tmp_path / name), tiny_settings(root))
     (got, want), _ = on_processes(2, run, str(tmp_path / "copy"), str(tmp_path / "sound"))
     assert got[:2] == want[:2] == (None, 0)
     assert all((got[2][key] == tensor).all() for key, tensor in want[2].items())
@@ -235,7 +236,7 @@ def test_a_bad_header_does_no_harm(sound: Path, copy: Path, tmp_path: Path) -> N
 
 def test_too_many_are_fatal_on_all_processes_alike(copy: Path, tmp_path: Path) -> None:
     cut_between(copy)
-    RunDirectory(tmp_path / "run").open(tiny_settings(copy, "data.faults=quarantine", "data.max_faults=0.09"))
+    prepare_run(RunDirectory(tmp_path / "run"), tiny_settings(copy, "data.faults=quarantine", "data.max_faults=0.09"))
     outcomes = [outcome for (outcome,) in on_processes(2, run, str(tmp_path / "run"))]
     errors = {error for error, _, _ in outcomes}
     assert len(errors) == 1 and [count for _, count, _ in outcomes] == [3, 3]

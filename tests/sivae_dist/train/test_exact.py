@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data_pipelines.images.manifest import Manifest
 from sivae_dist.checkpoint import CheckpointSettings
+from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.train.trainer import Trainer
@@ -30,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    RunDirectory(path).open(tiny_settings(data, *assignments))
+    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
     return path
 
 
@@ -133,7 +134,9 @@ def test_a_run_killed_around_a_change_ends_with_the_same_bits(
     assert want[:2] == (0, 72)
     for start, kept in zip(starts, [*starts[1:], None], strict=True):
         every = 0 if kept is None else 8 * kept
-        RunDirectory(broken).open(tiny_settings(data, *NINE_STEPS, f"checkpoint.every={every}", "checkpoint.keep=9"))
+        prepare_run(
+            RunDirectory(broken), tiny_settings(data, *NINE_STEPS, f"checkpoint.every={every}", "checkpoint.keep=9")
+        )
         steps = None if kept is None else kept + 1 - start
         for ran in on_processes(count, _run, broken, steps):
             assert ran[:2] == (8 * start, 72 if kept is None else 8 * (kept + 1))
@@ -185,8 +188,8 @@ def _continued(killed: Path, count: int, steps: int) -> Ran:
     """On `count` processes, in a copy."""
     path = killed.with_name(f"on-{count}")
     shutil.copytree(killed, path)
-    settings = RunDirectory(path).settings()
-    RunDirectory(path).open(settings.model_copy(update={"checkpoint": CheckpointSettings(every=0)}))
+    settings = settings_of(RunDirectory(path))
+    prepare_run(RunDirectory(path), settings.model_copy(update={"checkpoint": CheckpointSettings(every=0)}))
     ran: list[Ran] = on_processes(count, _run, path, steps)
     for other in ran[1:]:
         assert_same(other[2], ran[0][2])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.process import host
 from sivae_dist.process.host import HostMemory, host_memory
@@ -155,7 +156,7 @@ def test_all_processes_take_the_smallest_that_any_finds(data: Path, tmp_path: Pa
     settings = tiny_settings(
         data, *WIDE, "schedule.batch=16", "engine.rehearsal=step", "engine.max_batch_per_rank=auto"
     )
-    RunDirectory(tmp_path / "run").open(settings)
+    prepare_run(RunDirectory(tmp_path / "run"), settings)
     assert on_processes(2, _found, tmp_path / "run", limit) == [{4: 8, 8: 4}] * 2
 
 

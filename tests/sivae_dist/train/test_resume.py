@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder, DamagedError, saver
 from sivae_dist.checkpoint.writing import write
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.models import Stage
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
@@ -43,7 +44,7 @@ def _resumes_exactly(tmp_path: Path, steps: int, *, settings: Any, processes: in
     """One run straight, and one ended after `steps` steps and continued by a new Trainer."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     for path in (straight, broken):
-        RunDirectory(path).open(settings)
+        prepare_run(RunDirectory(path), settings)
     if processes == 1:
         want = _trained(straight)
         train(begin(broken), steps=steps)
@@ -287,7 +288,7 @@ def test_load_run_after_the_transition(data: Path, tmp_path: Path) -> None:
 def test_load_run_of_nothing_says_so(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a run"):
         load_run(tmp_path / "nothing")
-    RunDirectory(tmp_path / "new").open(tiny_settings(data))
+    prepare_run(RunDirectory(tmp_path / "new"), tiny_settings(data))
     with pytest.raises(ValueError, match="no checkpoint yet"):
         load_run(tmp_path / "new")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.train.trainer import Trainer
 from tests.helpers import on_processes, random_set, tiny_settings, train
@@ -45,7 +46,7 @@ def _train(data: Path, path: Path, *assignments: str) -> tuple[int, Counter[torc
     gc.disable()
     settings = tiny_settings(data, "monitoring.scalars_every=1000", *assignments)
     run = RunDirectory(path)
-    run.open(settings)
+    prepare_run(run, settings)
     with simulated_gpu(pytest.MonkeyPatch()) as no_waits:
         trainer = Trainer(settings, run, GPU)
         _KEPT.append(trainer)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import sivae_dist
 from sivae_dist import load_pretrained
-from sivae_dist.checkpoint.initial import InitSettings, initial_tensors
+from sivae_dist.checkpoint.initial import initial_tensors
+from sivae_dist.checkpoint.settings import InitSettings
 from sivae_dist.models import Stage
 from sivae_dist.use import export as module
 from sivae_dist.use.export import ExportConfig, export, model_card

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder, DamagedError
+from sivae_dist.config.opening import settings_of
 from sivae_dist.models import Mixing, Stage, StyleSettings, build
 from sivae_dist.models.stage import blend_real
 from sivae_dist.run.directory import RunDirectory
@@ -272,9 +273,9 @@ def test_the_best_by_the_settings_of_the_run(finished: Path, mode: str) -> None:
     at_the_end = [c for c in there if c.meta["resolution"] == 8 and not c.meta["blending"]]
     by_value = {checkpoint.score("kl/real"): checkpoint.images for checkpoint in at_the_end}
     assert len(by_value) >= 2
-    settings = run.settings().model_copy(
+    settings = settings_of(run).model_copy(
         update={
-            "checkpoint": run.settings().checkpoint.model_copy(update={"best_metric": "kl/real", "best_mode": mode})
+            "checkpoint": settings_of(run).checkpoint.model_copy(update={"best_metric": "kl/real", "best_mode": mode})
         }
     )
     best = min(by_value) if mode == "min" else max(by_value)  # type: ignore[type-var]
@@ -283,11 +284,11 @@ def test_the_best_by_the_settings_of_the_run(finished: Path, mode: str) -> None:
 
 def test_of_equals_the_newest_is_the_best(finished: Path) -> None:
     run = RunDirectory(finished)
-    rule = run.settings().checkpoint.model_copy(update={"best_metric": "schedule/resolution", "best_mode": "min"})
-    assert choose(run, run.settings().model_copy(update={"checkpoint": rule}), "best").images == 48
+    rule = settings_of(run).checkpoint.model_copy(update={"best_metric": "schedule/resolution", "best_mode": "min"})
+    assert choose(run, settings_of(run).model_copy(update={"checkpoint": rule}), "best").images == 48
     rule = rule.model_copy(update={"best_metric": "kl/reel"})
     with pytest.raises(ValueError, match=r"no checkpoint of .* has a value of kl/reel; there is: elbo/real.*kl/real"):
-        choose(run, run.settings().model_copy(update={"checkpoint": rule}), "best")
+        choose(run, settings_of(run).model_copy(update={"checkpoint": rule}), "best")
 
 
 def test_damage_is_passed_over_only_where_the_latest_is_asked_for(run: RunDirectory) -> None:

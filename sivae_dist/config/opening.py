@@ -1,0 +1,68 @@
+"""Beginning and continuing a run: which settings its directory has, takes, and refuses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.images.transport import is_elsewhere
+from sivae_dist.config.prolonging import continued
+from sivae_dist.config.run_settings import RunSettings, read_settings
+from sivae_dist.run.directory import FORERUNNERS, RunDirectory
+from sivae_dist.run.ownership import owner_of
+from sivae_dist.run.progress import saved_images
+
+
+def settings_of(run: RunDirectory, overrides: Sequence[str] = ()) -> RunSettings:
+    """The settings of a run, with `key=value` overrides applied. ValueError when there is no run."""
+    if not run.exists:
+        raise ValueError(f"{run.path} is not a run: it has no {run.config.name}")
+    return read_settings(run.config, overrides)
+
+
+def resolve_settings(
+    run: RunDirectory, settings: RunSettings, train_samples: int | None = None
+) -> tuple[RunSettings, list[str]]:
+    """The settings with which a run is begun or continued when these are asked for, and what to note of them.
+
+    `train_samples` is the length of an epoch, for a schedule in epochs. ValueError naming the keys when a change
+    would contradict what the run has already done, or the directory is no place for a run. Nothing is written.
+    """
+    settings = settings.located()
+    if not run.config.exists():
+        _check_place(run.path, settings)
+        return settings, []
+    return continued(run.path, settings_of(run).located(), settings, saved_images(run.path), train_samples)
+
+
+def prepare_run(run: RunDirectory, settings: RunSettings, train_samples: int | None = None) -> list[str]:
+    """Begins or continues a run with these settings and records them; returns what to note of what has changed.
+
+    ValueError as `resolve_settings`, and when the run is being trained.
+    """
+    if owner := owner_of(run.path):
+        raise ValueError(f"{run.path} is being trained by {owner}")
+    settings, notes = resolve_settings(run, settings, train_samples)
+    run.path.mkdir(parents=True, exist_ok=True)
+    partial = run.path / ".config.yaml.partial"
+    partial.write_text(settings.to_yaml())
+    partial.rename(run.config)
+    return notes
+
+
+def _check_place(path: Path, settings: RunSettings) -> None:
+    """ValueError for a directory that holds other things than a run, or is part of the data set."""
+    for place in (path, *path.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ValueError(f"{place} is a file, and a run needs a directory: choose another --run-dir")
+            break
+    data = Path(settings.data.path).resolve()
+    if not is_elsewhere(settings.data.path) and path.resolve().is_relative_to(data):
+        raise ValueError(f"{path} is in the data set {data}: choose another --run-dir")
+    if path.is_dir():
+        foreign = [entry.name for entry in path.iterdir() if entry.name not in FORERUNNERS]
+        foreign = [name for name in sorted(foreign) if not name.startswith(".")]
+        if foreign:
+            raise ValueError(
+                f"{path} is not empty and not a run: it holds {', '.join(foreign[:3])}"
+                f"{', ...' if len(foreign) > 3 else ''}; choose another --run-dir"
+            )
