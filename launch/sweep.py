@@ -23,11 +23,11 @@ import submitit
 from pydantic import ValidationError
 
 from data_pipelines.problems import problems
-from launch.clusters import ClusterSettings, slurm_config
+from launch.clusters.slurm.batch import Executor, facts, hand_in, make_executor
+from launch.clusters.slurm.settings import ClusterSettings, slurm_config
+from launch.clusters.slurm.task import Task
 from launch.code import snapshot
 from launch.record import JobRecord
-from launch.slurm import Executor, facts, hand_in, make_executor
-from launch.task import Task
 from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.run.directory import SweepFolder
 from sivae_dist.settings import Settings, flatten

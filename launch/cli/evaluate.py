@@ -26,7 +26,7 @@ def evaluate(
     """
     with one_line_errors(), startup.speaking("loading PyTorch"):
         outlast_watchers()
-        from launch.local import start
+        from launch.launcher import start
         from sivae_dist.evaluation.request import Request
         from sivae_dist.process.devices import check_processes, default_processes
         from sivae_dist.run.directory import RunDirectory

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from launch.clusters import ClusterSettings
+    from launch.clusters.slurm.settings import ClusterSettings
     from sivae_dist.config.run_settings import RunSettings
 
 LOCAL = "local"
@@ -91,7 +91,7 @@ def with_resources(command: Callable[..., None]) -> Callable[..., None]:
 
 def asked_for(cluster: str, resources: Resources) -> "ClusterSettings":
     """A cluster's settings with the resources on top. ValueError in one line a problem."""
-    from launch.clusters import load_cluster
+    from launch.clusters.slurm.settings import load_cluster
 
     given = resources or {}
     if cluster != LOCAL:
@@ -120,7 +120,7 @@ def on_device(settings: "RunSettings", cluster: str, wanted: "ClusterSettings") 
 
 def can_submit() -> bool:
     """Says in a dry run whether the job could be submitted from here."""
-    from launch.slurm import check_sbatch
+    from launch.clusters.slurm.batch import check_sbatch
 
     try:
         check_sbatch()

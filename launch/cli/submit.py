@@ -47,7 +47,7 @@ def submit(
         if dry_run:
             outcomes = []
             if cluster != LOCAL:
-                from launch.slurm import make_executor
+                from launch.clusters.slurm.batch import make_executor
 
                 place = RunDirectory(run.path.resolve())
                 executor = make_executor(place.job_logs, place.path, name, wanted, place.code / "001")
@@ -58,10 +58,10 @@ def submit(
                 outcomes.append(check.fine)
             raise typer.Exit(0 if all(outcomes) else 1)
         if cluster == LOCAL:
-            from launch.background import submit as hand_in
+            from launch.clusters.local.supervisor import submit as hand_in
         else:
-            from launch.slurm import check_sbatch
-            from launch.slurm import submit as hand_in
+            from launch.clusters.slurm.batch import check_sbatch
+            from launch.clusters.slurm.batch import submit as hand_in
 
             check_sbatch()
         from launch.jobs import states_of

@@ -30,7 +30,7 @@ def sweep(
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
     with one_line_errors():
         outlast_watchers()
-        from launch.clusters import PARALLEL
+        from launch.clusters.slurm.settings import PARALLEL
         from launch.jobs import states_of
         from launch.plan import preflight, untrained_keys
         from launch.record import load_index
@@ -63,7 +63,7 @@ def sweep(
                 typer.echo(f"{run.path}: {schedule.end:,} images")
             raise typer.Exit(0 if cluster == LOCAL or can_submit() else 1)
         if cluster != LOCAL:
-            from launch.slurm import check_sbatch
+            from launch.clusters.slurm.batch import check_sbatch
 
             check_sbatch()
         index = {row["run"]: row for row in before}  # of which this file may have some no longer
@@ -80,7 +80,7 @@ def sweep(
             raise ValueError(f"all runs in {place} have finished, or have a job")
         SweepFolder(place).index.write_text(json.dumps([index[name] for name in sorted(index)], indent=1))
         if cluster == LOCAL:
-            from launch.background import submit_all
+            from launch.clusters.local.supervisor import submit_all
 
             jobs = submit_all(place, paths, left, wanted, parallel)
         else:

@@ -27,7 +27,7 @@ def train(
     again = "interrupted: run the same command again to continue from the last checkpoint"
     with one_line_errors(again), startup.speaking("loading PyTorch"):
         outlast_watchers()
-        from launch.local import launch
+        from launch.launcher import launch
         from launch.plan import preflight, show, untrained_keys
         from sivae_dist.config.opening import prepare_run
         from sivae_dist.config.run_settings import config_path, load_config, run_name

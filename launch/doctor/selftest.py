@@ -219,7 +219,7 @@ class SelfTest:
         return done.returncode, " ".join(log.read_text().strip().splitlines()[-1:])
 
     def command(self, run: Path) -> list[str]:
-        return [sys.executable, "-m", "launch.local", str(run), str(self.processes)]
+        return [sys.executable, "-m", "launch.launcher", str(run), str(self.processes)]
 
     def begin(self, name: str, *assignments: str) -> Path:
         from sivae_dist.config.opening import prepare_run

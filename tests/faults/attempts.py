@@ -161,7 +161,7 @@ def forked(run: Path, overrides: tuple[str, ...], processes: int, log: Path) -> 
     prepare_run(directory, load_config("tiny", list(overrides)))
     directory.logs.forget_failure()
     _new_second(run)
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as launch.local does
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as launch.launcher does
     forks = [start_process(_train, run, rank, processes, store.port, log) for rank in range(processes)]
     attempt = ForkedAttempt(run, forks, log)
     try:

@@ -110,7 +110,7 @@ def test_nothing_that_comes_after_the_end_changes_it(data: Path, tmp_path: Path)
 
 def faulty(fault: str, *arguments: object) -> "subprocess.Popen[str]":
     """`sivae train` on two processes with a fault (tests/faulty_worker.py) built into one."""
-    program = "from launch import cli, local; local.WORKER = 'tests.faulty_worker'; cli.main()"
+    program = "from launch import cli, launcher; launcher.WORKER = 'tests.faulty_worker'; cli.main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, "train", *map(str, arguments), "--nproc", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT | {"FAULT": fault},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.images.store import open_store
-from launch import local, worker
+from launch import launcher, worker
 from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluators
 from sivae_dist.evaluation.extractors import Extractor
@@ -248,8 +248,8 @@ def test_processes_share_the_cores_when_they_compile(
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    monkeypatch.setattr(local, "_start", lambda *_: 0)
-    assert local.start([], Logs(tmp_path), 2) == 0
+    monkeypatch.setattr(launcher, "_start", lambda *_: 0)
+    assert launcher.start([], Logs(tmp_path), 2) == 0
     assert (os.environ["OMP_NUM_THREADS"], os.environ["TORCHINDUCTOR_COMPILE_THREADS"]) == ("4", compilers)
 
 

@@ -19,7 +19,7 @@ ROOM = Path(directory.__file__).parent
     ("modules", "unwanted"),
     [
         ([f"sivae_dist.run.{path.stem}" for path in sorted(ROOM.glob("*.py"))], {"torch", "pydantic", "numpy", "yaml"}),
-        (["launch.record", "launch.requeue"], {"torch", "numpy"}),
+        (["launch.record", "launch.clusters.slurm.requeue"], {"torch", "numpy"}),
     ],
 )
 def test_looking_at_a_run_costs_no_import_of_torch_or_settings(modules: list[str], unwanted: set[str]) -> None:

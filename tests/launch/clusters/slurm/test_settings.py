@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch import clusters
-from launch.clusters import ClusterSettings, load_cluster
-from launch.slurm import make_executor
+from launch.clusters.slurm import settings as clusters
+from launch.clusters.slurm.batch import make_executor
+from launch.clusters.slurm.settings import ClusterSettings, load_cluster
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_the_batch_script(tmp_path: Path) -> None:
     assert lines.index("module load cuda") < next(k for k, line in enumerate(lines) if line.startswith("srun "))
     (srun,) = (line for line in lines if line.startswith("srun "))
     assert "--kill-on-bad-exit=1 --cpu-bind=cores" in srun and srun.endswith(f"submitit.core._submit {tmp_path}/jobs")
-    assert lines[-1].endswith(f"-m launch.requeue {tmp_path}")
+    assert lines[-1].endswith(f"-m launch.clusters.slurm.requeue {tmp_path}")
 
 
 def test_names_that_a_shell_would_read(tmp_path: Path) -> None:
     place = tmp_path / "a b; touch x"
     lines = make_executor(place, place, "x; y", ClusterSettings(), place).script().splitlines()
-    assert lines[-1].endswith(f"-m launch.requeue '{place}'")
+    assert lines[-1].endswith(f"-m launch.clusters.slurm.requeue '{place}'")
     assert "#SBATCH --job-name='x; y'" in lines
 
 
@@ -254,7 +254,7 @@ def test_a_dependency_of_the_user_and_one_of_ours(tmp_path: Path) -> None:
 
 def test_the_example_has_every_key() -> None:
     assert load_cluster("example", {}).gpus == 8
-    text = (Path(clusters.__file__).parent.parent / "configs" / "clusters" / "example.yaml").read_text()
+    text = (Path(clusters.__file__).parents[3] / "configs" / "clusters" / "example.yaml").read_text()
     keys = re.findall(r"^(?:# )?([a-z_]+):", text, re.MULTILINE)
     assert keys == list(ClusterSettings.model_fields)
     every = re.sub(r"^# (?=[a-z_]+:|  )", "", text, flags=re.MULTILINE)
@@ -278,10 +278,10 @@ def test_what_the_setup_sets_decides_nothing(tmp_path: Path, monkeypatch: pytest
     (commands / "srun").write_text(f"#!/bin/sh\nwhile ! [ -s {said} ]; do sleep 0.01; done\nexit {code}\n")
     for command in commands.iterdir():
         command.chmod(0o755)
-    monkeypatch.setattr("launch.slurm.sys.executable", str(python))
+    monkeypatch.setattr("launch.clusters.slurm.batch.sys.executable", str(python))
     text = "\n".join(script(tmp_path, setup=["set -euo pipefail", "export PYTHONPATH=/modules"]))
     environment = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "1"}
     done = subprocess.run(["bash"], input=text, text=True, capture_output=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
-    path = f"{tmp_path}/code:/modules -m launch.requeue {tmp_path}"
+    path = f"{tmp_path}/code:/modules -m launch.clusters.slurm.requeue {tmp_path}"
     assert said.read_text().splitlines() == [f"{path} 20", path]

@@ -1,11 +1,12 @@
 """Between two starts of a run: whether there is another.
 
-`python -m launch.requeue RUN` is the last line of a batch script. There is one of it a job, whoever of its processes is
-left, so that a job is requeued once. What SLURM requeues by itself, after the loss of a node, it leaves alone.
+`python -m launch.clusters.slurm.requeue RUN` is the last line of a batch script. There is one of it a job, whoever of
+its processes is left, so that a job is requeued once. What SLURM requeues by itself, after the loss of a node, it
+leaves alone.
 
 At its time limit SLURM ends the batch script together with the processes, and nobody would be left to requeue a job
-whose processes have not saved by then. So `python -m launch.requeue RUN SECONDS` waits beside them, and does it when
-only so many seconds are left.
+whose processes have not saved by then. So `python -m launch.clusters.slurm.requeue RUN SECONDS` waits beside them, and
+does it when only so many seconds are left.
 """
 
 import json
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.place import SlurmPlace
+from launch.clusters.slurm.place import SlurmPlace
 from launch.record import NO_PROGRESS, JobRecord
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import STOPPED

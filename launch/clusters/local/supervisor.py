@@ -1,7 +1,7 @@
 """The local twin of a cluster: a run in the background of this machine, started again like a job that is requeued.
 
-`python -m launch.background run RUN PROCESSES JOB` stands where SLURM's batch script would, and supervises the run;
-`python -m launch.background sweep PROCESSES JOB SLOTS RUN...` starts one of these for each run of a sweep.
+`python -m launch.clusters.local.supervisor run RUN PROCESSES JOB` stands where SLURM's batch script would, and
+supervises the run; `... sweep PROCESSES JOB SLOTS RUN...` starts one of these for each run of a sweep.
 """
 
 import json
@@ -16,11 +16,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
-from launch.clusters import PARALLEL, ClusterSettings
+from launch.clusters.slurm.requeue import judge, tell
+from launch.clusters.slurm.settings import PARALLEL, ClusterSettings
 from launch.code import describe, importing, snapshot
 from launch.parents import end_with
 from launch.record import JobRecord
-from launch.requeue import judge, tell
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.process.signals import SIGNALS
 from sivae_dist.run.directory import RunDirectory
@@ -92,7 +92,7 @@ def _snapshot(place: Path) -> Path | None:
 def _detached(place: Path, code: Path | None, *arguments: str) -> int:
     log = RunDirectory(place).logs.combined
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "launch.background", *arguments]
+    command = [sys.executable, "-m", "launch.clusters.local.supervisor", *arguments]
     with open(log, "a") as output:
         process = subprocess.Popen(
             command,
@@ -134,7 +134,16 @@ def sweep(processes: int, job: str, places: list[str | None], runs: list[Path]) 
         gpus = free.get()
         environment = os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
         parent = str(os.getpid())
-        command = [sys.executable, "-m", "launch.background", "run", str(run), str(processes), job, parent]
+        command = [
+            sys.executable,
+            "-m",
+            "launch.clusters.local.supervisor",
+            "run",
+            str(run),
+            str(processes),
+            job,
+            parent,
+        ]
         try:
             with open(RunDirectory(run).logs.combined, "a") as output:
                 return subprocess.run(
@@ -168,7 +177,7 @@ def main(run: Path, processes: int, job: str) -> int:
         RunDirectory(run).logs.forget_failure()  # of an earlier start, if this one is refused before it does so itself
         record.started(job, restart, node=socket.gethostname(), processes=processes, process=os.getpid())
         tell(run, f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
-        child = subprocess.Popen([sys.executable, "-m", "launch.local", str(run), str(processes), me])
+        child = subprocess.Popen([sys.executable, "-m", "launch.launcher", str(run), str(processes), me])
         if told:  # before there was anybody to hand it on to
             child.send_signal(signal.SIGTERM)
         code = child.wait()

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import submitit
 from submitit.helpers import clean_env
 
-from launch.clusters import ClusterSettings, slurm_config
+from launch.clusters.slurm.options import arguments
+from launch.clusters.slurm.settings import ClusterSettings, slurm_config
+from launch.clusters.slurm.task import Task
 from launch.code import describe, snapshot
 from launch.record import JobRecord
-from launch.slurm_options import arguments
-from launch.task import Task
 from sivae_dist.run.directory import RunDirectory
 
 T = TypeVar("T")
@@ -64,14 +64,14 @@ def make_executor(
             python = "python3"
         else:
             python = f"apptainer exec --nv {shlex.quote(cluster.container_image)} python3"
-    requeue = f"{shlex.quote(sys.executable)} -m launch.requeue {shlex.quote(str(plan))}"
+    requeue = f"{shlex.quote(sys.executable)} -m launch.clusters.slurm.requeue {shlex.quote(str(plan))}"
     options = {"requeue": True, **cluster.gpu_options(), **cluster.sbatch}
     dependencies = [text for text in (options.get("dependency"), after) if isinstance(text, str)]
     if dependencies:
         options["dependency"] = ",".join(dependencies)
     cpus = None if options.get("cpus-per-task") is False else cluster.cpus_per_task
-    # submitit's own handling of signals is replaced as soon as ours are listened to (launch/task.py), so that its count
-    # of time-outs is never used up.
+    # submitit's own handling of signals is replaced as soon as ours are listened to (task.py), so that its count of
+    # time-outs is never used up.
     executor = Executor(folder, max_num_timeout=10**6, python=python)
     executor.update_parameters(
         job_name=name if cluster.job_name is None else cluster.job_name.replace("{name}", name),

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from data_pipelines.problems import Problem, did_you_mean, problems
-from launch.gpu_requests import gpu_count, gres_count, with_gpus, without_gpus
-from launch.slurm_options import WITHOUT_KEY, Options, sbatch_options, srun_options
+from launch.clusters.slurm.gpu_requests import gpu_count, gres_count, with_gpus, without_gpus
+from launch.clusters.slurm.options import WITHOUT_KEY, Options, sbatch_options, srun_options
 from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.settings import Settings
 
@@ -344,7 +344,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _files() -> list[Path]:
-    package = Path(__file__).parent.parent
+    package = Path(__file__).parents[3]
     folders = (
         USER_FOLDER.expanduser(),
         package / "configs" / "clusters",

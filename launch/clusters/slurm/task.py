@@ -12,10 +12,10 @@ from typing import Any, TextIO
 
 from submitit.helpers import Checkpointable
 
+from launch.clusters.slurm.place import SlurmPlace
+from launch.clusters.slurm.requeue import runs_of, tell
 from launch.environment import forget_launchers
-from launch.place import SlurmPlace
 from launch.record import JobRecord
-from launch.requeue import runs_of, tell
 from sivae_dist.process.output import lasting_log, outlast_watchers
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import STOPPED, Logs

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import code, task
-from launch.place import SlurmPlace
+from launch import code
+from launch.clusters.slurm import task
+from launch.clusters.slurm.place import SlurmPlace
 from launch.record import JobRecord
 from sivae_dist.run.ends import Logs
 from sivae_dist.run.ownership import owned
@@ -40,7 +41,7 @@ def test_a_first_process_that_is_not_found(tmp_path: Path, monkeypatch: pytest.M
 def test_threads_are_the_cpus_of_the_task() -> None:
     """Known before torch is imported, which asks once; a user's environment need not say so, nor reach the job."""
     program = (
-        "import launch.task as task; task.runs_of = lambda *_: [None]\n"
+        "import launch.clusters.slurm.task as task; task.runs_of = lambda *_: [None]\n"
         "def train(*_):\n    import torch\n    print(torch.get_num_threads())\n    return 0\n"
         "task._train = train; task.Task(None)()"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from launch.cli.resources import asked_for, can_submit, on_device
-from launch.clusters import ClusterSettings
-from launch.slurm import check_sbatch, hand_in, make_executor
+from launch.clusters.slurm.batch import check_sbatch, hand_in, make_executor
+from launch.clusters.slurm.settings import ClusterSettings
 from sivae_dist.config.run_settings import load_config
 
 Sbatch = Callable[[str], None]
@@ -91,7 +91,7 @@ def test_the_script_comes_before_the_environment(
 def test_resources_imply_the_device(
     monkeypatch: pytest.MonkeyPatch, cluster: str, options: dict[str, object], device: str, expected: str
 ) -> None:
-    monkeypatch.setattr("launch.clusters.slurm_config", dict)
+    monkeypatch.setattr("launch.clusters.slurm.settings.slurm_config", dict)
     settings = load_config("tiny", [f"device={device}"])
     assert on_device(settings, cluster, asked_for(cluster, options)).device == expected
 
