@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.process.devices import check_architecture, usable_gpus
 from sivae_dist.process.durations import duration
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import last_row
 
 IMAGES = Path("data/faces-drawn")
 DATA = Path("data/faces")
@@ -82,10 +82,8 @@ def place() -> tuple[str, int]:
 
 def images_seen() -> int:
     """Images at the last complete row of the run's metrics."""
-    try:
-        return int(read_rows(RUN.metrics)[-1]["images"])
-    except (OSError, ValueError, IndexError):  # not begun, or a row is being written
-        return 0
+    row = last_row(RUN.metrics)
+    return 0 if row is None else int(row["images"])
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.record import JobRecord, Row
+from launch.record import JobRecord
 from sivae_dist.process.durations import duration
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import STOPPED
+from sivae_dist.run.jsonl import Row
 from sivae_dist.run.ownership import owner_of
 
 _LIMIT = 60

@@ -4,19 +4,17 @@ RUN/jobs.jsonl has a line for each submission; RUN/starts.jsonl one for each sta
 end by themselves, and one when a job gives the run up. A run that `sivae cancel` has ended (RUN/.cancel-JOB) is not
 started again by that job.
 
-Lines are appended at once, so that any process on any node may add one. No torch here: this is read between two starts.
+No torch here: this is read between two starts.
 """
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from sivae_dist.run.directory import RunDirectory, SweepFolder, runs_below
+from sivae_dist.run.jsonl import Row, append_rows, read_rows
 from sivae_dist.run.progress import saved_images
-
-Row = dict[str, Any]
 
 NO_PROGRESS = 3
 """Starts in a row that end where they began, after which a run is given up."""
@@ -54,7 +52,7 @@ class JobRecord:
 
     def submitted(self, **facts: Any) -> None:
         self._directory.logs.forget_failure()  # of an earlier job, which was mended
-        _append(self.jobs, facts | {"time": time.time()})
+        append_rows(self.jobs, [facts | {"time": time.time()}])
 
     def total(self) -> int | None:
         """Images of the whole run, as it was submitted."""
@@ -62,38 +60,42 @@ class JobRecord:
         return None if job is None else job.get("images")
 
     def last_job(self) -> Row | None:
-        rows = _rows(self.jobs)
+        rows = read_rows(self.jobs)
         return rows[-1] if rows else None
 
     def started(self, job: str, restart: int, **facts: Any) -> None:
-        _append(self.starts, {"job": job, "restart": restart, "images": self.saved(), "time": time.time(), **facts})
+        append_rows(
+            self.starts, [{"job": job, "restart": restart, "images": self.saved(), "time": time.time(), **facts}]
+        )
 
     def ended(self, job: str, restart: int, code: int) -> None:
         """By itself, with an exit code of launch/worker.py."""
-        _append(self.starts, {"job": job, "restart": restart, "code": code, "time": time.time()})
+        append_rows(self.starts, [{"job": job, "restart": restart, "code": code, "time": time.time()}])
 
     def end_of(self, job: str, restart: int) -> int | None:
         """The code with which a start ended; None when it did not end by itself."""
-        ends = [row for row in _rows(self.starts) if "code" in row and (row["job"], row["restart"]) == (job, restart)]
+        ends = [
+            row for row in read_rows(self.starts) if "code" in row and (row["job"], row["restart"]) == (job, restart)
+        ]
         return ends[-1]["code"] if ends else None
 
     def is_finished(self) -> bool:
         """Whether the run is at its end, and has not been started again since."""
-        rows = _rows(self.starts)
+        rows = read_rows(self.starts)
         return bool(rows) and rows[-1].get("code") == 0
 
     def is_due(self, job: str) -> bool:
         """Whether a start of this job is to train the run: it may be there for another's sake alone."""
-        rows = _rows(self.starts)
+        rows = read_rows(self.starts)
         done = bool(rows) and rows[-1].get("code") == 0 and rows[-1]["job"] == job
         return not (done or self.is_cancelled(job) or self.given_up(job))
 
     def give_up(self, job: str, restart: int, why: str) -> None:
-        _append(self.starts, {"job": job, "restart": restart, "given_up": why, "time": time.time()})
+        append_rows(self.starts, [{"job": job, "restart": restart, "given_up": why, "time": time.time()}])
 
     def given_up(self, job: str) -> str | None:
         """Why a job does not start this run again, although it may go on with others."""
-        found = [row["given_up"] for row in _rows(self.starts) if row["job"] == job and "given_up" in row]
+        found = [row["given_up"] for row in read_rows(self.starts) if row["job"] == job and "given_up" in row]
         return found[-1] if found else None
 
     def start(self, job: str, restart: int) -> Row | None:
@@ -102,11 +104,11 @@ class JobRecord:
 
     def is_running(self, job: str) -> bool:
         """Whether a start of this job has not left word of its end; it may have been killed."""
-        rows = [row for row in _rows(self.starts) if row["job"] == job]
+        rows = [row for row in read_rows(self.starts) if row["job"] == job]
         return bool(rows) and "images" in rows[-1]
 
     def starts_of(self, job: str) -> list[Row]:
-        return [row for row in _rows(self.starts) if row["job"] == job and "images" in row]
+        return [row for row in read_rows(self.starts) if row["job"] == job and "images" in row]
 
     def cancel(self, job: str) -> None:
         self._directory.cancelled(job).touch()
@@ -122,27 +124,3 @@ class JobRecord:
         """Whether the last starts of a job all ended where they began."""
         last = [row["images"] for row in self.starts_of(job)][-NO_PROGRESS:]
         return len(last) == NO_PROGRESS and {*last, self.saved()} == {last[0]}
-
-
-def _append(path: Path, row: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, f"{json.dumps(row)}\n".encode())
-    finally:
-        os.close(descriptor)
-
-
-def _rows(path: Path) -> list[Row]:
-    """Complete lines; one that is being written, or was cut short, is not there yet."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows

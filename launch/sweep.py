@@ -29,6 +29,7 @@ from launch.clusters.slurm.task import Task
 from launch.code import snapshot
 from launch.record import JobRecord
 from sivae_dist.config.yaml_reading import read_yaml
+from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import SweepFolder
 from sivae_dist.settings import Settings, flatten
 
@@ -135,8 +136,7 @@ def submit(
     jobs: list[str] = []
     for number, part in enumerate(chunks_of_tasks(tasks, cluster)):
         plan = SweepFolder(folder).plans / f"{time.time_ns()}-{number}.json"
-        plan.parent.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps([[str(run) for run in task] for task in part]))
+        write_text(plan, json.dumps([[str(run) for run in task] for task in part]))
         after = f"afterany:{jobs[-1]}" if jobs else None
         executor = make_executor(SweepFolder(folder).job_logs, plan, name, cluster, code, parallel, after)
         handed = hand_in(executor, partial(_map, executor, plan, len(part)))

@@ -1,5 +1,6 @@
 """Small file systems made of memory, so that no real disk has to be full."""
 
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,17 @@ import pytest
 
 class MountError(OSError):
     """This user, or this system, cannot mount."""
+
+
+@contextmanager
+def no_room(limit: int) -> Iterator[None]:
+    """No file of this process can grow past `limit` bytes, as on a full disk or past a quota."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run.jsonl import read_rows
 
 
 def assert_no_step_twice(run: Path, all_events: bool = True) -> dict[str, list[str]]:

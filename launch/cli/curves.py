@@ -23,8 +23,8 @@ def curves(
     """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist.config.opening import settings_of
-        from sivae_dist.monitoring.scalars import read_rows
         from sivae_dist.run.directory import RunDirectory
+        from sivae_dist.run.jsonl import read_rows
         from sivae_dist.use import figures
         from sivae_dist.use.figures.metrics import CURVES
 
@@ -32,7 +32,7 @@ def curves(
             figures.check_out(out, CURVES)
         directory = RunDirectory(run)
         settings_of(directory)  # says so when this is no run
-        rows = read_rows(directory.metrics) if directory.metrics.exists() else []
+        rows = read_rows(directory.metrics)
         if not rows:
             raise ValueError(f"{run} has no metrics yet")
         out = out or directory.curves

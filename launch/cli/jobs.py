@@ -1,19 +1,18 @@
 """`sivae status`, `logs` and `cancel`: the jobs of runs."""
 
-import json
 import math
-import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from launch.cli.errors import one_line_errors
 from sivae_dist.process.durations import duration
 from sivae_dist.run.directory import RunDirectory, runs_below
+from sivae_dist.run.jsonl import last_row
 
 if TYPE_CHECKING:
     from launch.jobs import State
@@ -87,24 +86,6 @@ def _values(run: Path, state: "State") -> list[str]:
         *("" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in values),
         str(restarts or ""),
     ]
-
-
-def last_row(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda row: True) -> dict[str, Any] | None:
-    """The last complete row that is `wanted`; looked for from the end, since the file may be long."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16)))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut, at either end
-            continue
-        if wanted(row):
-            return dict(row)
-    return None
 
 
 def cancel(runs: Runs) -> None:

@@ -11,7 +11,9 @@ import typer
 from launch.cli.errors import one_line_errors
 from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
 from sivae_dist.process.output import outlast_watchers
+from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import RunDirectory, SweepFolder
+from sivae_dist.run.jsonl import last_row
 
 
 @with_resources
@@ -78,7 +80,7 @@ def sweep(
             left.append(schedule.end)
         if not paths:
             raise ValueError(f"all runs in {place} have finished, or have a job")
-        SweepFolder(place).index.write_text(json.dumps([index[name] for name in sorted(index)], indent=1))
+        write_text(SweepFolder(place).index, json.dumps([index[name] for name in sorted(index)], indent=1))
         if cluster == LOCAL:
             from launch.clusters.local.supervisor import submit_all
 
@@ -135,8 +137,6 @@ def _cell(value: Any) -> str:
 
 def _check_known(metric: str, runs: list[Path]) -> None:
     """ValueError for a metric that no run has although there are others."""
-    from launch.cli.jobs import last_row
-
     known: set[str] = set()
     for run in runs:
         known |= {key for key in last_row(RunDirectory(run).metrics) or {} if key != "images"}
@@ -150,8 +150,6 @@ def _check_known(metric: str, runs: list[Path]) -> None:
 
 def _value(run: Path, metric: str) -> float | None:
     """The newest value that a run has of a metric."""
-    from launch.cli.jobs import last_row
-
     name = metric.removeprefix("evaluation/")
     if name != metric:
         found = last_row(RunDirectory(run).evaluation, lambda row: row.get("metric") == name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from launch.configure import hardware as machines
 from launch.configure.plan import make_plan
 from launch.configure.writing import commands, title, to_yaml
+from sivae_dist.run.atomic import replacing
 
 
 def configure(
@@ -29,16 +30,11 @@ def configure(
         raise ValueError(f"{data} has no training images")
     say(f"{data}: {manifest.train:,} training images up to {manifest.resolution} px; hardware: {machine.name}")
     plan = make_plan(data, manifest, machine, resolution, hours, say)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(to_yaml(plan, str(out)))
-    try:
+    with replacing(out) as partial:
+        partial.write_text(to_yaml(plan, str(out)))
         settings = load_config(partial)
         check_data(settings, manifest)
         make_schedule(settings, manifest).check_world_size(machine.processes)
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
     for text in title(plan):
         for line in textwrap.wrap(text, 80, break_on_hyphens=False):
             say(line)

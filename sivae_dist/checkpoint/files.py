@@ -127,12 +127,3 @@ def digest_of(manifest: dict[str, Any]) -> str:
     """Checksum of all that a manifest holds beside it."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def sync_folder(path: Path) -> None:
-    """Puts a folder's entries (new names, renames) on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

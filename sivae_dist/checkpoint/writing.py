@@ -1,7 +1,6 @@
 """Writing one checkpoint, by all processes together, so that nothing has its final name before it is whole."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-from sivae_dist.checkpoint.files import FORMAT, MANIFEST, digest_of, record_of, sync_folder
+from sivae_dist.checkpoint.files import FORMAT, MANIFEST, digest_of, record_of
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
+from sivae_dist.run.atomic import sync
 
 
 def share(tensors: Mapping[str, Tensor], parts: int) -> list[list[str]]:
@@ -106,14 +106,12 @@ def _save(folder: Path, tensors: dict[str, Tensor], group: Any) -> None:
 
 
 def _commit(partial: Path, final: Path, manifest: dict[str, Any], before_commit: Callable[[], None]) -> None:
-    with open(partial / MANIFEST, "w") as file:
-        json.dump(manifest | {"sha256": digest_of(manifest)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(partial)
+    (partial / MANIFEST).write_text(json.dumps(manifest | {"sha256": digest_of(manifest)}, indent=1))
+    sync(partial / MANIFEST)
+    sync(partial)
     before_commit()
     partial.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)
 
 
 def one_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from data_pipelines.images.transport import is_elsewhere
 from sivae_dist.config.prolonging import continued
 from sivae_dist.config.run_settings import RunSettings, read_settings
+from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import FORERUNNERS, RunDirectory
 from sivae_dist.run.ownership import owner_of
 from sivae_dist.run.progress import saved_images
@@ -41,10 +42,7 @@ def prepare_run(run: RunDirectory, settings: RunSettings, train_samples: int | N
     if owner := owner_of(run.path):
         raise ValueError(f"{run.path} is being trained by {owner}")
     settings, notes = resolve_settings(run, settings, train_samples)
-    run.path.mkdir(parents=True, exist_ok=True)
-    partial = run.path / ".config.yaml.partial"
-    partial.write_text(settings.to_yaml())
-    partial.rename(run.config)
+    write_text(run.config, settings.to_yaml())
     return notes
 
 

@@ -10,13 +10,14 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.evaluation.evaluator import Evaluator, evaluated_in
 from sivae_dist.evaluation.extractors import ExtractorError
 from sivae_dist.evaluation.progress import Progress, StoppedError
-from sivae_dist.evaluation.rows import Row, append, describe, tag
+from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.process import startup
 from sivae_dist.process.devices import describe as describe_device
 from sivae_dist.process.devices import start_lines
 from sivae_dist.process.processes import everyone, rank
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import append_rows
 from sivae_dist.use.pretrained import load_run
 
 
@@ -44,7 +45,7 @@ def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: 
         except StoppedError:
             return False
     if rank() == 0:
-        append(run.evaluation, rows)
+        append_rows(run.evaluation, rows, durable=True)
         _draw(run, rows)
         print(
             "\n".join(describe(row) for row in rows) or "nothing could be measured: there is no test split", flush=True

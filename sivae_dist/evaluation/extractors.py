@@ -7,6 +7,7 @@ name. torch-fidelity itself would unpickle a file of weights, which can run any 
 import hashlib
 import io
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from data_pipelines.images.transport import RemoteError, TransferSettings, insist, open_transport
 from data_pipelines.settings import expand
 from sivae_dist.evaluation.settings import EvaluationSettings
+from sivae_dist.run.atomic import replacing
 
 WEIGHTS_NAME = URL_INCEPTION_V3.rpartition("/")[2]
 WEIGHTS_SHA256 = WEIGHTS_NAME.removesuffix(".pth").rpartition("-")[2]
@@ -126,21 +128,16 @@ def find_weights(settings: EvaluationSettings) -> Path:
 
 
 def _download(path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     transport = open_transport(URL_INCEPTION_V3, _DOWNLOAD.timeout)
+    with closing(transport), replacing(path) as partial:
 
-    def attempt() -> None:
-        with partial.open("wb") as file:
-            file.writelines(transport.chunks())
+        def attempt() -> None:
+            with partial.open("wb") as file:
+                file.writelines(transport.chunks())
 
-    try:
         insist("it", attempt, _DOWNLOAD.delays, lambda delay: None)
         if not _sha256(partial).startswith(WEIGHTS_SHA256):
             raise RemoteError("what came has another checksum")
-        partial.rename(path)
-    finally:
-        transport.close()
-        partial.unlink(missing_ok=True)
 
 
 def check_weights(path: Path, expected: str | None) -> str:

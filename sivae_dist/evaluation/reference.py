@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sivae_dist.evaluation.statistics import Statistics
+from sivae_dist.run.atomic import replacing
 from sivae_dist.use.tensor_files import write_tensors
 
 _FORMAT = 1
@@ -48,7 +48,6 @@ def load(folder: Path, key: dict[str, Any], *, features: bool) -> Reference | No
 
 def save(folder: Path, key: dict[str, Any], reference: Reference) -> None:
     """Keeps it for others; complete or not at all. OSError or SafetensorError when that is not possible."""
-    folder.mkdir(parents=True, exist_ok=True)
     statistics = reference.statistics
     tensors = {
         "count": torch.tensor(statistics.count),
@@ -57,13 +56,8 @@ def save(folder: Path, key: dict[str, Any], reference: Reference) -> None:
     }
     if reference.features is not None:
         tensors["features"] = reference.features.contiguous()
-    path = _path(folder, key)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(_path(folder, key), shared=True) as partial:
         write_tensors(partial, tensors, {"key": json.dumps(_full(key))})
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _full(key: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 """A value with everything that it follows from: a line of evaluation.jsonl."""
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -22,13 +19,3 @@ def describe(row: Row) -> str:
         of = f"reconstructions of {row['count']:,} images of {row['split']}"
     where = f"{row['level']} px, {row['weights']} weights, {row['images']:,} images seen"
     return f"{row['metric']} {row['value']:.6g} ({of}, {where})"
-
-
-def append(path: Path, rows: list[Row]) -> None:
-    """Adds lines at once, since a training may add its own meanwhile."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        os.write(descriptor, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

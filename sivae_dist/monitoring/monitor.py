@@ -14,8 +14,8 @@ from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.grids import GridFiles
-from sivae_dist.monitoring.scalars import Rows, read_rows
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import Rows, read_rows
 from sivae_dist.step.schedule import Schedule, Step
 
 _WATCHED = 20

@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from data_pipelines.order import Order
-from sivae_dist.monitoring.scalars import Rows
 from sivae_dist.objectives import Draws
 from sivae_dist.process.processes import everyone, rank
+from sivae_dist.run.jsonl import Rows
 
 
 class Trace:

@@ -7,7 +7,7 @@ a process that asks for too much is not refused but killed, it is traced (memory
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sivae_dist.objectives import Draws
 from sivae_dist.process import startup, watchdog
 from sivae_dist.process.host import host_memory, resident
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
+from sivae_dist.run.atomic import write_text
 from sivae_dist.step.schedule import Schedule, Step
 from sivae_dist.train.memory import estimate, surely_fits
 from sivae_dist.train.players import Players
@@ -126,7 +127,7 @@ class Rehearsal:
             else:
                 raise ValueError(self._refusal(step, 1, None))
         found = known | dict(sorted(found.items()))
-        on_first(lambda: _write(record, {"hardware": hardware, "images": found}))
+        on_first(lambda: write_text(record, json.dumps({"hardware": hardware, "images": found})))
         why = "as before on the same hardware" if found == known else "found anew" if before else "found"
         self.say(
             f"engine.max_batch_per_rank=auto, {why}: {', '.join(f'{b} at {r} px' for r, b in sorted(found.items()))}"
@@ -249,9 +250,3 @@ def _read(path: Path) -> dict[str, Any]:
         return content if content.keys() == {"hardware", "images"} else {}
     except ValueError:  # cut short by a full disk; it is found anew
         return {}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content))
-    partial.rename(path)

@@ -9,9 +9,7 @@ An export may come from anyone: nothing in it is executed, and what does not fit
 
 import json
 import math
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +21,12 @@ from torch import Tensor
 
 from data_pipelines.problems import first_error
 from data_pipelines.settings import expand
-from sivae_dist.checkpoint.files import sync_folder
 from sivae_dist.checkpoint.state import network_tensors
 from sivae_dist.config.opening import settings_of
 from sivae_dist.models import Stage, StyleSettings, build
-from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run.atomic import new_folder
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from sivae_dist.settings import Settings
 from sivae_dist.use.pretrained import Pretrained, choose, from_checkpoint, load_run
 from sivae_dist.use.tensor_files import write_tensors
@@ -107,16 +105,8 @@ def export(
         metrics={name: value for name, value in chosen.meta["metrics"].items() if math.isfinite(value)},
     )
     card = model_card(run.path.resolve().name, config, _evaluations(run, config), license.lower())
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # an earlier export that was interrupted
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(out) as partial:
         _write(partial, model, config, card)
-        partial.rename(out)
-        sync_folder(out.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return config
 
 
@@ -128,18 +118,11 @@ def _write(folder: Path, model: Pretrained, config: ExportConfig, card: str) -> 
     write_tensors(folder / WEIGHTS, tensors, about)
     (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
     (folder / CARD).write_text(card)
-    for file in folder.iterdir():
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    sync_folder(folder)
 
 
 def _evaluations(run: RunDirectory, config: ExportConfig) -> list[dict[str, Any]]:
     """The rows of evaluation.jsonl about these very weights; of a metric that was taken twice, the later one."""
-    rows = read_rows(run.evaluation) if run.evaluation.is_file() else []
+    rows = read_rows(run.evaluation)
     ours = [row for row in rows if row.get("images") == config.images and row.get("weights") == config.weights]
     return list({str(row.get("metric")): row for row in ours}.values())
 

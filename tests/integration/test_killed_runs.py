@@ -12,7 +12,7 @@ from PIL import Image
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.prepare import PrepareSettings, prepare
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
-from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run.jsonl import read_rows
 from tests.command import sivae, started, wait_for_images, worker_ids
 from tests.events import assert_no_step_twice
 from tests.helpers import assert_same, random_set

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
-from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run.jsonl import read_rows
 from tests.command import sivae, started, wait_for_images
 from tests.helpers import assert_same, random_set
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.images.manifest import Manifest
-from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run.jsonl import read_rows
 from tests.command import images_seen, sivae, started, wait_for_images
 
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"

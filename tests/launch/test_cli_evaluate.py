@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from sivae_dist.run.ownership import owned
 from tests.command import sivae, told
 from tests.events import scalars

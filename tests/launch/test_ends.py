@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sivae_dist.checkpoint import CheckpointFolder
-from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run.jsonl import read_rows
 from tests.command import ENVIRONMENT, command, images_seen, sivae, started, told, wait_for_images, worker_ids
 from tests.helpers import random_set
 

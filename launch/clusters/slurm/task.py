@@ -17,6 +17,7 @@ from launch.clusters.slurm.requeue import runs_of, tell
 from launch.environment import forget_launchers
 from launch.record import JobRecord
 from sivae_dist.process.output import lasting_log, outlast_watchers
+from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import STOPPED, Logs
 from sivae_dist.run.ownership import owned
@@ -128,10 +129,7 @@ def _met(meeting: Path, place: SlurmPlace) -> Iterator[bool]:
 
 def _say(meeting: Path, where: list[Any] | None) -> None:
     """`where`: host and port; None when there is no meeting."""
-    meeting.parent.mkdir(parents=True, exist_ok=True)
-    partial = meeting.with_suffix(".partial")
-    partial.write_text(json.dumps(where))
-    partial.rename(meeting)
+    write_text(meeting, json.dumps(where))
 
 
 def _read(meeting: Path) -> list[Any] | None:

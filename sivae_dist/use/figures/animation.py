@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sivae_dist.use.figures.files import check_out, written
+from sivae_dist.run.atomic import replacing
+from sivae_dist.use.figures.files import check_out
 from sivae_dist.use.figures.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def animate(
             images = model.decode_styles(model.truncate(w, truncation, mean)).cpu()
             yield Sheet([images[k : k + columns].unbind() for k in range(0, walks, columns)]).draw(labels=False)
 
-    with written(path) as partial:
+    with replacing(path, durable=False) as partial:
         write(partial, pictures(), fps)
     return len(weights)
 

@@ -1,13 +1,13 @@
 """Pictures as files: the ending decides the format, and a file appears whole or not at all."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from sivae_dist.run.atomic import replacing
 from sivae_dist.use.figures.grids import to_picture
 
 _JPEG: tuple[str, dict[str, Any]] = ("JPEG", {"quality": 95, "subsampling": 0})
@@ -44,18 +44,6 @@ def check_out(path: Path, endings: Collection[str] = PICTURES) -> str:
     return ending
 
 
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Where to write what becomes `path` at the end of the block, unless that fails. Folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def save_picture(path: Path, picture: Tensor | Image.Image) -> None:
     """Writes a picture, or an image [C, H, W] in [0, 1]. ValueError as `check_out`, or when the format is too small."""
     kind, options = _FORMATS[check_out(path)]
@@ -64,5 +52,5 @@ def save_picture(path: Path, picture: Tensor | Image.Image) -> None:
         raise ValueError(
             f"{path}: {kind} holds {_LARGEST[kind]:,} pixels a side, not {max(image.size):,}; write a .png"
         )
-    with written(path) as partial:
+    with replacing(path, durable=False) as partial:
         image.save(partial, format=kind, **options)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sivae_dist.use.figures.files import PICTURES, check_out, save_picture, written
+from sivae_dist.run.atomic import replacing
+from sivae_dist.use.figures.files import PICTURES, check_out, save_picture
 
 _VECTOR = {".pdf": "CreationDate", ".svg": "Date"}
 """Formats that are drawn at any size, and where each would hold the date of writing."""
@@ -52,7 +53,7 @@ def curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         if axes.lines:
             axes.legend(fontsize=8)
     if ending in _VECTOR:
-        with written(path) as partial, rc_context({"svg.hashsalt": "sivae"}):
+        with replacing(path, durable=False) as partial, rc_context({"svg.hashsalt": "sivae"}):
             figure.savefig(partial, format=ending[1:], metadata={_VECTOR[ending]: None})
         return
     canvas = FigureCanvasAgg(figure)

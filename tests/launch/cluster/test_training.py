@@ -19,7 +19,7 @@ import yaml
 
 from launch.record import JobRecord
 from sivae_dist.checkpoint import CheckpointFolder
-from sivae_dist.monitoring.scalars import read_rows
+from sivae_dist.run.jsonl import read_rows
 from tests.command import ROOT, images_seen
 from tests.helpers import assert_same, random_set
 from tests.launch.cluster.cluster import Cluster

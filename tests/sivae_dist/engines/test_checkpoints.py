@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from tests.command import sivae
 from tests.engines import ZERO, Tensors, begun, go_on, with_engine
 from tests.events import assert_no_step_twice

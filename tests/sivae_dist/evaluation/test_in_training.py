@@ -12,9 +12,9 @@ from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.evaluation import progress
 from sivae_dist.evaluation.evaluator import Evaluator
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from sivae_dist.use.pretrained import choose, load_run
 from tests.events import scalars
 from tests.helpers import CPU, assert_same, begin, on_processes, random_set, tiny_settings, train

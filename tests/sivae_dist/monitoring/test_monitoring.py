@@ -1,11 +1,7 @@
 import io
-import json
-import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,107 +19,14 @@ from sivae_dist.monitoring.console import Reporter, fit
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.grids import GridFiles
 from sivae_dist.monitoring.monitor import Monitor
-from sivae_dist.monitoring.scalars import Rows, read_rows
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
+from tests.disks import no_room
 
 CPU = torch.device("cpu")
 
-# Rows.
-
-
-def write(path: Path, start: int, *images: int, **values: Any) -> None:
-    rows = Rows(path, start)
-    for count in images:
-        rows.write(count, values)
-    rows.sync()
-    rows.close()
-
-
-def test_rows(tmp_path: Path) -> None:
-    write(tmp_path / "rows.jsonl", 0, 100, 200, loss=0.5)
-    assert read_rows(tmp_path / "rows.jsonl") == [{"images": 100, "loss": 0.5}, {"images": 200, "loss": 0.5}]
-
-
-def test_rows_can_be_read_as_they_are_written(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "rows.jsonl", 0)
-    rows.write(100, {"a": 1})
-    assert read_rows(tmp_path / "rows.jsonl") == [{"images": 100, "a": 1}]
-    rows.close()
-
-
-@pytest.mark.parametrize("rest", ["", '{"images": 250, "lo', '{"images": 1', "\x00\x00\x00"])
-@pytest.mark.parametrize(
-    ("start", "kept"), [(0, []), (99, []), (100, [100]), (250, [100, 200]), (300, [100, 200, 300])]
-)
-def test_rows_are_cut_back_on_resume(tmp_path: Path, start: int, kept: list[int], rest: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    write(path, 0, 100, 200, 300, loss=1)
-    whole = path.read_text().splitlines(keepends=True)
-    with open(path, "a") as file:
-        file.write(rest)
-    write(path, start, start + 50, loss=2)
-    expected = [line for line, images in zip(whole, (100, 200, 300), strict=True) if images in kept]
-    expected.append(json.dumps({"images": start + 50, "loss": 2}) + "\n")
-    assert path.read_text() == "".join(expected)  # what is kept stays byte for byte
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_last_row_without_end_of_line(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    write(path, 0, 100, 200)
-    path.write_text(path.read_text().rstrip("\n"))
-    write(path, 200, 300)
-    assert [row["images"] for row in read_rows(path)] in ([100, 300], [100, 200, 300])
-
-
-@contextmanager
-def no_room(limit: int) -> Iterator[None]:
-    """No file of this process can grow past `limit` bytes, as on a full disk or past a quota."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_rows_without_room_wait_for_it_and_no_checkpoint_can_pass_them(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    rows = Rows(path, 0)
-    rows.write(100, {"a": 1})
-    whole = path.stat().st_size
-    with no_room(whole + 5):  # the next row is cut in the middle
-        rows.write(200, {"a": 2})
-        rows.write(300, {"a": 3})
-        with pytest.raises(OSError, match=r"rows\.jsonl"):
-            rows.sync()
-        assert path.stat().st_size == whole + 5
-    rows.sync()
-    rows.write(400, {"a": 4})
-    rows.close()
-    assert read_rows(path) == [{"images": 100 * i, "a": i} for i in (1, 2, 3, 4)]
-
-
 # TensorBoard.
-
-
-def test_rows_that_nobody_depends_on_are_told_of_once(tmp_path: Path) -> None:
-    told: list[str] = []
-    (tmp_path / "folder").mkdir()  # as good as a file of another user
-    rows = Rows(tmp_path / "folder", 0, told.append)
-    rows.write(1, {"a": 1})
-    rows.sync()
-    rows.close()
-    assert told == [f"warning: {tmp_path / 'folder'} cannot be written for now: Is a directory"]
-    full = Rows(tmp_path / "speed.jsonl", 0, told.append)
-    with no_room(0):
-        full.write(1, {"a": 1})
-        full.write(2, {"a": 2})
-    assert len(told) == 2 and "speed.jsonl cannot be written for now: " in told[1]
-    full.write(3, {"a": 3})  # there is room again
-    full.close()
-    assert [row["images"] for row in read_rows(tmp_path / "speed.jsonl")] == [1, 2, 3]
 
 
 def test_events_without_room_are_told_once_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

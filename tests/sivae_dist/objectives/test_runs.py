@@ -13,8 +13,8 @@ from launch.cli import app
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.monitoring.monitor import Monitor
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
 from tests.helpers import CPU, assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
 

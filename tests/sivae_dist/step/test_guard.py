@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from data_pipelines.images.loader import Batch
 from sivae_dist.checkpoint.writing import write
 from sivae_dist.config.opening import prepare_run
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.guard import Guard, GuardSettings, NonFiniteError
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
 from sivae_dist.train.trainer import Trainer

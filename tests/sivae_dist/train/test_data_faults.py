@@ -15,8 +15,8 @@ from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.reader import SampleError
 from data_pipelines.order import Order
 from sivae_dist.config.opening import prepare_run
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from tests.helpers import begin, on_processes, random_set, snapshot, tiny_settings, train
 
 SAMPLES = 24

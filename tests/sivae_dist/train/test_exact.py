@@ -13,8 +13,8 @@ from torch import Tensor
 from data_pipelines.images.manifest import Manifest
 from sivae_dist.checkpoint import CheckpointSettings
 from sivae_dist.config.opening import prepare_run, settings_of
-from sivae_dist.monitoring.scalars import read_rows
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from sivae_dist.train.trainer import Trainer
 from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
 
