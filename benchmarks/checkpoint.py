@@ -59,7 +59,7 @@ def work(index: int, arguments: argparse.Namespace, port: int) -> None:
         whole: dict[bool, list[float]] = {True: [], False: []}
         for save in range(2 * (arguments.saves + 1)):
             background = save % 2 == 0
-            savers[background].save(save + 1, tensors, {})
+            savers[background].save(save + 1, tensors, None)
             savers[background].wait()
             (saved,) = savers[background].ended()
             if saved.error is not None:

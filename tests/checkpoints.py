@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver, CheckpointSettings
+from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver, CheckpointSettings, Meta
 from tests.helpers import CPU
 
 
@@ -25,6 +25,11 @@ def some_tensors(seed: int = 0) -> dict[str, Tensor]:
     }
 
 
+def some_meta(**changes: Any) -> Meta:
+    """What a run would have saved."""
+    return Meta(**{"phase": 0, "resolution": 8, "blending": False, "blend": 1.0, "seed": 0, "data": "digest"} | changes)
+
+
 def saver_of(folder: Path, **settings: Any) -> CheckpointSaver:
     return CheckpointSaver(CheckpointFolder(folder), CheckpointSettings(**settings), CPU)
 
@@ -33,7 +38,7 @@ def saved(folder: Path, *images: int, **settings: Any) -> Path:
     """The last of some finished checkpoints, each with the tensors that its number makes."""
     saver = saver_of(folder, background=False, **settings)
     for number in images:
-        saver.save(number, some_tensors(number), {"at": number})
+        saver.save(number, some_tensors(number), some_meta(phase=number))
         saver.check()
     saver.close()
     return saver.folder.final(images[-1])

@@ -41,7 +41,7 @@ def checkpoints(
             meta, manifest = checkpoint.meta, checkpoint.manifest
             written = datetime.fromtimestamp(path.stat().st_mtime)
             table.add_row(
-                f"{checkpoint.images:,}", f"{meta['resolution']}", f"{written:%Y-%m-%d %H:%M:%S}",
+                f"{checkpoint.images:,}", f"{meta.resolution}", f"{written:%Y-%m-%d %H:%M:%S}",
                 f"{checkpoint.bytes / 1e6:,.1f}", str(len(manifest["files"])), f"{manifest['world_size']} process(es)",
                 kept.get(path, "goes with the next"), "whole" if verify else "complete",
             )  # fmt: skip

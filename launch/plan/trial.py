@@ -53,7 +53,7 @@ def try_checkpoint(settings: RunSettings, run: Path) -> int:
         place.mkdir(parents=True)
         saver = CheckpointSaver(folder, settings.checkpoint, torch.device("cpu"))
         try:
-            saver.save(0, tensors, {})
+            saver.save(0, tensors, None)
             saver.wait()
             saver.check()
         finally:

@@ -9,6 +9,7 @@ A checkpoint is written under a temporary name and renamed when it is complete, 
 
 from sivae_dist.checkpoint.files import Checkpoint, DamagedError
 from sivae_dist.checkpoint.folder import CheckpointFolder, kept_of
+from sivae_dist.checkpoint.meta import Meta
 from sivae_dist.checkpoint.saver import CheckpointSaver, Saved
 from sivae_dist.checkpoint.settings import CheckpointSettings
 
@@ -18,6 +19,7 @@ __all__ = [
     "CheckpointSaver",
     "CheckpointSettings",
     "DamagedError",
+    "Meta",
     "Saved",
     "kept_of",
 ]

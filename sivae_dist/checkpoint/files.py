@@ -16,6 +16,8 @@ from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
+from sivae_dist.checkpoint.meta import Meta
+
 # On purpose: a process alone saves, and every process loads for itself. Filters are the whole process's, so that a
 # thread cannot set them for a while.
 warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -62,10 +64,12 @@ class Checkpoint:
         return int(self.manifest["images"])
 
     @property
-    def meta(self) -> dict[str, Any]:
-        """What was saved beside the tensors."""
-        meta: dict[str, Any] = self.manifest["meta"]
-        return meta
+    def meta(self) -> Meta:
+        """What was saved beside the tensors. ValueError when it was not a run that saved them."""
+        try:
+            return Meta.from_manifest(self.manifest["meta"])
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self.path}: {error}") from None
 
     @property
     def bytes(self) -> int:
@@ -74,7 +78,7 @@ class Checkpoint:
 
     def score(self, metric: str) -> float | None:
         """A metric's value at it (CheckpointSettings.best_metric), if it has one."""
-        value = self.meta.get("metrics", {}).get(metric)
+        value = self.meta.metrics.get(metric)
         return value if value is not None and math.isfinite(value) else None
 
     def names(self) -> list[str]:

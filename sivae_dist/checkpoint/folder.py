@@ -91,7 +91,8 @@ def kept_of(checkpoints: Sequence[Checkpoint], settings: CheckpointSettings) -> 
     kept = {checkpoint.path: "newest" for checkpoint in checkpoints[-settings.keep :]}
     if settings.keep_every:
         kept |= {c.path: "for good" for c in checkpoints if c.images % settings.keep_every == 0 and c.path not in kept}
-    for checkpoint in best_first(checkpoints, settings)[: settings.keep_best]:
+    best = best_first(checkpoints, settings)[: settings.keep_best] if settings.keep_best else []
+    for checkpoint in best:
         kept[checkpoint.path] = "best" if checkpoint.path not in kept else f"{kept[checkpoint.path]}, best"
     return kept
 
@@ -107,6 +108,6 @@ def best_first(checkpoints: Sequence[Checkpoint], settings: CheckpointSettings) 
     def key(entry: tuple[float, Checkpoint]) -> tuple[float, ...]:
         score, checkpoint = entry
         meta = checkpoint.meta
-        return -meta.get("resolution", 0), meta.get("blending", False), score, -checkpoint.images
+        return -meta.resolution, meta.blending, score, -checkpoint.images
 
     return [checkpoint for _, checkpoint in sorted(scored, key=key)]

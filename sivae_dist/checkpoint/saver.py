@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from sivae_dist.checkpoint.folder import CheckpointFolder
+from sivae_dist.checkpoint.meta import Meta
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.checkpoint.writing import Snapshot, one_line, share, specs_of, write, write_files
 from sivae_dist.process.processes import host_group, is_of_lost_peer, on_first, rank, world_size
@@ -68,7 +69,7 @@ class CheckpointSaver:
         final = self.folder.path / "rehearsal"
         partial = final.with_name(".tmp-rehearsal")
         try:
-            write_files(partial, final, self._snapshot(0, values | zeros, {}), self._group)
+            write_files(partial, final, self._snapshot(0, values | zeros, None), self._group)
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"no checkpoint of {size / 1e6:,.1f} MB can be written to {self.folder.path}: {error}"
@@ -81,7 +82,7 @@ class CheckpointSaver:
         self,
         images: int,
         tensors: Mapping[str, Tensor],
-        meta: dict[str, Any],
+        meta: Meta | None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """Copies the tensors, which training may change on return, and writes the copy in the background.
@@ -150,8 +151,8 @@ class CheckpointSaver:
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot remove old checkpoints of {self.folder.path}: {one_line(error)}") from error
 
-    def _snapshot(self, images: int, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> Snapshot:
+    def _snapshot(self, images: int, tensors: Mapping[str, Tensor], meta: Meta | None) -> Snapshot:
         specs = specs_of(tensors)
         mine = share(tensors, world_size())[rank()]
         copies = self._stager.stage({name: tensors[name] for name in mine})
-        return Snapshot(images, cast(dict[str, Tensor], copies), specs, meta)
+        return Snapshot(images, cast(dict[str, Tensor], copies), specs, {} if meta is None else meta.to_manifest())

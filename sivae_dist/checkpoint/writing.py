@@ -106,7 +106,8 @@ def _save(folder: Path, tensors: dict[str, Tensor], group: Any) -> None:
 
 
 def _commit(partial: Path, final: Path, manifest: dict[str, Any], before_commit: Callable[[], None]) -> None:
-    (partial / MANIFEST).write_text(json.dumps(manifest | {"sha256": digest_of(manifest)}, indent=1))
+    with open(partial / MANIFEST, "w") as file:
+        json.dump(manifest | {"sha256": digest_of(manifest)}, file, indent=1)
     sync(partial / MANIFEST)
     sync(partial)
     before_commit()

@@ -10,7 +10,7 @@ from torch import Tensor
 from data_pipelines.images.loader import Request, check_loader, make_loader
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.store import open_store
-from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver
+from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver, Meta
 from sivae_dist.checkpoint.initial import initial_tensors
 from sivae_dist.config.prolonging import what_next
 from sivae_dist.config.run_settings import RunSettings
@@ -282,20 +282,20 @@ class Trainer:
 
     def _save(self, step: Step, values: dict[str, float] | None) -> None:
         """`values` of an evaluation at this step; None when one was due and had to be put off."""
-        meta = {
-            "phase": step.phase.index,
-            "resolution": step.phase.resolution,
-            "blending": step.segment.blending,
-            "blend": step.blend,
-            "seed": self.settings.seed,
-            "hardware": self.hardware,
-            "precision": self.settings.engine.precision,
-            "data": self.manifest.digest,
-            "metrics": self.monitor.metrics | (values or {}),
-            "evaluation_due": values is None,
-            "skipped_steps": int(self.guard.skipped),
-            "quarantine": self.quarantine.state(),
-        }
+        meta = Meta(
+            phase=step.phase.index,
+            resolution=step.phase.resolution,
+            blending=step.segment.blending,
+            blend=step.blend,
+            seed=self.settings.seed,
+            hardware=self.hardware,
+            precision=self.settings.engine.precision,
+            data=self.manifest.digest,
+            metrics=self.monitor.metrics | (values or {}),
+            evaluation_due=values is None,
+            skipped_steps=int(self.guard.skipped),
+            quarantine=self.quarantine.state(),
+        )
         watchdog.expect(slow=True)  # a save before it may not be done
         self.saver.save(step.end, self.players.tensors(), meta, self.monitor.sync)
 
@@ -311,7 +311,7 @@ class Trainer:
             startup.doing(f"restoring {found.path}")
             notes += self._moved(found)
             self._restore(found)
-            return f"continuing from {found.path}", told_at(found), notes
+            return f"continuing from {found.path}", found.meta.training_metrics, notes
         if (initial := initial_tensors(self.settings.init)) is not None:
             self.players.restore_networks(initial[0])
             return f"starting {run.path}, {initial[1]}", {}, notes
@@ -319,7 +319,7 @@ class Trainer:
 
     def _moved(self, found: Checkpoint) -> list[str]:
         """What to note of other hardware. ValueError where that would change the draws and nobody has asked for it."""
-        before = found.meta.get("hardware")  # not in checkpoints of releases before
+        before = found.meta.hardware
         note = moved(before, self.hardware)
         if before is None or note is None:
             return []
@@ -328,18 +328,18 @@ class Trainer:
         return [note]
 
     def _restore(self, found: Checkpoint) -> None:
-        if found.meta["data"] != self.manifest.digest:
+        meta = found.meta
+        if meta.data != self.manifest.digest:
             raise ValueError(f"{self.settings.data.path} is not the data set that this run was begun with")
         self.players.restore(found.load())
         self.images = found.images
-        self._phase = found.meta["phase"]
+        self._phase = meta.phase
         self._segment = None
         self._owed = None
-        if found.meta.get("evaluation_due") and self.settings.evaluation.every:
-            blend = torch.tensor(found.meta["blend"], device=self.device) if found.meta["blending"] else None
-            self._owed = Stage(found.meta["resolution"], blend)
-        self.guard.reset(found.meta.get("skipped_steps", 0))
-        self.quarantine.restore(found.meta.get("quarantine", {}))
+        if meta.evaluation_due and self.settings.evaluation.every:
+            self._owed = meta.stage(self.device)
+        self.guard.reset(meta.skipped_steps)
+        self.quarantine.restore(meta.quarantine)
 
     def _roll_back(self, error: NonFiniteError) -> None:
         """Goes back to the newest checkpoint; raises `error` when that is not asked for, not possible, or no help."""
@@ -353,7 +353,7 @@ class Trainer:
         if found is None:
             raise error
         self._restore(found)
-        self.monitor.rewind(found.images, told_at(found))
+        self.monitor.rewind(found.images, found.meta.training_metrics)
         for note in (*notes, f"{error}; back to {found.path}"):
             self.monitor.say(f"warning: {note}")
 
@@ -365,12 +365,6 @@ class Trainer:
         self.monitor.close()
         if self.trace is not None:
             self.trace.close()
-
-
-def told_at(found: Checkpoint) -> dict[str, float]:
-    """The last row of metrics.jsonl at a checkpoint, without what was measured there alone."""
-    metrics: dict[str, float] = found.meta.get("metrics", {})
-    return {name: value for name, value in metrics.items() if not name.startswith("evaluation/")}
 
 
 def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:

@@ -102,7 +102,7 @@ def export(
         images=model.images,
         weights="live" if live else "ema",
         data=model.data,
-        metrics={name: value for name, value in chosen.meta["metrics"].items() if math.isfinite(value)},
+        metrics={name: value for name, value in chosen.meta.metrics.items() if math.isfinite(value)},
     )
     card = model_card(run.path.resolve().name, config, _evaluations(run, config), license.lower())
     with new_folder(out) as partial:

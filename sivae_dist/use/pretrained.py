@@ -246,7 +246,7 @@ def _best(run: RunDirectory, settings: RunSettings, there: list[Checkpoint]) -> 
     """The newest of those with the best value."""
     ranked = best_first(there, settings.checkpoint)
     if not ranked:
-        known = sorted({name for candidate in there for name in candidate.meta.get("metrics", {})})
+        known = sorted({name for candidate in there for name in candidate.meta.metrics})
         metric = settings.checkpoint.best_metric
         raise ValueError(f"no checkpoint of {run.path} has a value of {metric}; there is: {', '.join(known) or 'none'}")
     return ranked[0]
@@ -265,9 +265,7 @@ def from_checkpoint(
         restore_network(f"{name}{kind}", network, tensors)
         network.to(device).eval().requires_grad_(False)
     meta = checkpoint.meta
-    blend = torch.tensor(meta["blend"], device=device) if meta["blending"] else None
-    stage = Stage(meta["resolution"], blend)
-    return Pretrained(settings.model, *networks, stage, checkpoint.images, live, meta["data"])
+    return Pretrained(settings.model, *networks, meta.stage(device), checkpoint.images, live, meta.data)
 
 
 def load_growth(
@@ -289,7 +287,7 @@ def load_growth(
     for resolution in settings.model.resolutions:
         if resolution >= last.stage.resolution:
             break
-        own = _first_whole([c for c in newest_first if c.meta["resolution"] == resolution])
+        own = _first_whole([c for c in newest_first if c.meta.resolution == resolution])
         grown.append(
             replace(last, stage=Stage(resolution))
             if own is None

@@ -54,7 +54,7 @@ def _saved(course: Course) -> Iterator[Finding]:
     saver = CheckpointSaver(folder, CheckpointSettings(), course.device)
     try:
         want = copied(stepper.players.tensors())
-        saver.save(2, stepper.players.tensors(), {})
+        saver.save(2, stepper.players.tensors(), None)
         for _ in range(course.steps):
             stepper.step(x, draws)
         saver.wait()

@@ -108,7 +108,7 @@ def test_more_processes_than_tensors(tmp_path: Path) -> None:
 
 def _saves_one(folder: Path) -> None:
     saver = saver_of(folder)
-    saver.save(8, {"one": torch.arange(5.0)}, {})
+    saver.save(8, {"one": torch.arange(5.0)}, None)
     saver.wait()
     saver.check()
 
@@ -121,7 +121,7 @@ def test_every_type_comes_back(tmp_path: Path) -> None:
         "g": torch.empty(0, dtype=torch.float64),
     }
     saver = saver_of(tmp_path)
-    saver.save(8, tensors, {})
+    saver.save(8, tensors, None)
     saver.close()
     loaded = Checkpoint.read(saver.folder.final(8)).load()
     assert loaded.keys() == tensors.keys()
@@ -140,19 +140,19 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     saved(tmp_path, 8)
     before = contents(tmp_path)
     saver = saver_of(tmp_path)
-    saver.save(8, some_tensors(1), {})
+    saver.save(8, some_tensors(1), None)
     with pytest.raises(ValueError, match="exists already"):
         saver.wait()
     assert contents(tmp_path) == before
     assert names(tmp_path) == ["images-000000000008"]
-    saver.save(16, some_tensors(1), {})
+    saver.save(16, some_tensors(1), None)
     saver.close()
     Checkpoint.read(saver.folder.final(16)).verify()
 
 
 def test_only_tensors_are_saved(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"a\.step is no tensor"):
-        saver_of(tmp_path).save(8, some_tensors() | {"a.step": 7}, {})  # type: ignore[arg-type]
+        saver_of(tmp_path).save(8, some_tensors() | {"a.step": 7}, None)  # type: ignore[arg-type]
     assert names(tmp_path) == []
 
 
@@ -331,7 +331,7 @@ def _saves_for_ever(folder: Path) -> None:
     tensors = {str(i): torch.full((100, 1000), float(i)) for i in range(10)}
     found = saver.folder.readable()
     for images in count(found[-1].images + 1 if found else 1):
-        saver.save(images, tensors, {})
+        saver.save(images, tensors, None)
 
 
 def test_a_killed_save_leaves_nothing_half_written(tmp_path: Path) -> None:

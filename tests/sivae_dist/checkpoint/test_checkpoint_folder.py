@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSettings, DamagedError, files, kept_of
 from sivae_dist.process.processes import rank
-from tests.checkpoints import contents, flip, names, saved, saver_of, shard, some_tensors
+from tests.checkpoints import contents, flip, names, saved, saver_of, shard, some_meta, some_tensors
 from tests.helpers import on_processes
 
 OLD, NEW = "images-000000000008", "images-000000000016"
@@ -202,12 +202,10 @@ def test_what_one_process_may_not_read_ends_all_and_moves_nothing(tmp_path: Path
 
 def checkpoints(*scores: float | None, metric: str = "reconstruction/per_value") -> list[Checkpoint]:
     """One for every 10 images, with a metric's value."""
+    metas = [some_meta(metrics={} if score is None else {metric: score, "other": -score}) for score in scores]
     return [
-        Checkpoint(
-            Path(f"images-{10 * k}"),
-            {"images": 10 * k, "meta": {} if score is None else {"metrics": {metric: score, "other": -score}}},
-        )
-        for k, score in enumerate(scores, 1)
+        Checkpoint(Path(f"images-{10 * k}"), {"images": 10 * k, "meta": meta.to_manifest()})
+        for k, meta in enumerate(metas, 1)
     ]
 
 
@@ -273,7 +271,7 @@ def test_saves_keep_what_is_asked_for(tmp_path: Path) -> None:
         (70, 0.6),
         (80, float("nan")),
     ):
-        saver.save(images, some_tensors(images), {"metrics": {"reconstruction/per_value": score}})
+        saver.save(images, some_tensors(images), some_meta(metrics={"reconstruction/per_value": score}))
         saver.wait()
         saver.check()
         there.append([int(name.removeprefix("images-")) for name in names(tmp_path)])

@@ -23,7 +23,7 @@ from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, files, saver, wr
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.checkpoint.writing import write
 from sivae_dist.process.processes import rank
-from tests.checkpoints import contents, names, safetensors, saver_of, some_tensors
+from tests.checkpoints import contents, names, safetensors, saver_of, some_meta, some_tensors
 from tests.helpers import on_processes
 
 
@@ -65,7 +65,7 @@ def _saves_and_changes(path: Path, background: bool) -> tuple[int, list[str]]:
         one = saver_of(path, background=background)
         for images in (8, 16):
             changed.clear()
-            one.save(images, tensors, {"at": images, "score": 0.1}, commit)
+            one.save(images, tensors, some_meta(phase=images), commit)
             for tensor in tensors.values():
                 tensor.mul_(1.5).add_(images)
             changed.set()
@@ -114,12 +114,12 @@ def test_a_second_save_waits_for_the_first_and_both_are_right(tmp_path: Path) ->
         return write(*arguments)
 
     with patch.object(saver, "write", gated):
-        one.save(8, tensors, {})
+        one.save(8, tensors, None)
         assert one.ended() == [] and not one.folder.paths()
         for name, tensor in some_tensors(2).items():
             tensors[name].copy_(tensor)
         threading.Timer(0.2, may_write.set).start()
-        one.save(16, tensors, {})
+        one.save(16, tensors, None)
         assert one.folder.final(8).exists()
         for tensor in tensors.values():
             tensor.fill_(0)
@@ -139,7 +139,7 @@ def test_a_second_save_waits_for_the_first_and_both_are_right(tmp_path: Path) ->
 def test_a_save_in_the_foreground_is_finished_on_return(tmp_path: Path) -> None:
     one = saver_of(tmp_path, background=False)
     with slowly(0.05):
-        one.save(8, some_tensors(), {})
+        one.save(8, some_tensors(), None)
     assert names(tmp_path) == ["images-000000000008"]
     (outcome,) = one.ended()
     assert outcome.blocked == outcome.seconds >= 0.05
@@ -148,7 +148,7 @@ def test_a_save_in_the_foreground_is_finished_on_return(tmp_path: Path) -> None:
 def test_closing_finishes_what_is_being_written(tmp_path: Path) -> None:
     one = saver_of(tmp_path)
     with slowly(0.1):
-        one.save(8, some_tensors(), {})
+        one.save(8, some_tensors(), None)
         one.close()
     Checkpoint.read(one.folder.final(8)).verify()
 
@@ -160,7 +160,7 @@ def _reduces_meanwhile(path: Path) -> tuple[int, int]:
     reduced = meanwhile = 0
     with slowly(0.1 * rank()):
         for images in range(8, 40, 8):
-            one.save(images, tensors, {})
+            one.save(images, tensors, None)
             for k in range(100):
                 value = torch.tensor([float(rank() + k), 1.0])
                 dist.all_reduce(value)
@@ -203,7 +203,7 @@ def test_a_checkpoint_gets_its_name_last(tmp_path: Path) -> None:
     one = saver_of(tmp_path)
     partial = tmp_path / ".tmp-images-000000000008"
     with patch.object(os, "fsync", note_fsync), patch.object(Path, "rename", note_rename):
-        one.save(8, some_tensors(), {}, commit)
+        one.save(8, some_tensors(), None, commit)
         one.close()
     (shard,) = one.folder.final(8).glob("*.safetensors")
     assert events == [
@@ -224,7 +224,7 @@ def test_a_save_leaves_the_filters_of_warnings_as_they_were(tmp_path: Path) -> N
     with patch.object(state_dict_saver, "save", slow):
         with warnings.catch_warnings():
             warnings.simplefilter("error", BytesWarning)
-            one.save(8, some_tensors(), {})
+            one.save(8, some_tensors(), None)
             assert started.wait(30)
         go_on.set()
         one.close()
@@ -241,7 +241,7 @@ def test_the_thread_stays_on_the_processs_gpu(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(filesystem, "_OverlappingCpuLoader", None)
     one = saver.CheckpointSaver(CheckpointFolder(tmp_path), CheckpointSettings(), gpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    one.save(8, some_tensors(), {})
+    one.save(8, some_tensors(), None)
     one.close()
     one.wait()
     one.check()

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from sivae_dist.checkpoint import CheckpointSaver, saver, writing
 from sivae_dist.checkpoint.writing import write_files
 from sivae_dist.process.processes import rank
-from tests.checkpoints import contents, names, saved, saver_of, some_tensors
+from tests.checkpoints import contents, names, saved, saver_of, some_meta, some_tensors
 from tests.disks import mounted_or_skipped
 from tests.helpers import on_processes
 
@@ -66,7 +66,7 @@ def _fails_and_recovers(path: Path) -> dict[str, dict[str, Any]]:
 
         def save(*numbers: int, one: CheckpointSaver = one) -> list[str | None]:
             for number in numbers:
-                one.save(number, some_tensors(number), {"at": number})
+                one.save(number, some_tensors(number), some_meta(phase=number))
                 one.wait()
             return _told(one)
 
@@ -85,7 +85,7 @@ def _fails_and_recovers(path: Path) -> dict[str, dict[str, Any]]:
         with broken() if rank() == victim else ExitStack():
             result["failed twice"] = save(40, 48)
         with pytest.raises(OSError) as caught:
-            one.save(56, some_tensors(56), {})
+            one.save(56, some_tensors(56), None)
         dist.barrier()
         result["ended"] = str(caught.value)
         result["untouched"] = contents(path / where) == before
@@ -125,14 +125,14 @@ def test_an_error_on_one_process_reaches_all(
 def _fails_to_remove(path: Path) -> tuple[list[str | None], list[str | None]]:
     one = saver_of(path, keep=2)
     for images in (8, 16):
-        one.save(images, some_tensors(images), {})
+        one.save(images, some_tensors(images), None)
     one.wait()
     assert _told(one) == [None, None]
     with patch.object(shutil, "rmtree", _no_space) if rank() == 0 else ExitStack():
-        one.save(24, some_tensors(24), {})
+        one.save(24, some_tensors(24), None)
         one.wait()
     failed = _told(one)
-    one.save(32, some_tensors(32), {})
+    one.save(32, some_tensors(32), None)
     one.wait()
     return failed, _told(one)
 
@@ -181,7 +181,7 @@ def _rehearses_in_vain(path: Path) -> list[str]:
         with FAILURES[where][1]() if rank() == 1 else ExitStack(), pytest.raises(OSError) as caught:
             one.rehearse(some_tensors(), 1_234_567)
         messages.append(str(caught.value))
-    one.save(8, some_tensors(8), {})
+    one.save(8, some_tensors(8), None)
     one.wait()
     one.check()
     return messages
@@ -218,12 +218,12 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(small_disk: Path) -> None:
     saved(run, 8, 16)
     before = contents(run)
     one = saver_of(run)
-    one.save(24, {"large": torch.zeros(1_000_000)}, {})
+    one.save(24, {"large": torch.zeros(1_000_000)}, None)
     one.wait()
     (outcome,) = one.ended()
     assert outcome.error is not None and os.strerror(errno.ENOSPC) in str(outcome.error)
     assert contents(run) == before
-    one.save(32, some_tensors(32), {})
+    one.save(32, some_tensors(32), None)
     one.close()
     assert names(run) == ["images-000000000016", "images-000000000032"]
 
@@ -234,7 +234,7 @@ def _outlives(path: Path) -> list[str | None]:
     if rank() == 3:
         one._leave()
         return []
-    one.save(8, some_tensors(), {})
+    one.save(8, some_tensors(), None)
     one.wait()
     if rank() == 1:
         heard.touch()

@@ -266,7 +266,7 @@ def test_a_checkpoint_says_on_what_it_was_made(run: Path) -> None:
     from sivae_dist.checkpoint import CheckpointFolder
 
     (*_, newest) = CheckpointFolder(run / "checkpoints").readable()
-    assert newest.meta["hardware"] == {"type": "cpu", "models": ["cpu"]} and newest.meta["precision"] == "fp32"
+    assert newest.meta.hardware == {"type": "cpu", "models": ["cpu"]} and newest.meta.precision == "fp32"
 
 
 def test_a_run_that_comes_from_a_gpu(

@@ -277,7 +277,7 @@ def test_load_run_gives_averages_or_live_weights(run: Path) -> None:
     # It stands where the run stood: the last step was the transition's second.
     assert trained.stage.resolution == 8
     assert trained.stage.blend is not None
-    assert trained.stage.blend.item() == pytest.approx(checkpoint.meta["blend"]) and checkpoint.meta["blend"] > 0
+    assert trained.stage.blend.item() == pytest.approx(checkpoint.meta.blend) and checkpoint.meta.blend > 0
 
 
 def test_load_run_after_the_transition(data: Path, tmp_path: Path) -> None:

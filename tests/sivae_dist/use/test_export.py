@@ -20,6 +20,7 @@ from sivae_dist import load_pretrained
 from sivae_dist.checkpoint.initial import initial_tensors
 from sivae_dist.checkpoint.settings import InitSettings
 from sivae_dist.models import Stage
+from sivae_dist.run import atomic
 from sivae_dist.use import export as module
 from sivae_dist.use.export import ExportConfig, export, model_card
 from sivae_dist.use.pretrained import Pretrained, load_run
@@ -206,7 +207,7 @@ def test_nothing_is_written_over(run: Path, exported: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
-@pytest.mark.parametrize("at", ["write_tensors", "sync_folder"])
+@pytest.mark.parametrize("at", ["write_tensors", "sync"])
 def test_an_interrupted_export_leaves_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, error: BaseException
 ) -> None:
@@ -216,7 +217,7 @@ def test_an_interrupted_export_leaves_nothing(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, at, interrupted)
+        patch.setattr(atomic if at == "sync" else module, at, interrupted)
         with pytest.raises(type(error)):
             export(run, tmp_path / "model")
     assert not list(tmp_path.iterdir())

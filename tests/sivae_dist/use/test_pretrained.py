@@ -240,7 +240,7 @@ def folder_of(run: RunDirectory, images: int) -> Path:
 def test_the_newest_is_loaded(finished: Path) -> None:
     model = load_run(finished)
     checkpoint = CheckpointFolder(finished / "checkpoints").readable()[-1]
-    assert (model.images, model.stage, model.data) == (48, Stage(8), checkpoint.meta["data"])
+    assert (model.images, model.stage, model.data) == (48, Stage(8), checkpoint.meta.data)
     for live in (False, True):
         model = load_run(finished, live=live)
         assert model.live == live
@@ -270,7 +270,7 @@ def test_the_best_by_the_settings_of_the_run(finished: Path, mode: str) -> None:
     there = CheckpointFolder(run.checkpoints).readable()
     assert len(there) == 6
     # Those of 8 px with no blending: values at another stage mean something else.
-    at_the_end = [c for c in there if c.meta["resolution"] == 8 and not c.meta["blending"]]
+    at_the_end = [c for c in there if c.meta.resolution == 8 and not c.meta.blending]
     by_value = {checkpoint.score("kl/real"): checkpoint.images for checkpoint in at_the_end}
     assert len(by_value) >= 2
     settings = settings_of(run).model_copy(
