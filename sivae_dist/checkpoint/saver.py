@@ -103,7 +103,8 @@ class CheckpointSaver:
                 saved = replace(saved, bytes=write(self.folder.final(images), snapshot, self._group, before_commit))
                 self._tidy()
             except OSError as error:
-                saved = replace(saved, error=OSError(*error.args))  # without frames, which hold on to the group
+                named = [] if error.filename is None else [error.filename]
+                saved = replace(saved, error=OSError(*error.args, *named))  # without frames, which hold on to the group
                 lost = isinstance(error.__cause__, Exception) and is_of_lost_peer(error.__cause__)
             if lost:
                 self._leave()
