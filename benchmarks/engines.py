@@ -22,6 +22,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.report import report
 from sivae_dist.config.run_settings import load_config
+from sivae_dist.models import Cond, Stage
 from sivae_dist.objectives import Draws
 from sivae_dist.process.processes import everyone, leave, rank
 from sivae_dist.step.schedule import Segment
@@ -55,17 +56,18 @@ def work(index: int, arguments: argparse.Namespace, engine: str, count: int, mee
     forget()
     players = Players(settings, CPU)
     players.prepare(Segment(arguments.resolution, blending=False, warming_up=True))
-    size = (1, settings.model.channels, arguments.resolution, arguments.resolution)
+    size = (1, *settings.model.shape(arguments.resolution))
     x, allowed = torch.rand(size), torch.ones((), dtype=torch.bool)
+    cond = Cond(Stage(arguments.resolution))
     latent = settings.model.latent
     noise = torch.randn(1, 4, players.decoder.noise_size(arguments.resolution))
     draws = Draws(torch.randn(1, latent), torch.randn(1, 3, latent), noise)
     start = resident("VmHWM")
     for _ in range(arguments.steps):
         forget()
-        encoder = players.encoder_engine.update([(x, None, draws)], 0.001, allowed)
+        encoder = players.encoder_engine.update([(x, cond, draws)], 0.001, allowed)
         (z,) = (z for _, z in encoder.outputs)
-        players.decoder_engine.update([(x, z, None, draws)], 0.001, encoder.taken)
+        players.decoder_engine.update([(x, z, cond, draws)], 0.001, encoder.taken)
         players.average(count)
         del encoder, z
     gc.collect()

@@ -31,7 +31,8 @@ from data_pipelines.images.store import open_store
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.evaluation.statistics import Statistics, frechet_distance
-from sivae_dist.models import Stage, StyleSettings, build
+from sivae_dist.models import Stage
+from sivae_dist.models.style import StyleSettings
 from sivae_dist.use.pretrained import Pretrained
 
 PACKAGES = ("torch", "torch-fidelity", "numpy")
@@ -46,7 +47,7 @@ def serve(data: Path, images: int, rank: int, world: int, port: int, connection:
         store = TCPStore("127.0.0.1", port, world, rank == 0, timedelta(seconds=60))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     settings = StyleSettings(resolution=32, latent=64, base_width=16, max_width=64, decoder_mapping=2)
-    model = Pretrained(settings, *build(settings, 0), Stage(32), 0)
+    model = Pretrained(settings, *settings.build(0), Stage(32), 0)
     while connection.recv():
         ticks: list[tuple[float, int]] = []
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.models.stage import Mixing, blend_real
+from sivae_dist.models.stage import Cond, Mixing, Stage, blend_real
 from sivae_dist.objectives import Draws
 from sivae_dist.process import numerics
 from sivae_dist.step.randomness import draw
@@ -34,7 +34,7 @@ class Stepper:
         self.settings = settings
         self.device = device
         self.resolution = resolution
-        self.blend = torch.full((), 0.5, device=device) if blending else None
+        self.cond = Cond(Stage(resolution, torch.full((), 0.5, device=device) if blending else None))
         self.players = Players(settings, device)
         self.players.prepare(Segment(resolution, blending, warming_up))
         self.allowed = torch.ones((), dtype=torch.bool, device=device)
@@ -43,9 +43,8 @@ class Stepper:
         """Random images [count, C, R, R] in [-1, 1], the same on every device."""
         model, engine = self.settings.model, self.settings.engine
         generator = torch.Generator().manual_seed(seed)
-        x = torch.rand(count, model.channels, self.resolution, self.resolution, generator=generator) * 2 - 1
-        kept = torch.channels_last if engine.channels_last else torch.contiguous_format
-        return x.to(self.device, engine.dtype).contiguous(memory_format=kept)
+        x = torch.rand(count, *model.shape(self.resolution), generator=generator) * 2 - 1
+        return x.to(self.device, engine.dtype).contiguous(memory_format=engine.image_format(x))
 
     def draws(self, count: int, on: torch.device | None = None) -> Draws:
         """What the trainer would draw for the first positions; `on`: drawn there, and copied to the device."""
@@ -65,10 +64,10 @@ class Stepper:
 
     def step(self, x: Tensor, draws: Draws, lr: float = 1e-3) -> dict[str, Tensor]:
         """Algorithm 2, lines 4 to 28, and the averages; its terms, on the device."""
-        x = blend_real(x, self.blend)
-        encoder = self.players.encoder_engine.update([(x, self.blend, draws)], lr, self.allowed)
+        x = blend_real(x, self.cond.stage.blend)
+        encoder = self.players.encoder_engine.update([(x, self.cond, draws)], lr, self.allowed)
         ((terms, z),) = encoder.outputs
-        decoder = self.players.decoder_engine.update([(x, z, self.blend, draws)], lr, encoder.taken)
+        decoder = self.players.decoder_engine.update([(x, z, self.cond, draws)], lr, encoder.taken)
         self.players.average(x.shape[0])
         ((more,),) = decoder.outputs
         return terms | more | {"taken": decoder.taken}

@@ -1,5 +1,6 @@
 """Options and arguments that the commands about trained models share."""
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,12 @@ Model = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="A run's directory.", callback=expanded)]
 RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.", callback=expanded)]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import", metavar="MODULE|FILE.py", help="Code of your own that adds models, objectives, ...; repeatable."
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(help="The picture to write; its ending decides: .png, .jpg, .webp, .tiff or .bmp.", callback=expanded),
@@ -83,3 +90,13 @@ def parse_truncation(text: str) -> list[float]:
             f"--truncation {text!r} is not a number or a comma-separated list; write it like 0.7 or 0,0.5,1"
         )
     return [float(part[1]) for part in parts if part]
+
+
+def assigned(overrides: list[str] | None, data: str | None = None, imports: list[str] | None = None) -> list[str]:
+    """All that a command was given as `key=value`; values of options are quoted, as they may look like YAML."""
+    given = list(overrides or [])
+    if data is not None:
+        given.append(f"data.path={json.dumps(data)}")
+    if imports:
+        given.append(f"imports={json.dumps(imports)}")
+    return given

@@ -1,13 +1,12 @@
 """`sivae submit`: a run as a job of a cluster, or in the background of this machine."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import RunDir
+from launch.cli.options import Imports, RunDir, assigned
 from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
 from sivae_dist.process.output import outlast_watchers
 
@@ -18,6 +17,7 @@ def submit(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
     run_dir: RunDir = None,
+    imports: Imports = None,
     cluster: Cluster = "auto",
     resources: Resources = None,
     dry_run: Annotated[
@@ -37,9 +37,7 @@ def submit(
         from sivae_dist.run.directory import RunDirectory
 
         wanted = asked_for(cluster, resources)
-        assignments = list(overrides or [])
-        if data is not None:
-            assignments.append(f"data.path={json.dumps(data)}")
+        assignments = assigned(overrides, data, imports)
         settings = on_device(load_config(config, assignments), cluster, wanted)
         here, untrained = cluster == LOCAL, untrained_keys(config, assignments, settings)
         name = run_name(config_path(config))

@@ -1,13 +1,12 @@
 """`sivae train`: one run on this machine."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import RunDir
+from launch.cli.options import Imports, RunDir, assigned
 from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.run.progress import saved_images
@@ -19,6 +18,7 @@ def train(
     data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
     run_dir: RunDir = None,
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
+    imports: Imports = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Resolve, check and print the phases; train nothing.")
     ] = False,
@@ -35,9 +35,7 @@ def train(
         from sivae_dist.run.directory import RunDirectory
         from sivae_dist.run.ends import STOPPED
 
-        assignments = list(overrides or [])
-        if data is not None:
-            assignments.append(f"data.path={json.dumps(data)}")  # quoted: a command may look like YAML
+        assignments = assigned(overrides, data, imports)
         settings = load_config(config, assignments)
         startup.doing("looking for GPUs")
         processes = nproc or default_processes(settings.device)

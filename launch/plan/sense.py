@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sivae_dist.config.run_settings import RunSettings, config_path
 from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.evaluation.settings import EvaluationSettings
-from sivae_dist.models.style.settings import StyleSettings
+from sivae_dist.models import AnyModel, ModelSettings
 from sivae_dist.step.schedule import Schedule
 from sivae_dist.train.memory import logged_terms
 
@@ -19,8 +21,7 @@ def untrained_keys(config: str, assignments: Sequence[str], settings: RunSetting
 
     What a configuration says of its own resolutions stays right where a smaller `model.resolution` leaves them out.
     """
-    model = read_yaml(config_path(config)).get("model")
-    own = StyleSettings.model_validate({"resolution": model["resolution"]} if model and "resolution" in model else {})
+    own: ModelSettings = TypeAdapter(AnyModel).validate_python(read_yaml(config_path(config)).get("model") or {})
     assigned = tuple(f"{assignment.partition('=')[0]}." for assignment in assignments)
     return [
         key

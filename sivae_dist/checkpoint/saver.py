@@ -103,9 +103,10 @@ class CheckpointSaver:
                 saved = replace(saved, bytes=write(self.folder.final(images), snapshot, self._group, before_commit))
                 self._tidy()
             except OSError as error:
-                named = [] if error.filename is None else [error.filename]
-                saved = replace(saved, error=OSError(*error.args, *named))  # without frames, which hold on to the group
+                saved = replace(saved, error=error)
                 lost = isinstance(error.__cause__, Exception) and is_of_lost_peer(error.__cause__)
+                if lost:  # frames hold on to the group
+                    error.__cause__ = error.__context__ = error.__traceback__ = None
             if lost:
                 self._leave()
             return replace(saved, seconds=perf_counter() - start)

@@ -16,10 +16,12 @@ from data_pipelines.images.transport import is_elsewhere
 from data_pipelines.problems import Problem, did_you_mean, known_keys, nearest, problems
 from data_pipelines.settings import expand
 from sivae_dist.checkpoint.settings import CheckpointSettings, InitSettings
+from sivae_dist.config import imports
+from sivae_dist.config.imports import import_all
 from sivae_dist.config.yaml_reading import dump, parse, read_yaml
-from sivae_dist.engines.settings import DdpSettings, EngineSettings
+from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.evaluation.settings import EvaluationSettings
-from sivae_dist.models.style.settings import StyleSettings
+from sivae_dist.models import AnyModel
 from sivae_dist.monitoring.settings import MonitoringSettings
 from sivae_dist.objectives import DISTANCES, ObjectiveSettings
 from sivae_dist.process.devices import check_name
@@ -37,14 +39,17 @@ class RunSettings(Settings):
     """Of the order, flips, latents, noise and initial weights."""
     device: Annotated[str, AfterValidator(check_name)] = "auto"
     """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
+    imports: tuple[str, ...] = ()
+    """Modules of your own, by name or as `.py` files, that add models, objectives, distances, metrics or data sets.
+    They are imported whenever the run's settings are read."""
     init: InitSettings = InitSettings()
     data: DataSettings
-    model: StyleSettings = StyleSettings()
+    model: AnyModel = Field({}, validate_default=True)
     objective: ObjectiveSettings
     schedule: ScheduleSettings
     optimizer: OptimizerSettings = OptimizerSettings()
     ema: EmaSettings = EmaSettings()
-    engine: EngineSettings = DdpSettings()
+    engine: EngineSettings = Field({}, validate_default=True)
     checkpoint: CheckpointSettings = CheckpointSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -58,6 +63,8 @@ class RunSettings(Settings):
         distance = self.objective.reconstruction
         if DISTANCES[distance].bounded and not self.model.bounded:
             raise ValueError(f"objective.reconstruction={distance} needs images inside [-1, 1]: set model.output=tanh")
+        if self.objective.mixing_share and not self.model.styled:
+            raise ValueError(f"objective.style_mixing needs a model with styles, and {self.model.name} has none")
         if getattr(self.objective, "hinge", None) == "batch" and self.engine.max_batch_per_rank == "auto":
             raise ValueError("objective.hinge=batch depends on engine.max_batch_per_rank: give a number, not auto")
         best = self.checkpoint.best_metric
@@ -81,6 +88,7 @@ class RunSettings(Settings):
         evaluation = {name: absolute(getattr(self.evaluation, name)) for name in ("weights", "cache")}
         return self.model_copy(
             update={
+                "imports": tuple(imports.located(name) for name in self.imports),
                 "data": data,
                 "init": self.init.model_copy(update=init),
                 "evaluation": self.evaluation.model_copy(update=evaluation),
@@ -103,6 +111,7 @@ def _plain(value: Any) -> Any:
 
 RUN_PATH_INDEPENDENT = frozenset(
     {
+        "imports",  # which say where code is, and not what it does
         "device",  # where another one changes the draws, a run says so or ends: Trainer._moved
         "data.path",
         "data.loader",
@@ -224,6 +233,9 @@ def validate(values: dict[str, Any], origin: str, assignments: Sequence[str] = (
     """
     changed = copy.deepcopy(values)
     override(changed, assignments)
+    names = changed.get("imports")
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        import_all(names)
     try:
         return RunSettings.model_validate(changed)
     except ValidationError as error:

@@ -69,6 +69,10 @@ class _EngineSettings(Settings):
         """How weights lie in memory."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    def image_format(self, x: torch.Tensor) -> torch.memory_format:
+        """How samples lie in memory; other shapes than images keep theirs."""
+        return torch.channels_last if self.channels_last and x.dim() == 4 else torch.preserve_format
+
     def parts(self, share: int, resolution: int) -> int:
         """The least number of equal micro-batches for one process's share of a batch; not before `auto` is found."""
         limits = self.max_batch_per_rank

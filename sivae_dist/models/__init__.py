@@ -1,10 +1,13 @@
-"""Networks. Nothing here knows of processes, optimizers or files.
+"""Networks. Nothing here knows of processes, optimizers or files; base.py is the contract."""
 
-Every encoder is called as `encoder(x, stage) -> (mu, logvar)` and every decoder as
-`decoder(z, stage, noise, mixing) -> x`, so that an objective needs to know neither.
-"""
+from typing import Annotated
 
-from sivae_dist.models.stage import Mixing, Stage
-from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings, build
+from data_pipelines.choices import Registry, one_of
+from sivae_dist.models.base import Decoder, Encoder, ModelSettings
+from sivae_dist.models.stage import Cond, Mixing, Stage
+from sivae_dist.models.style.settings import StyleSettings
 
-__all__ = ["Mixing", "Stage", "StyleDecoder", "StyleEncoder", "StyleSettings", "build"]
+MODELS: Registry[type[ModelSettings]] = Registry("model", {"style": StyleSettings})
+AnyModel = Annotated[ModelSettings, one_of(MODELS, default="style")]
+
+__all__ = ["MODELS", "AnyModel", "Cond", "Decoder", "Encoder", "Mixing", "ModelSettings", "Stage"]

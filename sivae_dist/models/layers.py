@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sivae_dist.models.base import Network
+
 SLOPE = 0.2
 """Of every leaky ReLU (StyleGAN, ALAE and the authors' code)."""
 
@@ -144,11 +146,8 @@ def pass_through(block: nn.Module, *inputs: Any, recompute: bool) -> Any:
     return block(*inputs)
 
 
-class GrowingNetwork(nn.Module):
+class GrowingNetwork(Network):
     """A network of blocks, one a resolution, of which a stage uses some."""
-
-    checkpoint_activations = False
-    """Whether the largest blocks' activations are recomputed; set from outside."""
 
     recomputed = 3
     """How many blocks' are, from the stage's resolution down.
@@ -160,7 +159,3 @@ class GrowingNetwork(nn.Module):
     def recomputes(self, block: int, resolution: int) -> bool:
         """Whether those of the block of `block` px are, in a pass at `resolution` px."""
         return self.checkpoint_activations and block << self.recomputed > resolution
-
-    def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
-        """The submodules that a pass at this stage goes through."""
-        raise NotImplementedError

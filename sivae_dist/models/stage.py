@@ -1,6 +1,6 @@
-"""What a growing network has to be told beside its input."""
+"""What a network is told beside its input."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,31 @@ class Mixing(NamedTuple):
 
     z: Tensor
     cutoff: Tensor
+
+    def behind(self, z: Tensor) -> Self:
+        """The same for a pass in which `z` [N, latent], unmixed, comes before these."""
+        beyond = self.cutoff.new_full((len(z),), torch.iinfo(self.cutoff.dtype).max)  # no layer is that high
+        return self._replace(z=torch.cat((z, self.z)), cutoff=torch.cat((beyond, self.cutoff)))
+
+
+class Cond(NamedTuple):
+    """What a network is told beside its input. Objectives hand it on and do not look inside."""
+
+    stage: Stage
+    label: Tensor | None = None
+    """int64 [B], where the model has classes."""
+    mixing: Mixing | None = None
+    """Of decodings, where the model has styles."""
+
+    def twice(self) -> Self:
+        """For a pass of 2B samples, with the labels of B."""
+        return self if self.label is None else self._replace(label=self.label.repeat(2))
+
+    def split(self, count: int, parts: int) -> list[Self]:
+        """For `parts` micro-batches of `count` samples."""
+        assert self.mixing is None
+        labels = [None] * parts if self.label is None else self.label.split(count)
+        return [self._replace(label=label) for label in labels]
 
 
 def blend_real(x: Tensor, blend: Tensor | None) -> Tensor:

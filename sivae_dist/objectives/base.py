@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sivae_dist.models.stage import Mixing, Stage
+from sivae_dist.models.stage import Mixing
 from sivae_dist.objectives.distances import Distance
 
 Weights = TypeVar("Weights")
@@ -59,7 +59,6 @@ class _Objective(nn.Module, Generic[Weights]):
         player: nn.Module,
         partner: nn.Module,
         distance: Distance,
-        resolution: int,
         amp: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -68,20 +67,16 @@ class _Objective(nn.Module, Generic[Weights]):
         # Past nn.Module's own bookkeeping: neither may become a submodule.
         object.__setattr__(self, "partner", partner)
         object.__setattr__(self, "distance", distance)
-        self.resolution = resolution
         self.amp = amp
 
     def autocast(self, x: Tensor) -> AbstractContextManager[object]:
         """For the passes through the networks only; losses are computed in fp32 or wider."""
         return nullcontext() if self.amp is None else torch.autocast(x.device.type, dtype=self.amp)
 
-    def stage(self, blend: Tensor | None) -> Stage:
-        return Stage(self.resolution, blend)
-
 
 class EncoderObjective(_Objective[Weights]):
-    """forward(x [B, C, R, R], blend, draws) -> (loss, terms, z [B, latent] detached), for Algorithm 2's first half."""
+    """forward(x [B, ...], cond, draws) -> (loss, terms, z [B, latent] detached), for Algorithm 2's first half."""
 
 
 class DecoderObjective(_Objective[Weights]):
-    """forward(x [B, C, R, R], z [B, latent], blend, draws) -> (loss, terms), for Algorithm 2's second half."""
+    """forward(x [B, ...], z [B, latent], cond, draws) -> (loss, terms), for Algorithm 2's second half."""

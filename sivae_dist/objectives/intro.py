@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import Draws, Terms, detached
 from sivae_dist.objectives.elbo import kl_divergence, terms_of_real
 from sivae_dist.objectives.introspective import (
@@ -45,11 +46,11 @@ class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
         """[m - KL]^+, 0-dimensional, of KL [B]."""
         return torch.relu(self.weights.margin - (kl if self.weights.hinge == "image" else kl.mean())).mean()
 
-    def forward(self, x: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
-        w, stage, batch = self.weights, self.stage(blend), x.shape[0]
+    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+        w, batch = self.weights, x.shape[0]
         with self.autocast(x):
-            mu, logvar, z, x_r, x_f = self.encode_and_decode(x, stage, draws)
-            mu_2, logvar_2 = self.player(torch.cat((x_r.detach(), x_f)), stage)  # Z_rf, Z_ff
+            mu, logvar, z, x_r, x_f = self.encode_and_decode(x, cond, draws)
+            mu_2, logvar_2 = self.player(torch.cat((x_r.detach(), x_f)), cond.twice())  # Z_rf, Z_ff
         error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
         kl_2 = kl_divergence(mu_2, logvar_2)
@@ -66,11 +67,11 @@ class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
 
 
 class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
-    def forward(self, x: Tensor, z: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms]:
-        w, stage, batch = self.weights, self.stage(blend), x.shape[0]
+    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms]:
+        w, batch = self.weights, x.shape[0]
         with self.autocast(x):
-            x_1 = self.decode(z, stage, draws)  # X_r, X_f
-            mu, logvar = self.partner(x_1, stage)  # Z_rf, Z_ff
+            x_1 = self.decode(z, cond, draws)  # X_r, X_f
+            mu, logvar = self.partner(x_1, cond.twice())  # Z_rf, Z_ff
         error = self.distance(x, x_1[:batch])
         loss = w.scale * (w.beta_rec * error.mean() + w.beta_neg * kl_divergence(mu, logvar).mean())
         return loss, {"loss/decoder": loss.detach()}

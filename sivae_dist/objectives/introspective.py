@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sivae_dist.models.stage import Stage
+from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Weights
 from sivae_dist.objectives.elbo import reparameterize
 from sivae_dist.objectives.vae import ElboSettings
@@ -15,25 +15,22 @@ from sivae_dist.settings import Images, PerResolution
 
 
 class IntrospectiveEncoderObjective(EncoderObjective[Weights]):
-    def encode_and_decode(self, x: Tensor, stage: Stage, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def encode_and_decode(self, x: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """mu, logvar and Z of X, line 5, each [B, latent]; X_r and X_f, line 8, each [B, C, R, R]."""
-        mu, logvar = self.player(x, stage)
+        mu, logvar = self.player(x, cond)
         z = reparameterize(mu, logvar, draws.eps[:, 0])
-        x_r = self.partner(z, stage, draws.layer_noise(0))
+        x_r = self.partner(z, cond, draws.layer_noise(0))
         with torch.no_grad():  # X_f does not depend on the encoder
-            x_f = self.partner(draws.z, stage, draws.layer_noise(1), draws.mixing)
+            x_f = self.partner(draws.z, cond._replace(mixing=draws.mixing), draws.layer_noise(1))
         return mu, logvar, z, x_r, x_f
 
 
 class IntrospectiveDecoderObjective(DecoderObjective[Weights]):
-    def decode(self, z: Tensor, stage: Stage, draws: Draws) -> Tensor:
-        """X_r and X_f, line 20, in one pass: [2B, C, R, R]."""
-        mixing = draws.mixing
-        if mixing is not None:  # of X_f alone: the crossover of a reconstruction lies beyond its last layer
-            beyond = torch.full_like(mixing.cutoff, torch.iinfo(mixing.cutoff.dtype).max)
-            mixing = mixing._replace(z=torch.cat((z, mixing.z)), cutoff=torch.cat((beyond, mixing.cutoff)))
-        both: Tensor = self.player(torch.cat((z, draws.z)), stage, draws.layer_noise(0, 1), mixing)
-        return both
+    def decode(self, z: Tensor, cond: Cond, draws: Draws) -> Tensor:
+        """X_r and X_f, line 20, in one pass: [2B, C, R, R]. Styles are mixed in X_f alone."""
+        both = cond.twice()._replace(mixing=draws.mixing and draws.mixing.behind(z))
+        images: Tensor = self.player(torch.cat((z, draws.z)), both, draws.layer_noise(0, 1))
+        return images
 
 
 class IntrospectiveSettings(ElboSettings):

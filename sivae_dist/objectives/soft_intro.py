@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import Draws, Terms, detached
 from sivae_dist.objectives.elbo import kl_divergence, reparameterize, terms_of_real
 from sivae_dist.objectives.introspective import (
@@ -49,16 +50,16 @@ class SoftIntroWeights(VaeWeights):
 
 
 class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights]):
-    def forward(self, x: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
-        w, stage, batch = self.weights, self.stage(blend), x.shape[0]
+    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+        w, batch = self.weights, x.shape[0]
         encode, decode = self.player, self.partner
         with self.autocast(x):
-            mu, logvar, z, x_r, x_f = self.encode_and_decode(x, stage, draws)  # lines 5, 8
+            mu, logvar, z, x_r, x_f = self.encode_and_decode(x, cond, draws)  # lines 5, 8
             # The literal algorithm sends the gradient through X_r into the encoder once more, the authors' code not.
             again = torch.cat((x_r, x_f) if w.stop_gradient == "none" else (x_r.detach(), x_f))
-            mu_2, logvar_2 = encode(again, stage)  # line 9
+            mu_2, logvar_2 = encode(again, cond.twice())  # line 9
             z_2 = reparameterize(mu_2, logvar_2, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
-            x_2 = decode(z_2, stage, draws.layer_noise(2, 3))  # line 10
+            x_2 = decode(z_2, cond.twice(), draws.layer_noise(2, 3))  # line 10
         error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)  # line 11
         error_2 = self.distance(torch.cat((x_r, x_f)), x_2)
@@ -80,18 +81,18 @@ class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights])
 
 
 class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights]):
-    def forward(self, x: Tensor, z: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms]:
-        w, stage, batch = self.weights, self.stage(blend), x.shape[0]
+    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms]:
+        w, batch = self.weights, x.shape[0]
         with self.autocast(x):
-            x_1 = self.decode(z, stage, draws)  # line 20
-            mu, logvar = self.partner(x_1, stage)  # line 21
+            x_1 = self.decode(z, cond, draws)  # line 20
+            mu, logvar = self.partner(x_1, cond.twice())  # line 21
         # Line 23 misses a minus: lines 26 and 27 and equation 7 need it.
         error = self.distance(x, x_1[:batch])
         fake = w.beta_kl * kl_divergence(mu, logvar)
         if w.gamma_r:
             with torch.no_grad(), self.autocast(x):  # line 22, sg
                 z_2 = reparameterize(mu, logvar, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
-                x_2 = self.player(z_2, stage, draws.layer_noise(2, 3))
+                x_2 = self.player(z_2, cond.twice(), draws.layer_noise(2, 3))
             fake = fake + w.gamma_r * w.beta_rec * self.distance(x_1, x_2)
         fake_r, fake_f = fake[:batch].mean(), fake[batch:].mean()  # lines 24, 25
         loss = w.scale * (w.beta_rec * error.mean() + 0.5 * (fake_r + fake_f))  # line 26, minimised

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.choices import name_in
+from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Terms, detached
 from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.elbo import (
@@ -32,12 +33,12 @@ class VaeWeights:
 
 
 class VaeEncoderObjective(EncoderObjective[VaeWeights]):
-    def forward(self, x: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
-        w, stage = self.weights, self.stage(blend)
+    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+        w = self.weights
         with self.autocast(x):
-            mu, logvar = self.player(x, stage)
+            mu, logvar = self.player(x, cond)
             z = reparameterize(mu, logvar, draws.eps[:, 0])
-            reconstruction = self.partner(z, stage, draws.layer_noise(0))
+            reconstruction = self.partner(z, cond, draws.layer_noise(0))
         error = self.distance(x, reconstruction)
         kl = kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
@@ -46,10 +47,10 @@ class VaeEncoderObjective(EncoderObjective[VaeWeights]):
 
 
 class VaeDecoderObjective(DecoderObjective[VaeWeights]):
-    def forward(self, x: Tensor, z: Tensor, blend: Tensor | None, draws: Draws) -> tuple[Tensor, Terms]:
+    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms]:
         w = self.weights
         with self.autocast(x):
-            reconstruction = self.player(z, self.stage(blend), draws.layer_noise(0))
+            reconstruction = self.player(z, cond, draws.layer_noise(0))
         error = self.distance(x, reconstruction)
         loss = w.scale * w.beta_rec * error.mean()
         return loss, {"loss/decoder": loss.detach()}
@@ -104,8 +105,8 @@ class ElboSettings(Settings):
         weights, distance = self.weights(resolution, dimensions), self._distance(encoder)
         of_encoder, of_decoder = VaeSettings.players if warming_up else self.players
         return (
-            of_encoder(weights, encoder, decoder, distance, resolution, amp),
-            of_decoder(weights, decoder, encoder, distance, resolution, amp),
+            of_encoder(weights, encoder, decoder, distance, amp),
+            of_decoder(weights, decoder, encoder, distance, amp),
         )
 
     def _distance(self, network: nn.Module) -> Distance:

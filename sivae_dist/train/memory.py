@@ -6,6 +6,7 @@ Needs no GPU and hardly any memory: a step of the largest model is traced in sec
 import weakref
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import DdpSettings, ZeroSettings
-from sivae_dist.models import Mixing, StyleDecoder, StyleEncoder
+from sivae_dist.models import Cond, Decoder, Encoder, Mixing, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.objectives import Draws
 
@@ -110,7 +111,7 @@ def estimate(
     activations, flops, _ = _trace(_Traced(settings), resolution, blending, batch, warming_up, kept)
     networks = meta_networks(settings)
     whole = sum(map(_bytes, networks))
-    trained = sum(_unique_bytes(_trained(n, resolution)) for n in networks)
+    trained = sum(_unique_bytes(_trained(n, settings.model.resolutions, resolution)) for n in networks)
     updated = [_unique_bytes(n.parts_in_use(resolution, blending)) for n in networks]
     return Estimate(
         **_state(engine, whole, trained, updated, processes, kept),
@@ -183,7 +184,7 @@ def _trace(
     run = traced.settings
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
         networks = _fake_networks(run)
-        x, blend, draws = _inputs(run, networks[1], resolution, blending, batch)
+        x, cond, draws = _inputs(run, networks[1], resolution, blending, batch)
         objectives = run.objective.build(
             *networks, resolution, run.model.dimensions, warming_up=warming_up, amp=run.engine.amp
         )
@@ -198,7 +199,7 @@ def _trace(
                 parameter.requires_grad_(True)
                 parameter.grad = torch.zeros_like(parameter) if kept else None
             with Tracker() as tracker:
-                loss, terms, *z = objective(x, *z, blend, draws)
+                loss, terms, *z = objective(x, *z, cond, draws)
                 loss.backward()
             for parameter in used:
                 parameter.grad = None
@@ -208,14 +209,14 @@ def _trace(
 
 
 def _inputs(
-    settings: RunSettings, decoder: StyleDecoder, resolution: int, blending: bool, batch: int
-) -> tuple[Tensor, Tensor | None, Draws]:
+    settings: RunSettings, decoder: Decoder, resolution: int, blending: bool, batch: int
+) -> tuple[Tensor, Cond, Draws]:
     """What a micro-batch takes (objectives/base.py), without values."""
     model, dtype = settings.model, settings.engine.dtype
     blend = torch.zeros(()) if blending else None
-    x = torch.empty(batch, model.channels, resolution, resolution, dtype=dtype)
-    if settings.engine.channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
+    label = torch.zeros(batch, dtype=torch.int64) if model.classes else None
+    x = torch.empty(batch, *model.shape(resolution), dtype=dtype)
+    x = x.contiguous(memory_format=settings.engine.image_format(x))
     size = decoder.noise_size(resolution)
     mixing = None
     if settings.objective.mixing_share:
@@ -226,29 +227,29 @@ def _inputs(
         noise=torch.empty(batch, 4, size, dtype=dtype) if size else None,
         mixing=mixing,
     )
-    return blend_real(x, blend), blend, draws
+    return blend_real(x, blend), Cond(Stage(resolution, blend), label), draws
 
 
-def _input_bytes(settings: RunSettings, decoder: StyleDecoder, resolution: int) -> int:
+def _input_bytes(settings: RunSettings, decoder: Decoder, resolution: int) -> int:
     """Of one image of a share: its pixels before and after blending, and its draws."""
     model = settings.model
-    pixels = 2 * model.channels * resolution**2
+    pixels = 2 * prod(model.shape(resolution))
     return (pixels + 4 * decoder.noise_size(resolution) + 5 * model.latent) * settings.engine.dtype.itemsize
 
 
-def meta_networks(settings: RunSettings) -> tuple[StyleEncoder, StyleDecoder]:
+def meta_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
     """Both, for their shapes and types."""
     with torch.device("meta"):
-        networks = StyleEncoder(settings.model), StyleDecoder(settings.model)
+        networks = settings.model.networks()
     for network in networks:
         network.to(settings.engine.dtype)
     return networks
 
 
-def _fake_networks(settings: RunSettings) -> tuple[StyleEncoder, StyleDecoder]:
+def _fake_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
     """Both, of the fake mode that is entered, where `Module.to` cannot exchange parameters."""
     engine = settings.engine
-    networks = StyleEncoder(settings.model), StyleDecoder(settings.model)
+    networks = settings.model.networks()
     for network in networks:
         network.checkpoint_activations = engine.checkpoint_activations
         for module in network.modules():
@@ -260,9 +261,9 @@ def _fake_networks(settings: RunSettings) -> tuple[StyleEncoder, StyleDecoder]:
     return networks
 
 
-def _trained(network: StyleEncoder | StyleDecoder, resolution: int) -> Iterator[nn.Module]:
+def _trained(network: Encoder | Decoder, resolutions: list[int], resolution: int) -> Iterator[nn.Module]:
     """What has been trained by the end of a phase."""
-    for below in network.settings.resolutions:
+    for below in resolutions:
         if below <= resolution:
             yield from network.parts_in_use(below, blending=False)
 

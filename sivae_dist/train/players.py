@@ -9,7 +9,7 @@ from torch import Tensor
 from sivae_dist.checkpoint.writing import share
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines import make_engine
-from sivae_dist.models import StyleDecoder, StyleEncoder, build
+from sivae_dist.models import Decoder, Encoder
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.step.optimizer import Ema
 from sivae_dist.step.schedule import Segment
@@ -20,7 +20,7 @@ class Players:
 
     def __init__(self, settings: RunSettings, device: torch.device) -> None:
         self.settings = settings
-        encoder, decoder = build(settings.model, settings.seed)
+        encoder, decoder = settings.model.build(settings.seed)
         for network in (encoder, decoder):
             network.checkpoint_activations = settings.engine.checkpoint_activations
             network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]
@@ -33,7 +33,7 @@ class Players:
         self.decoder_engine = make_engine(*common, "decoder", decoder, encoder)
 
     @property
-    def networks(self) -> tuple[StyleEncoder, StyleDecoder]:
+    def networks(self) -> tuple[Encoder, Decoder]:
         """As they are trained; where weights are divided among the processes, without them."""
         return self.encoder, self.decoder
 
@@ -46,7 +46,7 @@ class Players:
         return self.decoder_engine.ema
 
     @contextmanager
-    def whole(self, *, live: bool, here: bool = True) -> Iterator[tuple[StyleEncoder, StyleDecoder]]:
+    def whole(self, *, live: bool, here: bool = True) -> Iterator[tuple[Encoder, Decoder]]:
         """Both networks (`live`), or their averages, with all weights, for inference.
 
         All processes enter it together; those without `here` only help. Weights that are divided among the processes

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from data_pipelines.images.loader import Loader, to_images
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.models import Stage
+from sivae_dist.models import Cond, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.step.randomness import normals
 from sivae_dist.train.players import Players
@@ -22,25 +22,32 @@ def preview(
     those without `here` draw nothing.
     """
     columns, engine, device = settings.monitoring.grid, settings.engine, loader.device
+    classes = settings.model.classes
     pictures: dict[str, Tensor] = {}
     z = normals(settings.seed, "preview", 0, 2 * columns, settings.model.latent, device).to(engine.dtype)
+    # One class after the other, so that each column has the same one throughout.
+    cond = Cond(stage, torch.arange(len(z), device=device) % classes if classes else None)
     autocast = torch.autocast(device.type, engine.amp, enabled=engine.amp is not None)
     with players.whole(live=True, here=here) as (encoder, decoder):
         if here:
-            real = blend_real(_real(loader, stage.resolution, 2 * columns).to(engine.dtype), stage.blend)
+            numbers = _numbers(loader, 2 * columns)
+            real = to_images(torch.from_numpy(loader.pictures(stage.resolution, numbers)).to(device))
+            real = blend_real(real.to(engine.dtype), stage.blend)
+            labels = None if loader.labels is None else torch.from_numpy(loader.labels[numbers]).to(device)
+            told = Cond(stage, labels if classes else None)
             with autocast:
-                reconstructed, pictures["sample"] = decoder(encoder(real, stage)[0], stage), decoder(z, stage)
+                reconstructed, pictures["sample"] = decoder(encoder(real, told)[0], told), decoder(z, cond)
             pictures["real_reconstruction"] = figures.in_rows(real, reconstructed, columns=columns)
     with players.whole(live=False, here=here) as (_, decoder):
         if here:
             with autocast:
-                pictures["sample_ema"] = decoder(z, stage)
+                pictures["sample_ema"] = decoder(z, cond)
     return {f"images/{name}": figures.grid(images, columns) for name, images in pictures.items()}
 
 
-def _real(loader: Loader, resolution: int, count: int) -> Tensor:
+def _numbers(loader: Loader, count: int) -> range:
+    """Of the real images that are shown."""
     manifest = loader.manifest
     count = min(count, manifest.samples)
     first = manifest.train if manifest.test >= count else 0
-    pixels = loader.pictures(resolution, range(first, first + count))
-    return to_images(torch.from_numpy(pixels).to(loader.device))
+    return range(first, first + count)

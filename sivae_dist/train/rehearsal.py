@@ -15,7 +15,7 @@ import torch
 
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import DdpSettings, ZeroSettings
-from sivae_dist.models import Stage
+from sivae_dist.models import Cond, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.objectives import Draws
 from sivae_dist.process import startup, watchdog
@@ -193,19 +193,19 @@ class Rehearsal:
         resolution, share = step.phase.resolution, self._share(step)
         self.players.prepare(step.segment)
         moments = torch.empty(self.players.missing_moments(), dtype=torch.uint8, device=self.device)
-        shape = (share, self.settings.model.channels, resolution, resolution)
-        x = torch.zeros(shape, dtype=self.engine.dtype, device=self.device)
-        if self.engine.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
+        model = self.settings.model
+        x = torch.zeros((share, *model.shape(resolution)), dtype=self.engine.dtype, device=self.device)
+        x = x.contiguous(memory_format=self.engine.image_format(x))
         blend = torch.full((), step.blend, device=self.device) if step.segment.blending else None
-        stage = Stage(resolution, blend)
-        xs = blend_real(x, stage.blend).split(batch)
+        label = torch.zeros(batch, dtype=torch.int64, device=self.device) if model.classes else None
+        cond = Cond(Stage(resolution, blend), label)
+        xs = blend_real(x, blend).split(batch)
         first = step.position + rank() * share
         draws = [self.draw(step, first + k * batch, batch) for k in range(len(xs))]
         two = list(zip(xs, draws, strict=True))[:2]  # those after the second would only repeat it
-        outputs = self.players.encoder_engine.rehearse([(x, stage.blend, d) for x, d in two])
+        outputs = self.players.encoder_engine.rehearse([(x, cond, d) for x, d in two])
         zs = [z for _, z in outputs]
-        self.players.decoder_engine.rehearse([(x, z, stage.blend, d) for (x, d), z in zip(two, zs, strict=True)])
+        self.players.decoder_engine.rehearse([(x, z, cond, d) for (x, d), z in zip(two, zs, strict=True)])
         del moments
 
     # Where.

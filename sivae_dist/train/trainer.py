@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from data_pipelines.images.loader import Request, check_loader, make_loader
+from data_pipelines.images.loader import Batch, Request, check_loader, make_loader
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.store import open_store
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver, Meta
@@ -15,7 +15,7 @@ from sivae_dist.checkpoint.initial import initial_tensors
 from sivae_dist.config.prolonging import what_next
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.evaluation.rows import tag
-from sivae_dist.models import Stage
+from sivae_dist.models import Cond, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.trace import Trace
@@ -124,7 +124,7 @@ class Trainer:
             self.stop.vote()
             self.quarantine.vote(batch)
             self._enter(step)
-            terms = self._train_step(step, batch.images)
+            terms = self._train_step(step, batch)
             last = step.end >= self.schedule.total
             stopped = self.stop.decided()
             told = last or crosses(step, every.scalars_every)
@@ -158,28 +158,25 @@ class Trainer:
                 return True
         return False
 
-    def _train_step(self, step: Step, x: Tensor) -> dict[str, Tensor]:
-        """Algorithm 2, lines 4 to 28, on this process's slice x of the batch; returns its terms."""
-        engine, players = self.engine, self.players
+    def _train_step(self, step: Step, batch: Batch) -> dict[str, Tensor]:
+        """Algorithm 2, lines 4 to 28, on this process's slice of the batch; returns its terms."""
+        engine, players, x = self.engine, self.players, batch.images
         part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
         first = step.position + rank() * x.shape[0]
-        stage = self._stage(step)
-        x = x.to(engine.dtype)
-        if engine.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        xs = blend_real(x, stage.blend).split(part)
+        cond = Cond(self._stage(step), batch.labels if self.settings.model.classes else None)
+        x = x.to(engine.dtype, memory_format=engine.image_format(x))
+        xs = blend_real(x, cond.stage.blend).split(part)
         draws = [self._draw(step, first + k * part, part) for k in range(len(xs))]
 
         if self.trace is not None:
             for k, pixels in enumerate(x.split(part)):
                 self.trace.write(first + k * part, pixels, draws[k])
 
-        encoder = players.encoder_engine.update(
-            [(x, stage.blend, d) for x, d in zip(xs, draws, strict=True)], step.lr_encoder, self.guard.allowed()
-        )
+        parts = list(zip(xs, cond.split(part, len(xs)), draws, strict=True))
+        encoder = players.encoder_engine.update(parts, step.lr_encoder, self.guard.allowed())
         zs = [z for _, z in encoder.outputs]
         decoder = players.decoder_engine.update(
-            [(x, z, stage.blend, d) for x, z, d in zip(xs, zs, draws, strict=True)], step.lr_decoder, encoder.taken
+            [(x, z, c, d) for (x, c, d), z in zip(parts, zs, strict=True)], step.lr_decoder, encoder.taken
         )
 
         terms = [a | b for (a, _), (b,) in zip(encoder.outputs, decoder.outputs, strict=True)]
@@ -374,13 +371,18 @@ def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:
 def check_data(settings: RunSettings, manifest: Manifest) -> None:
     """ValueError when the data set cannot feed the model, or its loader lacks a package."""
     check_loader(settings.data)
-    if manifest.channels != settings.model.channels:
-        raise ValueError(f"{settings.data.path} has {manifest.channels} channels, the model {settings.model.channels}")
-    missing = [r for r in settings.model.resolutions if r not in manifest.levels]
+    model = settings.model
+    channels = model.shape(model.final_resolution)[0]
+    if manifest.channels != channels:
+        raise ValueError(f"{settings.data.path} has {manifest.channels} channels, the model {channels}")
+    if model.classes > len(manifest.classes):
+        have = f"{len(manifest.classes)} classes" if manifest.classes else "no labels"
+        raise ValueError(f"{settings.data.path} has {have}, and the model is told {model.classes} classes")
+    missing = [r for r in model.resolutions if r not in manifest.levels]
     if missing:
         raise ValueError(
             f"{settings.data.path} has no images of {missing[0]} px; prepare it with --resolution "
-            f"{settings.model.resolution} or set model.resolution={manifest.resolution}"
+            f"{model.final_resolution} or set model.resolution={manifest.resolution}"
         )
     if manifest.train < 1:
         raise ValueError(f"{settings.data.path} has no training samples")

@@ -23,7 +23,7 @@ from data_pipelines.problems import first_error
 from data_pipelines.settings import expand
 from sivae_dist.checkpoint.state import network_tensors
 from sivae_dist.config.opening import settings_of
-from sivae_dist.models import Stage, StyleSettings, build
+from sivae_dist.models import AnyModel, Stage
 from sivae_dist.run.atomic import new_folder
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
@@ -44,7 +44,7 @@ class ExportConfig(Settings):
 
     format: Literal["sivae-model"] = "sivae-model"
     version: Literal[1] = 1
-    model: StyleSettings
+    model: AnyModel
     objective: str
     """What the networks were trained with: soft_intro, intro or vae."""
     dtype: Literal["float32", "float64"]
@@ -183,7 +183,7 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
     """README.md of an export. `evaluations`: rows of evaluation.jsonl."""
     model = config.model
     with torch.device("meta"):
-        counts = [sum(p.numel() for p in network.parameters()) for network in build(model, 0)]
+        counts = [sum(p.numel() for p in network.parameters()) for network in model.build(0)]
     kind, tag = _KINDS.get(config.objective, _KINDS["vae"])
     front = {
         "license": license,
@@ -191,7 +191,8 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
         "pipeline_tag": "unconditional-image-generation",
         "tags": list(dict.fromkeys([tag, "vae", "image-generation"])),
     }
-    growth = "" if config.resolution == model.resolution else f", on the way to {model.resolution}x{model.resolution}"
+    final = model.final_resolution
+    growth = "" if config.resolution == final else f", on the way to {final}x{final}"
     if config.blend is not None:
         growth += f", blended in to {config.blend:.2f}"
     return _CARD.format(
@@ -202,7 +203,7 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
         growth=growth,
         images=config.images,
         latent=model.latent,
-        channels=model.channels,
+        channels=model.shape(config.resolution)[0],
         resolution=config.resolution,
         encoder=counts[0],
         decoder=counts[1],
@@ -257,7 +258,7 @@ def load_export(path: Path, device: torch.device | None = None) -> Pretrained:
     config = _read_config(path / CONFIG)
     tensors = _read_tensors(path / WEIGHTS, config)
     device = device or torch.device("cpu")
-    networks = build(config.model, 0)
+    networks = config.model.build(0)
     for name, network in zip(("encoder", "decoder"), networks, strict=True):
         network.to(_TYPES[config.dtype][1])
         network.load_state_dict({key: tensors[f"{name}.{key}"] for key in network.state_dict()})
@@ -306,11 +307,11 @@ def _read_tensors(path: Path, config: ExportConfig) -> dict[str, Tensor]:
 def _expected(path: Path, config: ExportConfig, count: int) -> dict[str, list[int]]:
     """Shapes of the model's tensors. The model takes no memory yet, for what its settings claim may be anything."""
     model = config.model
-    if model.encoder_mapping + model.decoder_mapping > count:
+    if model.fewest_tensors > count:
         raise ValueError(f"{path} has {count} tensors, too few for the model in {CONFIG}")
     try:
         with torch.device("meta"):
-            networks = build(model, 0)
+            networks = model.build(0)
     except (RuntimeError, TypeError, OverflowError):  # of sizes that no tensor can have
         raise ValueError(f"{path.with_name(CONFIG)} describes a model that is too large for any machine") from None
     return {

@@ -1,20 +1,21 @@
 """Trained networks, for pictures, evaluation and whoever wants to use them, and how they come out of a run."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
 from sivae_dist.checkpoint.folder import best_first
 from sivae_dist.checkpoint.state import restore_network
 from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.models import Mixing, Stage, StyleDecoder, StyleEncoder, StyleSettings, build
+from sivae_dist.models import Cond, Decoder, Encoder, Mixing, ModelSettings, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
@@ -42,9 +43,9 @@ class Pretrained:
     Layer noise is left out, at its mean.
     """
 
-    settings: StyleSettings
-    encoder: StyleEncoder
-    decoder: StyleDecoder
+    settings: ModelSettings
+    encoder: Encoder
+    decoder: Decoder
     stage: Stage
     images: int
     """Images seen in training."""
@@ -76,49 +77,69 @@ class Pretrained:
         return z.to(self.device, self.dtype)
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images [N, C, R, R] in [-1, 1] -> (mu, logvar) of q(z|x), each [N, latent].
 
         ValueError when they do not have the stage's resolution or the model's channels, are not of a floating-point
         type, or hold values far outside of [-1, 1], as pixels 0..255 do.
         """
-        side = self.stage.resolution
-        _check(x, "images", (self.settings.channels, side, side))
+        _check(x, "images", self.settings.shape(self.stage.resolution))
         largest = x.abs().amax().item() if x.numel() else 0.0
         if not largest <= _LARGEST_PIXEL:
             raise ValueError(f"images lie in [-1, 1], and these reach {largest:g}; {_FROM_PIXELS}")
-        mu, logvar = self.encoder(blend_real(x.to(self.device, self.dtype), self.stage.blend), self.stage)
+        mu, logvar = self.encoder(
+            blend_real(x.to(self.device, self.dtype), self.stage.blend), self._cond(len(x), labels)
+        )
         return mu, logvar
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """z [N, latent] -> images [N, C, R, R] around [-1, 1]. ValueError for another shape or type."""
         _check(z, "z", (self.settings.latent,))
-        images: Tensor = self.decoder(z.to(self.device, self.dtype), self.stage)
+        images: Tensor = self.decoder(z.to(self.device, self.dtype), self._cond(len(z), labels))
         return images
 
     @torch.no_grad()
     def styles(self, z: Tensor) -> Tensor:
         """z [N, latent] -> w [N, latent]. ValueError for another shape or type."""
         _check(z, "z", (self.settings.latent,))
-        w: Tensor = self.decoder.mapping(z.to(self.device, self.dtype))
+        w: Tensor = self._styled.mapping(z.to(self.device, self.dtype))
         return w
 
     @torch.no_grad()
     def decode_styles(self, w: Tensor) -> Tensor:
         """w [N, latent] -> images [N, C, R, R] around [-1, 1]. ValueError for another shape or type."""
         _check(w, "w", (self.settings.latent,))
-        images: Tensor = self._behind_mapping(w.to(self.device, self.dtype), self.stage)
+        images: Tensor = self._behind_mapping(w.to(self.device, self.dtype), Cond(self.stage))
         return images
 
     @cached_property
-    def _behind_mapping(self) -> StyleDecoder:
-        """A decoder of the same layers that takes w in the place of z."""
-        with torch.device("meta"):
-            decoder = StyleDecoder(self.settings)
-        decoder.blocks, decoder.to_rgb = self.decoder.blocks, self.decoder.to_rgb
-        decoder.mapping = nn.Identity()  # type: ignore[assignment]
-        return decoder
+    def _behind_mapping(self) -> Decoder:
+        """The decoder without its mapping: it takes w in the place of z."""
+        return self._styled.behind_mapping()
+
+    @property
+    def _styled(self) -> Any:
+        """The decoder, which has styles. ValueError when it has none."""
+        if not self.settings.styled:
+            raise ValueError(f"a model of the kind {self.settings.name} has no styles w")
+        return self.decoder
+
+    def _cond(self, count: int, labels: Tensor | None) -> Cond:
+        """ValueError when labels [count] are missing, not wanted, or none of the classes."""
+        classes = self.settings.classes
+        if (labels is not None) != (classes > 0):
+            raise ValueError(
+                f"the model has {classes} classes: give labels [N]" if classes else "the model has no classes"
+            )
+        if labels is not None and (labels.shape != (count,) or labels.min() < 0 or labels.max() >= classes):
+            raise ValueError(f"labels must be [N] whole numbers from 0 to {classes - 1}")
+        return Cond(self.stage, None if labels is None else labels.to(self.device))
+
+    def labels(self, numbers: Sequence[int]) -> Tensor | None:
+        """Classes of the samples with these numbers, one after the other; None when the model has none."""
+        classes = self.settings.classes
+        return torch.tensor(numbers, device=self.device) % classes if classes else None
 
     def mean_w(self, batch: int = 1000) -> Tensor:
         """The mean [latent] of w over 10,000 latents, always the same ones."""
@@ -143,8 +164,26 @@ class Pretrained:
         Each follows from the seed and its number alone; w is truncated to `truncation`, of which 1 is none. ValueError
         for a negative seed or number, and as `truncate`.
         """
-        w = self.truncate(self.styles(self.latents(first, count, seed)), truncation)
-        return torch.cat([self.decode_styles(part) for part in w.split(batch)])
+        z, labels = self.latents(first, count, seed), self.labels(range(first, first + count))
+        return self.draw(z, labels, truncation=truncation, batch=batch)
+
+    def draw(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        *,
+        truncation: float = 1.0,
+        mean: Tensor | None = None,
+        batch: int = 64,
+    ) -> Tensor:
+        """z [N, latent], and labels [N] where the model has classes -> images [N, C, R, R], truncated as `truncate`."""
+        if self.settings.styled:
+            w = self.truncate(self.styles(z), truncation, mean)
+            return torch.cat([self.decode_styles(part) for part in w.split(batch)])
+        if truncation != 1:
+            raise ValueError(f"truncation is one of styles, and a model of the kind {self.settings.name} has none")
+        parts = [None] * len(z) if labels is None else labels.split(batch)
+        return torch.cat([self.decode(part, told) for part, told in zip(z.split(batch), parts, strict=False)])
 
     def reconstruct(self, x: Tensor, batch: int = 64) -> Tensor:
         """Images [N, C, R, R] in [-1, 1] through the encoder's mean and the decoder."""
@@ -186,7 +225,9 @@ class Pretrained:
         rows, columns = w[: len(coarse)], w[len(coarse) :]
         first, second = rows.repeat_interleave(len(fine), 0), columns.repeat(len(coarse), 1)
         images = [
-            self._behind_mapping(a, self.stage, None, Mixing(b, torch.full((len(a),), cutoff, device=self.device)))
+            self._behind_mapping(
+                a, Cond(self.stage, mixing=Mixing(b, torch.full((len(a),), cutoff, device=self.device)))
+            )
             for a, b in zip(first.split(batch), second.split(batch), strict=True)
         ]
         return torch.cat(images).unflatten(0, (len(coarse), len(fine)))
@@ -259,7 +300,7 @@ def from_checkpoint(
     device = device or torch.device("cpu")
     kind = "" if live else "_ema"
     tensors = checkpoint.load((f"encoder{kind}.", f"decoder{kind}."))
-    networks = build(settings.model, settings.seed)
+    networks = settings.model.build(settings.seed)
     for name, network in zip(("encoder", "decoder"), networks, strict=True):
         network.to(settings.engine.dtype)
         restore_network(f"{name}{kind}", network, tensors)

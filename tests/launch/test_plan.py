@@ -14,7 +14,6 @@ from launch import plan
 from launch.plan import memory
 from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.evaluation import extractors
-from sivae_dist.models import build
 from sivae_dist.process.host import HostMemory
 from sivae_dist.run.directory import RunDirectory
 from tests.engines import begun
@@ -147,7 +146,7 @@ def test_initial_weights_are_looked_at(settings: Any, data: Path, run: Path, tmp
     )
     path = tmp_path / "weights.safetensors"
     assert f"{path} cannot be read" in refused(settings(f"init.weights={path}"))
-    networks = zip(("encoder", "decoder"), build(settings().model, 0), strict=True)
+    networks = zip(("encoder", "decoder"), settings().model.build(0), strict=True)
     tensors = {f"{name}.{inner}": t for name, net in networks for inner, t in net.state_dict().items()}
     save_file({name: t.contiguous() for name, t in tensors.items()}, path)
     plan.preflight(settings(f"init.weights={path}"), 1)

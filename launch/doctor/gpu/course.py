@@ -37,7 +37,7 @@ class Course:
     @classmethod
     def of(cls, config: RunSettings, batch: int | None, test: SelfTest) -> "Course":
         """For all GPUs of this machine. `batch`: the configuration's own share when None."""
-        top, count = config.model.resolution, torch.cuda.device_count()
+        top, count = config.model.final_resolution, torch.cuda.device_count()
         if batch is None:
             given = config.schedule.batch
             whole = given[top] if isinstance(given, dict) else given

@@ -22,7 +22,7 @@ _POSITIONS = 4
 def against_cpu(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     """One fp64 step of the intended networks with the same draws, and of tiny ones."""
     yield from course.test.step()
-    side = min(64, course.config.model.resolution)
+    side = min(64, course.config.model.final_resolution)
     cpu = torch.device("cpu")
 
     def one(device: torch.device) -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def _repeated(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
     def steps(deterministic: bool) -> dict[str, torch.Tensor]:
         exactly = f"engine.deterministic={str(deterministic).lower()}"
-        stepper = course.stepper(min(64, course.config.model.resolution), "engine.name=ddp", exactly)
+        stepper = course.stepper(min(64, course.config.model.final_resolution), "engine.name=ddp", exactly)
         x, draws = stepper.images(2), stepper.draws(2)
         for _ in range(course.steps):
             stepper.step(x, draws)

@@ -113,7 +113,7 @@ def speed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
 def largest(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     """A blending step at the final resolution, with the intended batch, against the estimate of its memory."""
-    top = course.config.model.resolution
+    top = course.config.model.final_resolution
     course.forget()
     name, what = "8 largest", f"a blending step at {top} px with {course.batch} images"
     expected = estimate(course.config, top, True, course.batch, 1, device=course.device.type)

@@ -1,9 +1,12 @@
 """The decoder: z is mapped to a style w that drives every layer through AdaIN (appendix 9.2.2, after StyleGAN)."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sivae_dist.models.base import Decoder
 from sivae_dist.models.layers import (
     Blur,
     Conv2d,
@@ -16,8 +19,10 @@ from sivae_dist.models.layers import (
     pass_through,
     pixel_norm,
 )
-from sivae_dist.models.stage import Mixing, Stage
-from sivae_dist.models.style.settings import StyleSettings
+from sivae_dist.models.stage import Cond
+
+if TYPE_CHECKING:
+    from sivae_dist.models.style.settings import StyleSettings
 
 NORM_EPS = 1e-8
 
@@ -25,7 +30,7 @@ NORM_EPS = 1e-8
 class StyledLayer(nn.Module):
     """What follows a convolution: noise, bias, activation, and AdaIN with the style w."""
 
-    def __init__(self, settings: StyleSettings, width: int) -> None:
+    def __init__(self, settings: "StyleSettings", width: int) -> None:
         super().__init__()
         self.noise_strength = nn.Parameter(torch.zeros(width)) if settings.noise else None
         self.bias = nn.Parameter(torch.zeros(width))
@@ -42,7 +47,7 @@ class StyledLayer(nn.Module):
 class DecoderBlock(nn.Module):
     """Features [B, inputs, R/2, R/2] -> [B, outputs, R, R]; the first block starts from its learned 4x4 constant."""
 
-    def __init__(self, settings: StyleSettings, resolution: int) -> None:
+    def __init__(self, settings: "StyleSettings", resolution: int) -> None:
         super().__init__()
         width = settings.width(resolution)
         self.up: UpsampleConv2d | None = None
@@ -67,7 +72,7 @@ class DecoderBlock(nn.Module):
 class StyleMapping(nn.Module):
     """z [B, latent] -> w [B, latent]."""
 
-    def __init__(self, settings: StyleSettings) -> None:
+    def __init__(self, settings: "StyleSettings") -> None:
         super().__init__()
         self.direction_only = settings.official
         self.layers = nn.ModuleList(
@@ -88,13 +93,13 @@ class StyleMapping(nn.Module):
         return z
 
 
-class StyleDecoder(GrowingNetwork):
+class StyleDecoder(GrowingNetwork, Decoder):
     """z [B, latent] -> images [B, C, R, R] around [-1, 1], in fp32 or wider.
 
     All blocks exist from the start; the stage says which are used.
     """
 
-    def __init__(self, settings: StyleSettings) -> None:
+    def __init__(self, settings: "StyleSettings") -> None:
         super().__init__()
         self.settings = settings
         self.mapping = StyleMapping(settings)
@@ -112,6 +117,14 @@ class StyleDecoder(GrowingNetwork):
             }
         )
 
+    def behind_mapping(self) -> "StyleDecoder":
+        """A decoder of the same layers that takes w in the place of z."""
+        with torch.device("meta"):
+            decoder = StyleDecoder(self.settings)
+        decoder.blocks, decoder.to_rgb = self.blocks, self.to_rgb
+        decoder.mapping = nn.Identity()  # type: ignore[assignment]
+        return decoder
+
     def noise_size(self, resolution: int) -> int:
         """Noise values that one image takes: two maps a block; 0 when the model has no noise."""
         return sum(2 * r * r for r in self.settings.resolutions if r <= resolution) if self.settings.noise else 0
@@ -120,8 +133,9 @@ class StyleDecoder(GrowingNetwork):
         """Styled layers in use, among which style mixing chooses its crossover."""
         return 2 * sum(r <= resolution for r in self.settings.resolutions)
 
-    def forward(self, z: Tensor, stage: Stage, noise: Tensor | None = None, mixing: Mixing | None = None) -> Tensor:
+    def forward(self, z: Tensor, cond: Cond, noise: Tensor | None = None) -> Tensor:
         """`noise` is flat, [B, noise_size(resolution)], from N(0, 1); None leaves it out, its mean."""
+        stage, mixing = cond.stage, cond.mixing
         w = self.mapping(z)
         other = self.mapping(mixing.z) if mixing is not None else w
         in_use = [r for r in self.settings.resolutions if r <= stage.resolution]

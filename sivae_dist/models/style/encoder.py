@@ -1,11 +1,13 @@
 """The encoder: every layer extracts a style, their weighted sum is mapped to the Gaussian of z (appendix 9.2.2)."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sivae_dist.models.base import Encoder
 from sivae_dist.models.layers import (
     Blur,
     Conv2d,
@@ -17,8 +19,10 @@ from sivae_dist.models.layers import (
     normalize,
     pass_through,
 )
-from sivae_dist.models.stage import Stage
-from sivae_dist.models.style.settings import StyleSettings
+from sivae_dist.models.stage import Cond, Stage
+
+if TYPE_CHECKING:
+    from sivae_dist.models.style.settings import StyleSettings
 
 NORM_EPS = 1e-5
 STD_EPS = 1e-8
@@ -28,7 +32,7 @@ STD_EPS = 1e-8
 class EncoderBlock(nn.Module):
     """Features [B, inputs, R, R] -> ([B, outputs, R/2, R/2], style [B, latent])."""
 
-    def __init__(self, settings: StyleSettings, resolution: int) -> None:
+    def __init__(self, settings: "StyleSettings", resolution: int) -> None:
         super().__init__()
         inputs, outputs = settings.width(resolution), settings.width(resolution // 2)
         equalized = settings.equalized
@@ -56,7 +60,7 @@ class EncoderBlock(nn.Module):
 class PosteriorMapping(nn.Module):
     """Summed styles [B, latent] -> (mu, logvar), each [B, latent], in fp32 or wider."""
 
-    def __init__(self, settings: StyleSettings) -> None:
+    def __init__(self, settings: "StyleSettings") -> None:
         super().__init__()
         latent, depth = settings.latent, settings.encoder_mapping
         self.rectified = settings.official
@@ -81,7 +85,7 @@ class PosteriorMapping(nn.Module):
         return mu, logvar
 
 
-class StyleEncoder(GrowingNetwork):
+class StyleEncoder(GrowingNetwork, Encoder):
     """Images [B, C, R, R] in [-1, 1] -> (mu, logvar), each [B, latent].
 
     All blocks exist from the start; the stage says which are used.
@@ -90,7 +94,7 @@ class StyleEncoder(GrowingNetwork):
     recomputed = 2
     """A third one would take as much time again and save 5% of a step's activations."""
 
-    def __init__(self, settings: StyleSettings) -> None:
+    def __init__(self, settings: "StyleSettings") -> None:
         super().__init__()
         self.settings = settings
         self.from_rgb = nn.ModuleDict(
@@ -111,8 +115,8 @@ class StyleEncoder(GrowingNetwork):
         features, style = pass_through(self.blocks[str(resolution)], x, recompute=recompute)
         return features, style
 
-    def forward(self, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
-        resolution = stage.resolution
+    def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        stage, resolution = cond.stage, cond.stage.resolution
         features, w = self._pass(self._from_rgb(x, resolution), resolution, stage)
         if stage.blend is not None:
             below = self._from_rgb(F.avg_pool2d(x, 2), resolution // 2)

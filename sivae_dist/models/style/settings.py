@@ -4,10 +4,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from sivae_dist.settings import Settings
+from sivae_dist.models.base import ModelSettings
+from sivae_dist.models.style.decoder import StyleDecoder
+from sivae_dist.models.style.encoder import StyleEncoder
 
 
-class StyleSettings(Settings):
+class StyleSettings(ModelSettings):
     name: Literal["style"] = "style"
     variant: Literal["paper", "official"] = "paper"
     """`paper`: appendix 9.2.2 as printed. `official`: what the authors' code does beyond it, which is to normalise z
@@ -50,14 +52,22 @@ class StyleSettings(Settings):
         return self.variant == "official"
 
     @property
+    def styled(self) -> bool:
+        return True
+
+    @property
     def bounded(self) -> bool:
-        """Whether all values of generated images lie inside [-1, 1]."""
         return self.output == "tanh"
 
     @property
-    def dimensions(self) -> int:
-        """C H W of the final images, whose inverse is the paper's s."""
-        return self.channels * self.resolution**2
+    def fewest_tensors(self) -> int:
+        return self.encoder_mapping + self.decoder_mapping
+
+    def shape(self, resolution: int) -> tuple[int, int, int]:
+        return self.channels, resolution, resolution
+
+    def networks(self) -> tuple[StyleEncoder, StyleDecoder]:
+        return StyleEncoder(self), StyleDecoder(self)
 
     def width(self, resolution: int) -> int:
         """Feature maps at `resolution` (2, which the encoder's last block reaches, included)."""

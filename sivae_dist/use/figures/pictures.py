@@ -28,9 +28,9 @@ def samples(
 ) -> Sheet:
     """The samples with these numbers, `columns` in a row; or, with several truncations, a row for each sample and a
     column for each truncation (Pretrained.truncate)."""
-    w = model.styles(latents(model, numbers, seed))
+    z, labels = latents(model, numbers, seed), model.labels(numbers)
     mean = model.mean_w() if any(psi != 1 for psi in truncation) else None
-    shown = [_decoded(model, model.truncate(w, psi, mean)) for psi in truncation]
+    shown = [list(model.draw(z, labels, truncation=psi, mean=mean, batch=_BATCH).cpu()) for psi in truncation]
     note = f"samples of seed {seed}"
     if len(truncation) > 1:
         return Sheet(
@@ -133,7 +133,8 @@ def reconstructions(model: "Pretrained", real: Tensor, *, columns: int = 4, orig
 def growth(models: Sequence["Pretrained"], numbers: Sequence[int], seed: int = 0) -> Sheet:
     """Samples, a row each, by a model as it grew (pretrained.load_growth), a column for each resolution."""
     last = models[-1]
-    shown = [_decoded(model, model.styles(latents(model, numbers, seed))) for model in models]
+    drawn = [model.draw(latents(model, numbers, seed), model.labels(numbers), batch=_BATCH) for model in models]
+    shown = [list(images.cpu()) for images in drawn]
     columns, cut_off = [], False
     for model in models:
         text = f"{model.stage.resolution} px\n{model.images:,} images"

@@ -33,11 +33,12 @@ def from_files(model: "Pretrained", paths: Sequence[Path]) -> Tensor:
 
     ValueError naming a file that is no usable image.
     """
-    settings, pixels = model.settings, []
+    channels, side = model.settings.shape(model.settings.final_resolution)[:2]
+    pixels = []
     for path in paths:
         _check_file(path)
         try:
-            square = to_square(path.read_bytes(), settings.channels, settings.resolution)
+            square = to_square(path.read_bytes(), channels, side)
         except ImageError as error:
             raise ValueError(f"{path} {error}") from None
         while square.shape[0] > model.stage.resolution:

@@ -18,7 +18,7 @@ from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
 from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
 from sivae_dist.checkpoint.writing import share
 from sivae_dist.config.opening import prepare_run
-from sivae_dist.models.style import StyleSettings, build
+from sivae_dist.models.style import StyleSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.optimizer import OptimizerSettings, guarded_step
 from tests.checkpoints import contents, flip, names, safetensors, saved, saver_of, shard, some_tensors
@@ -248,7 +248,7 @@ def test_a_flipped_bit_anywhere_in_the_manifest_is_damage(tmp_path: Path) -> Non
 
 def _networks(seed: int = 0) -> nn.Module:
     settings = StyleSettings(resolution=8, latent=4, base_width=2, encoder_mapping=1)
-    return build(settings, seed)[0].to(memory_format=torch.channels_last)
+    return settings.build(seed)[0].to(memory_format=torch.channels_last)
 
 
 def test_networks_come_back_in_place() -> None:

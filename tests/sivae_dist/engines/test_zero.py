@@ -16,7 +16,7 @@ from torch import Tensor
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.engines.base import Update
-from sivae_dist.models import Stage
+from sivae_dist.models import Cond, Stage
 from sivae_dist.process.processes import leave, rank, world_size
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import NonFiniteError
@@ -160,9 +160,9 @@ def _whole(paths: list[Path]) -> list[tuple[dict[str, Any], Tensors]]:
                     state = network.state_dict()
                     given[name if live else f"{name}_ema"] = snapshot(state) if rank() == 0 else None
         held = gathered(trainer)
-        z, stage = torch.randn(3, 8), Stage(8)
+        z, cond = torch.randn(3, 8), Cond(Stage(8))
         with torch.no_grad(), trainer.players.whole(live=False) as (encoder, decoder):
-            given["mu"] = encoder(decoder(z, stage), stage)[0]
+            given["mu"] = encoder(decoder(z, cond), cond)[0]
         assert_same(gathered(trainer), held)
         results.append((given, held))
     return results

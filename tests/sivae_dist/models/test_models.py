@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sivae_dist.models import Mixing, Stage, StyleDecoder, StyleEncoder, StyleSettings, build
+from sivae_dist.models import Cond, Mixing, Stage
 from sivae_dist.models.layers import Blur, Conv2d, DownsampleConv2d, Linear, UpsampleConv2d
 from sivae_dist.models.stage import blend_real
+from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
 from sivae_dist.models.style.decoder import StyledLayer
 from sivae_dist.objectives import SoftIntroSettings
 from sivae_dist.step.randomness import draw
@@ -17,6 +18,10 @@ VARIANTS = pytest.mark.parametrize("variant", ["paper", "official"])
 STAGES = [(4, False), (8, False), (8, True), (16, False), (16, True)]
 
 
+def at(resolution: int, blend: Tensor | None = None) -> Cond:
+    return Cond(Stage(resolution, blend))
+
+
 def small(**changes: Any) -> StyleSettings:
     values = {"resolution": 16, "latent": 8, "base_width": 4, "max_width": 8, "decoder_mapping": 2, "to_rgb_gain": 1.0}
     return StyleSettings.model_validate(values | changes)
@@ -24,7 +29,7 @@ def small(**changes: Any) -> StyleSettings:
 
 def networks(**changes: Any) -> tuple[StyleEncoder, StyleDecoder]:
     """With a learned strength of the noise, which is zero at first."""
-    encoder, decoder = build(small(**changes), 0)
+    encoder, decoder = small(**changes).build(0)
     torch.manual_seed(1)
     for name, parameter in decoder.named_parameters():
         if name.endswith("noise_strength"):
@@ -142,12 +147,12 @@ def test_widths() -> None:
 @pytest.mark.parametrize("changes", [{"channels": 1}, {"resolution": 4}, {"blur": False}, {"noise": False}])
 def test_other_sizes_run(changes: dict[str, Any]) -> None:
     settings = small(**changes)
-    encoder, decoder = build(settings, 0)
+    encoder, decoder = settings.build(0)
     for resolution in settings.resolutions:
         size = decoder.noise_size(resolution)
-        image = decoder(randn(2, 8), Stage(resolution), randn(2, size) if size else None)
+        image = decoder(randn(2, 8), at(resolution), randn(2, size) if size else None)
         assert image.shape == (2, settings.channels, resolution, resolution)
-        mu, logvar = encoder(image, Stage(resolution))
+        mu, logvar = encoder(image, at(resolution))
         assert mu.shape == logvar.shape == (2, 8)
         assert all(torch.isfinite(t).all() for t in (image, mu, logvar))
 
@@ -156,9 +161,9 @@ def test_1024_runs() -> None:
     settings = StyleSettings(resolution=1024, base_width=16)
     with torch.device("meta"):
         encoder, decoder = StyleEncoder(settings), StyleDecoder(settings)
-        image = decoder(torch.randn(1, 512), Stage(1024), torch.randn(1, decoder.noise_size(1024)))
+        image = decoder(torch.randn(1, 512), at(1024), torch.randn(1, decoder.noise_size(1024)))
         assert image.shape == (1, 3, 1024, 1024)
-        assert encoder(image, Stage(1024))[0].shape == (1, 512)
+        assert encoder(image, at(1024))[0].shape == (1, 512)
 
 
 @pytest.mark.parametrize("resolution", [0, 2, 12, 2048])
@@ -171,10 +176,10 @@ def test_build_follows_from_the_seed_alone() -> None:
     torch.manual_seed(123)
     expected = torch.rand(3)
     torch.manual_seed(123)
-    first = build(small(), 5)
+    first = small().build(5)
     assert torch.equal(torch.rand(3), expected)  # the global generator was left as it stood
-    second = build(small(), 5)
-    other = build(small(), 6)
+    second = small().build(5)
+    other = small().build(6)
     for a, b, c in zip(first, second, other, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
         assert not torch.equal(a.mapping.layers[0].weight, c.mapping.layers[0].weight)
@@ -187,7 +192,7 @@ def test_official_decoder_sees_the_direction_of_z_only() -> None:
     z = randn(3, 8)
     for variant, same in (("official", True), ("paper", False)):
         _, decoder = networks(variant=variant)
-        images = decoder(z, Stage(8)), decoder(3 * z, Stage(8))
+        images = decoder(z, at(8)), decoder(3 * z, at(8))
         assert torch.allclose(*images, atol=1e-4) == same
 
 
@@ -199,7 +204,7 @@ def test_official_encoder_rectifies_more() -> None:
         encoder.from_rgb["8"].register_forward_hook(lambda _m, _i, out, seen=seen: seen.update(rgb=out))
         encoder.blocks["8"].register_forward_pre_hook(lambda _m, args, seen=seen: seen.update(features=args[0]))
         encoder.mapping.layers[-1].register_forward_hook(lambda _m, _i, out, seen=seen: seen.update(last=out))
-        out = torch.cat(encoder(randn(3, 3, 8, 8), Stage(8)), dim=1)
+        out = torch.cat(encoder(randn(3, 3, 8, 8), at(8)), dim=1)
         again = variant == "official"
         torch.testing.assert_close(seen["features"], F.leaky_relu(seen["rgb"], slope**2 if again else slope))
         torch.testing.assert_close(out, F.leaky_relu(seen["last"], slope) if again else seen["last"])
@@ -207,12 +212,12 @@ def test_official_encoder_rectifies_more() -> None:
 
 def test_tanh_bounds_the_image() -> None:
     settings = small(to_rgb_gain=5.0)
-    _, linear = build(settings, 0)
-    _, bounded = build(settings.model_copy(update={"output": "tanh"}), 0)
+    _, linear = settings.build(0)
+    _, bounded = settings.model_copy(update={"output": "tanh"}).build(0)
     for blend in (None, torch.tensor(0.3)):
-        image = linear(randn(4, 8), Stage(16, blend))
+        image = linear(randn(4, 8), at(16, blend))
         assert image.abs().max() > 1.5
-        torch.testing.assert_close(bounded(randn(4, 8), Stage(16, blend)), torch.tanh(image))
+        torch.testing.assert_close(bounded(randn(4, 8), at(16, blend)), torch.tanh(image))
 
 
 # Transitions.
@@ -225,14 +230,14 @@ def test_decoder_transition_begins_and_ends_exactly(variant: str, output: str, r
     _, decoder = networks(variant=variant, output=output)
     z = randn(3, 8)
     noise = randn(3, decoder.noise_size(resolution), seed=1)
-    below = decoder(z, Stage(resolution // 2), noise[:, : decoder.noise_size(resolution // 2)])
-    begin = decoder(z, Stage(resolution, torch.tensor(0.0)), noise)
+    below = decoder(z, at(resolution // 2), noise[:, : decoder.noise_size(resolution // 2)])
+    begin = decoder(z, at(resolution, torch.tensor(0.0)), noise)
     assert torch.equal(begin, below.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
-    end = decoder(z, Stage(resolution), noise)
-    assert torch.equal(decoder(z, Stage(resolution, torch.tensor(1.0)), noise), end)
+    end = decoder(z, at(resolution), noise)
+    assert torch.equal(decoder(z, at(resolution, torch.tensor(1.0)), noise), end)
     assert not torch.allclose(begin, end, atol=1e-2)
     if output == "linear":
-        halfway = decoder(z, Stage(resolution, torch.tensor(0.25)), noise)
+        halfway = decoder(z, at(resolution, torch.tensor(0.25)), noise)
         torch.testing.assert_close(halfway, 0.75 * begin + 0.25 * end)
 
 
@@ -243,14 +248,14 @@ def test_encoder_transition_begins_and_ends_exactly(variant: str, resolution: in
     x = randn(3, 3, resolution, resolution)
     half = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean(dim=(3, 5))
     for begin, below in zip(
-        encoder(x, Stage(resolution, torch.tensor(0.0))), encoder(half, Stage(resolution // 2)), strict=True
+        encoder(x, at(resolution, torch.tensor(0.0))), encoder(half, at(resolution // 2)), strict=True
     ):
         torch.testing.assert_close(begin, below)
     # Exactly so for a network that takes the mean as the encoder does.
-    below = encoder(F.avg_pool2d(x, 2), Stage(resolution // 2))
-    assert all(map(torch.equal, encoder(x, Stage(resolution, torch.tensor(0.0))), below))
-    end = encoder(x, Stage(resolution))
-    assert all(map(torch.equal, encoder(x, Stage(resolution, torch.tensor(1.0))), end))
+    below = encoder(F.avg_pool2d(x, 2), at(resolution // 2))
+    assert all(map(torch.equal, encoder(x, at(resolution, torch.tensor(0.0))), below))
+    end = encoder(x, at(resolution))
+    assert all(map(torch.equal, encoder(x, at(resolution, torch.tensor(1.0))), end))
     assert not torch.allclose(below[0], end[0], atol=1e-2)
 
 
@@ -259,7 +264,7 @@ def test_encoder_transition_weighs_styles_and_features() -> None:
     x, blend = randn(2, 3, 16, 16), 0.3
     summed: list[Tensor] = []
     encoder.mapping.register_forward_pre_hook(lambda _m, args: summed.append(args[0]))
-    encoder(x, Stage(16, torch.tensor(blend)))
+    encoder(x, at(16, torch.tensor(blend)))
     features, style = encoder.blocks["16"](F.leaky_relu(encoder.from_rgb["16"](x), 0.2))
     coarse = F.leaky_relu(encoder.from_rgb["8"](F.avg_pool2d(x, 2)), 0.2)
     features, style = blend * features + (1 - blend) * coarse, blend * style
@@ -290,9 +295,9 @@ def gradients(network: nn.Module, out: Tensor) -> set[str]:
 @pytest.mark.parametrize(("resolution", "blending"), STAGES)
 def test_parts_in_use_are_those_with_a_gradient(variant: str, resolution: int, blending: bool) -> None:
     encoder, decoder = networks(variant=variant)
-    stage = Stage(resolution, torch.tensor(0.5) if blending else None)
-    image = decoder(randn(3, 8), stage, randn(3, decoder.noise_size(resolution)))
-    codes = torch.cat(encoder(randn(3, 3, resolution, resolution), stage), dim=1)
+    cond = at(resolution, torch.tensor(0.5) if blending else None)
+    image = decoder(randn(3, 8), cond, randn(3, decoder.noise_size(resolution)))
+    codes = torch.cat(encoder(randn(3, 3, resolution, resolution), cond), dim=1)
     for network, out in ((decoder, image), (encoder, codes)):
         names = {parameter: name for name, parameter in network.named_parameters()}
         parts = network.parts_in_use(resolution, blending)
@@ -331,8 +336,8 @@ def test_every_layer_takes_its_own_part_of_the_noise(resolution: int) -> None:
             assert layer.noise_strength is not None
             nn.init.constant_(layer.noise_strength, 0.7 if index == chosen else 0.0)
         with torch.no_grad():
-            base = decoder(z, Stage(resolution), noise)
-            moved = decoder(z.expand(size, -1), Stage(resolution), perturbed)
+            base = decoder(z, at(resolution), noise)
+            moved = decoder(z.expand(size, -1), at(resolution), perturbed)
         changed = (moved - base).abs().amax(dim=(1, 2, 3)) > 1e-9
         expected = torch.zeros(size, dtype=torch.bool)
         expected[first : first + side * side] = True
@@ -344,9 +349,9 @@ def test_every_layer_takes_its_own_part_of_the_noise(resolution: int) -> None:
 def test_no_noise_is_zero_noise() -> None:
     _, decoder = networks()
     z, size = randn(3, 8), decoder.noise_size(16)
-    silent = decoder(z, Stage(16))
-    assert torch.equal(silent, decoder(z, Stage(16), torch.zeros(3, size)))
-    assert not torch.allclose(silent, decoder(z, Stage(16), randn(3, size)), atol=1e-2)
+    silent = decoder(z, at(16))
+    assert torch.equal(silent, decoder(z, at(16), torch.zeros(3, size)))
+    assert not torch.allclose(silent, decoder(z, at(16), randn(3, size)), atol=1e-2)
 
 
 def test_style_mixing_switches_each_sample_at_its_own_layer() -> None:
@@ -356,13 +361,13 @@ def test_style_mixing_switches_each_sample_at_its_own_layer() -> None:
     for module in decoder.modules():
         if isinstance(module, StyledLayer):
             module.register_forward_pre_hook(lambda _m, args: seen.append(args[1].detach()))
-    mixed = decoder(z, Stage(16), mixing=Mixing(other, cutoff))
+    mixed = decoder(z, at(16)._replace(mixing=Mixing(other, cutoff)))
     w, w_other = decoder.mapping(z), decoder.mapping(other)
     assert len(seen) == decoder.layer_count(16) == 6
     for layer, styles in enumerate(seen):
         for sample in range(8):
             assert torch.equal(styles[sample], (w if layer < cutoff[sample] else w_other)[sample])
-    plain, swapped = decoder(z, Stage(16)), decoder(other, Stage(16))
+    plain, swapped = decoder(z, at(16)), decoder(other, at(16))
     assert torch.equal(mixed[6:], plain[6:])  # the crossover lies beyond the last layer
     assert torch.equal(mixed[0], swapped[0])
     assert not torch.allclose(mixed[3], plain[3], atol=1e-3) and not torch.allclose(mixed[3], swapped[3], atol=1e-3)
@@ -377,14 +382,14 @@ def test_style_mixing_switches_each_sample_at_its_own_layer() -> None:
 def test_constant_images_have_finite_gradients(variant: str, amp: torch.dtype | None, value: float) -> None:
     """The standard deviation of a constant is zero, where a bare square root has no derivative."""
     encoder, _ = networks(variant=variant)
-    for stage in (Stage(16), Stage(16, torch.tensor(0.5))):
+    for cond in (at(16), at(16, torch.tensor(0.5))):
         encoder.zero_grad(set_to_none=True)
         x = torch.full((2, 3, 16, 16), value, requires_grad=True)
         with torch.autocast("cpu", dtype=amp, enabled=amp is not None):
-            mu, logvar = encoder(x, stage)
+            mu, logvar = encoder(x, cond)
         assert mu.dtype == logvar.dtype == torch.float32
         (mu.square().sum() + logvar.exp().sum()).backward()
-        found = [x.grad, *(p.grad for part in encoder.parts_in_use(16, stage.blend is not None)
+        found = [x.grad, *(p.grad for part in encoder.parts_in_use(16, cond.stage.blend is not None)
                            for p in part.parameters())]  # fmt: skip
         assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in found)
 
@@ -396,10 +401,10 @@ def test_decoder_has_finite_gradients(variant: str, amp: torch.dtype | None, noi
     """The learned constant has no variance at first either."""
     encoder, decoder = networks(variant=variant)
     z = randn(2, 8).requires_grad_()
-    stage = Stage(16, torch.tensor(0.5))
+    cond = at(16, torch.tensor(0.5))
     with torch.autocast("cpu", dtype=amp, enabled=amp is not None):
-        image = decoder(z, stage, randn(2, decoder.noise_size(16)) if noisy else None)
-        mu, _ = encoder(image, stage)
+        image = decoder(z, cond, randn(2, decoder.noise_size(16)) if noisy else None)
+        mu, _ = encoder(image, cond)
     assert image.dtype == torch.float32
     (image.square().sum() + mu.square().sum()).backward()
     for parameter in [z, *decoder.parameters(), *encoder.parameters()]:
@@ -430,11 +435,11 @@ def test_training_runs_on_any_device(variant: str, stop_gradient: str) -> None:
         x = blend_real(x, blend)
         encoder.requires_grad_(True)
         decoder.requires_grad_(False)
-        loss, terms, z = players[0](x, blend, draws)
+        loss, terms, z = players[0](x, at(resolution, blend), draws)
         loss.backward()
         encoder.requires_grad_(False)
         decoder.requires_grad_(True)
-        decoder_loss, more, *_ = players[1](x, z, blend, draws)
+        decoder_loss, more, *_ = players[1](x, z, at(resolution, blend), draws)
         decoder_loss.backward()
         assert all(value.device == device and value.ndim == 0 for value in (terms | more).values())
         assert z.shape == (step.batch, settings.latent) and not z.requires_grad

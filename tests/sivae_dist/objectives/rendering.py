@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sivae_dist.models.stage import Mixing, Stage
+from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
 from sivae_dist.objectives.base import Draws
 
@@ -118,7 +118,7 @@ class MlpEncoder(nn.Module):
         self.first = nn.Linear(pixels, hidden)
         self.second = nn.Linear(hidden, 2 * latent)
 
-    def forward(self, x: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         mu, logvar = self.second(torch.tanh(self.first(x.flatten(1)))).chunk(2, dim=1)
         return mu, logvar
 
@@ -142,7 +142,8 @@ class MlpDecoder(nn.Module):
     def layer_count(self, resolution: int) -> int:
         return 2
 
-    def forward(self, z: Tensor, stage: Stage, noise: Tensor | None = None, mixing: Mixing | None = None) -> Tensor:
+    def forward(self, z: Tensor, cond: Cond, noise: Tensor | None = None) -> Tensor:
+        mixing = cond.mixing
         styles = [z, z]
         if mixing is not None:
             styles = [torch.where((layer < mixing.cutoff)[:, None], z, mixing.z) for layer in range(2)]
@@ -161,7 +162,7 @@ class Case:
     decoder: nn.Module
     net: Networks
     x: Tensor
-    blend: Tensor | None
+    cond: Cond
     draws: Draws
     resolution: int
     dimensions: int
@@ -232,7 +233,7 @@ def mlp(
 
     draws = draw(decoder, 4, seed + 1, noise, mixing)
     x = torch.tanh(torch.randn(BATCH, *shape, dtype=torch.float64))
-    return Case(encoder, decoder, Networks(encode, decode, phi, theta), x, None, draws, 4, pixels)
+    return Case(encoder, decoder, Networks(encode, decode, phi, theta), x, Cond(Stage(4)), draws, 4, pixels)
 
 
 def style(
@@ -264,16 +265,16 @@ def style(
                 if "bias" in name or "noise_strength" in name:
                     parameter.normal_(std=0.3)
     blend = torch.tensor(BLEND, dtype=torch.float64) if blending else None
-    stage = Stage(8, blend)
+    cond = Cond(Stage(8, blend))
     net = Networks(
-        lambda image: encoder(image, stage),
-        lambda z, noise, mixing: decoder(z, stage, noise, mixing),
+        lambda image: encoder(image, cond),
+        lambda z, noise, mixing: decoder(z, cond._replace(mixing=mixing), noise),
         parameters(encoder),
         parameters(decoder),
     )
     draws = draw(decoder, 8, seed + 1, noise, mixing)
     x = torch.tanh(torch.randn(BATCH, 3, 8, 8, dtype=torch.float64))
-    return Case(encoder, decoder, net, x, blend, draws, 8, settings.dimensions)
+    return Case(encoder, decoder, net, x, cond, draws, 8, settings.dimensions)
 
 
 CASES: dict[str, Callable[..., Case]] = {"mlp": mlp, "style": style}
@@ -318,11 +319,11 @@ def package(case: Case, settings: Any, *, warming_up: bool = False) -> Step:
     )
     freeze(encoder, False)
     freeze(decoder, True)
-    loss, _, z = encoder_objective(case.x, case.blend, case.draws)
+    loss, _, z = encoder_objective(case.x, case.cond, case.draws)
     first = backward(loss, encoder, decoder)
     freeze(encoder, True)
     freeze(decoder, False)
-    loss, _ = decoder_objective(case.x, z, case.blend, case.draws)
+    loss, _ = decoder_objective(case.x, z, case.cond, case.draws)
     second = backward(loss, decoder, encoder)
     freeze(encoder, False)
     return Step(first, second, z)

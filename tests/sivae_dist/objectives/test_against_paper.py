@@ -314,13 +314,13 @@ def test_three_iterations(stop_gradient: str) -> None:
         x = torch.tanh(torch.randn_like(ours.x))
 
         freeze(ours.decoder, True)
-        loss, _, z = encoder_objective(x, None, draws)
+        loss, _, z = encoder_objective(x, ours.cond, draws)
         encoder_adam.zero_grad()
         loss.backward()
         encoder_adam.step()
         freeze(ours.decoder, False)
         freeze(ours.encoder, True)
-        loss, _ = decoder_objective(x, z, None, draws)
+        loss, _ = decoder_objective(x, z, ours.cond, draws)
         decoder_adam.zero_grad()
         loss.backward()
         decoder_adam.step()
@@ -411,7 +411,7 @@ def test_a_wrong_draw_shows(make: Callable[..., Case], wrong: str) -> None:
 
 def test_a_wrong_blend_shows() -> None:
     case, whole = style(), style(blending=False)
-    assert case.blend is not None
+    assert case.cond is not None
     ours = package(case, Hyper().settings())
     printed = paper(whole, Hyper())
     assert distance(ours.encoder, printed.encoder) > 1e-4

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from sivae_dist.models import Stage
 from sivae_dist.objectives import IntroSettings, SoftIntroSettings, VaeSettings
 from tests.sivae_dist.objectives.rendering import BATCH, EVERY_CASE, LATENT, Case, freeze, mlp, parameters, style
 
@@ -45,7 +46,7 @@ def test_players(make: Callable[..., Case], settings: Any, warming_up: bool) -> 
         freeze(player, False)
         freeze(partner, True)
         out: Any = (
-            objective(case.x, case.blend, case.draws) if turn == 0 else objective(case.x, z, case.blend, case.draws)
+            objective(case.x, case.cond, case.draws) if turn == 0 else objective(case.x, z, case.cond, case.draws)
         )
         loss, terms = out[:2]
         assert loss.ndim == 0 and loss.dtype == torch.float64
@@ -70,8 +71,8 @@ def test_losses_are_fp32_under_autocast(settings: Any, warming_up: bool) -> None
             if isinstance(layer, nn.Conv2d) or type(layer).__name__ == "Conv2d":
                 layer.register_forward_hook(lambda _module, _args, output: seen.add(output.dtype))
     encoder_objective, decoder_objective = build(case, settings, warming_up, torch.bfloat16)
-    loss, terms, z = encoder_objective(x, None, draws)
-    decoder_loss, more = decoder_objective(x, z, None, draws)
+    loss, terms, z = encoder_objective(x, case.cond._replace(stage=Stage(8)), draws)
+    decoder_loss, more = decoder_objective(x, z, case.cond._replace(stage=Stage(8)), draws)
     assert seen == {torch.bfloat16}
     assert {value.dtype for value in (loss, decoder_loss, *terms.values(), *more.values())} == {torch.float32}
 
@@ -82,7 +83,7 @@ def test_one_graph() -> None:
     torch._dynamo.reset()
     z = torch.empty(0)
     for turn, objective in enumerate(build(case, INTRO, False)):
-        arguments = (case.x, case.blend, case.draws) if turn == 0 else (case.x, z, case.blend, case.draws)
+        arguments = (case.x, case.cond, case.draws) if turn == 0 else (case.x, z, case.cond, case.draws)
         eager = objective(*arguments)
         compiled = torch.compile(objective, backend="eager", fullgraph=True, dynamic=False)(*arguments)
         torch.testing.assert_close(compiled[0], eager[0], rtol=1e-10, atol=0)

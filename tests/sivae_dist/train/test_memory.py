@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.config.run_settings import RunSettings, load_config
-from sivae_dist.models import Stage
+from sivae_dist.models import Cond, Stage
 from sivae_dist.objectives import Draws
 from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Segment
@@ -29,7 +29,7 @@ def of_step(settings: RunSettings, blending: bool, parts: int, batch: int, lr: f
     """Bytes at the peak of a real second step beyond what was there before it, and who took it."""
     players = Players(settings, CPU)
     players.prepare(Segment(16, blending, warming_up=False))
-    stage = Stage(16, torch.tensor(0.5) if blending else None)
+    cond = Cond(Stage(16, torch.tensor(0.5) if blending else None))
     draws: list[Draws] = [
         draw(
             0, part * batch, batch, latent=8, noise_size=players.decoder.noise_size(16), layers=6,
@@ -42,15 +42,11 @@ def of_step(settings: RunSettings, blending: bool, parts: int, batch: int, lr: f
     peak = 0
     for _ in range(2):  # moments are made in the first
         with Tracker() as tracker:
-            encoder = players.encoder_engine.update(
-                [(x, stage.blend, d) for x, d in zip(xs, draws, strict=True)], lr, fine
-            )
+            encoder = players.encoder_engine.update([(x, cond, d) for x, d in zip(xs, draws, strict=True)], lr, fine)
         peak = tracker.peak
         zs: list[Tensor] = [z for _, z in encoder.outputs]
         with Tracker() as tracker:
-            players.decoder_engine.update(
-                [(x, z, stage.blend, d) for x, z, d in zip(xs, zs, draws, strict=True)], lr, fine
-            )
+            players.decoder_engine.update([(x, z, cond, d) for x, z, d in zip(xs, zs, draws, strict=True)], lr, fine)
         peak = max(peak, tracker.peak)
     return peak, players
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sivae_dist.checkpoint import CheckpointFolder, DamagedError, saver
 from sivae_dist.checkpoint.writing import write
 from sivae_dist.config.opening import prepare_run
-from sivae_dist.models import Stage
+from sivae_dist.models import Cond, Stage
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
 from sivae_dist.use.pretrained import load_run
@@ -301,7 +301,7 @@ def test_a_sample_depends_on_its_number_alone(run: Path) -> None:
     for number, batch in ((9, 2), (9, 9), (4, 64), (5, 3), (1, 1)):
         torch.testing.assert_close(trained.sample(number, seed=3, batch=batch), samples[:number], rtol=0, atol=1e-5)
     z = normals(3, "sample", 0, 9, 8, CPU)
-    torch.testing.assert_close(samples[6], trained.decoder(z[6:7], trained.stage)[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(samples[6], trained.decoder(z[6:7], Cond(trained.stage))[0], rtol=0, atol=1e-5)
     assert not torch.equal(trained.sample(9, seed=4), samples)
     assert not torch.equal(load_run(run, live=True).sample(9, seed=3), samples)
 

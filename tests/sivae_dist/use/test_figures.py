@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sivae_dist.models import Stage, StyleSettings, build
+from sivae_dist.models import Stage
+from sivae_dist.models.style import StyleSettings
 from sivae_dist.use import figures
 from sivae_dist.use.figures import Sheet, animation
 from sivae_dist.use.figures.animation import closed_walk
@@ -28,7 +29,7 @@ SIDE, GAP = 64, 2
 
 @pytest.fixture(scope="module")
 def model() -> Pretrained:
-    return Pretrained(SETTINGS, *build(SETTINGS, 0), Stage(16), 1_234_000)
+    return Pretrained(SETTINGS, *SETTINGS.build(0), Stage(16), 1_234_000)
 
 
 def plain(value: float, resolution: int = 16) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder, DamagedError
 from sivae_dist.config.opening import settings_of
-from sivae_dist.models import Mixing, Stage, StyleSettings, build
+from sivae_dist.models import Cond, Mixing, Stage
 from sivae_dist.models.stage import blend_real
+from sivae_dist.models.style import StyleSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
 from sivae_dist.use.pretrained import Pretrained, choose, load_growth, load_run
@@ -26,7 +27,7 @@ STAGES = [Stage(16), Stage(8), Stage(16, torch.tensor(0.25))]
 
 def model_at(stage: Stage, settings: StyleSettings = SETTINGS) -> Pretrained:
     """Networks in training, as an evaluation within it has them."""
-    encoder, decoder = build(settings, 0)
+    encoder, decoder = settings.build(0)
     return Pretrained(settings, encoder.train(), decoder.train(), stage, 1000)
 
 
@@ -56,11 +57,11 @@ def test_latents_follow_from_seed_and_number() -> None:
 def test_the_networks_are_called_with_the_stage(model: Pretrained) -> None:
     stage, x, z = model.stage, images(3, model.stage.resolution), model.latents(0, 3)
     with torch.no_grad():
-        assert torch.equal(model.decode(z), model.decoder(z, stage))
-        mu, logvar = model.encoder(blend_real(x, stage.blend), stage)
+        assert torch.equal(model.decode(z), model.decoder(z, Cond(stage)))
+        mu, logvar = model.encoder(blend_real(x, stage.blend), Cond(stage))
         assert torch.equal(model.encode(x)[0], mu)
         assert torch.equal(model.encode(x)[1], logvar)
-        assert torch.equal(model.reconstruct(x), model.decoder(mu, stage))
+        assert torch.equal(model.reconstruct(x), model.decoder(mu, Cond(stage)))
     close(model.reconstruct(x, batch=2), model.reconstruct(x))
 
 
@@ -202,7 +203,7 @@ def test_styles_are_mixed_at_the_cutoff(cutoff: int) -> None:
     for i, j in [(0, 0), (0, 2), (1, 1)]:
         with torch.no_grad():
             mixing = Mixing(fine[j : j + 1], torch.tensor([cutoff]))
-            close(mixed[i, j], model.decoder(coarse[i : i + 1], model.stage, None, mixing)[0])
+            close(mixed[i, j], model.decoder(coarse[i : i + 1], Cond(model.stage, mixing=mixing))[0])
     close(model.style_mix(coarse, fine, cutoff, batch=4), mixed)
     same = model.style_mix(coarse, coarse, cutoff, truncation=0.5)
     close(same[[0, 1], [0, 1]], model.sample(2, truncation=0.5))
@@ -325,4 +326,4 @@ def test_growth_without_old_checkpoints_cuts_the_last_network_off(run: RunDirect
     assert (small.stage, small.images, last.images) == (Stage(4), 48, 48)
     z = last.latents(0, 2)
     with torch.no_grad():
-        assert torch.equal(small.decode(z), last.decoder(z, Stage(4)))
+        assert torch.equal(small.decode(z), last.decoder(z, Cond(Stage(4))))

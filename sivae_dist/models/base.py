@@ -1,0 +1,118 @@
+"""The contract of a model: what the rest of the program knows of an encoder and a decoder, and nothing more.
+
+A family is a folder beside this file, or a module anywhere, with three things:
+
+- a `ModelSettings`, which says what the data must look like and makes the networks, added to a list:
+  `@MODELS.add("mlp")`. Its fields are the keys under `model:` in a configuration.
+- an `Encoder`, called as `encoder(x, cond) -> (mu, logvar)` of a diagonal Gaussian, both [B, latent] in fp32 or wider.
+- a `Decoder`, called as `decoder(z, cond, noise) -> x`, in fp32 or wider.
+
+What they may rely on, and what is relied upon:
+
+- **Stages.** A growing network stands at one of `settings.resolutions`, a fixed one has a single entry there. A sample
+  has `settings.shape(resolution)`. `parts_in_use` names the submodules that a pass at a stage goes through: only their
+  parameters are trained, averaged and reduced over processes.
+- **Randomness.** Nothing is drawn inside a network. What a decoding needs beside z comes in as `noise`, a flat
+  [B, noise_size(resolution)] from N(0, 1), drawn by position of the run (step/randomness.py).
+- **Samples are independent.** Row k of an output depends on row k of the inputs alone, so that passes may be
+  concatenated and a batch may be divided among micro-batches and processes without a change of the result.
+- **Buffers** are constants. A network that changes one in a pass (running statistics) would move in passes that are not
+  part of a step: previews, discarded backwards, refused steps.
+- **Types.** Weights are in the run's precision; inside bf16's autocast a network returns fp32 all the same.
+- Initial weights follow from torch's generator, which `build` seeds; no network reads files or knows of processes.
+"""
+
+from abc import ABC, abstractmethod
+from math import prod
+
+import torch
+from torch import nn
+
+from sivae_dist.settings import Settings
+
+
+class Network(nn.Module):
+    """What encoder and decoder have in common."""
+
+    checkpoint_activations = False
+    """Whether activations are recomputed where that saves most; set from outside, and free to be ignored."""
+
+    def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
+        """The submodules that a pass at this stage goes through."""
+        return [self]
+
+
+class Encoder(Network):
+    """forward(x [B, *shape(resolution)], cond) -> (mu, logvar), each [B, latent]."""
+
+
+class Decoder(Network):
+    """forward(z [B, latent], cond, noise=None) -> x [B, *shape(resolution)]; without noise, its mean."""
+
+    def noise_size(self, resolution: int) -> int:
+        """Values of noise that one decoding takes; 0 without any."""
+        return 0
+
+    def layer_count(self, resolution: int) -> int:
+        """Styled layers in use, among which style mixing chooses its crossover; 0 without styles."""
+        return 0
+
+
+class ModelSettings(Settings, ABC):
+    """The settings of a family. What is not a field here follows from the fields of the family."""
+
+    name: str
+    latent: int
+    """Dimensions of z."""
+
+    @property
+    @abstractmethod
+    def resolutions(self) -> list[int]:
+        """The stages from the first to the last, by the resolution of their images."""
+
+    @abstractmethod
+    def shape(self, resolution: int) -> tuple[int, ...]:
+        """Of one sample of x at a stage: (C, R, R) for images."""
+
+    @abstractmethod
+    def networks(self) -> tuple[Encoder, Decoder]:
+        """Both, on torch's current device, with initial weights from its generator."""
+
+    @property
+    def classes(self) -> int:
+        """Classes that the networks are told; 0 when they are told none."""
+        return 0
+
+    @property
+    def styled(self) -> bool:
+        """Whether the decoder has styles, which may be mixed."""
+        return False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether x is inside [-1, 1] by construction."""
+        return False
+
+    @property
+    def dimensions(self) -> int:
+        """Values of a final sample, C H W for images, whose inverse is the paper's s."""
+        return prod(self.shape(self.final_resolution))
+
+    @property
+    def final_resolution(self) -> int:
+        return self.resolutions[-1]
+
+    @property
+    def fewest_tensors(self) -> int:
+        """Both networks have at least as many tensors; known without making them, which a foreign file may ask for."""
+        return 1
+
+    def feature_values(self, resolution: int) -> int:
+        """What the activations of one sample are in proportion to."""
+        return prod(self.shape(resolution))
+
+    def build(self, seed: int) -> tuple[Encoder, Decoder]:
+        """Both networks on the CPU, their initial weights a function of the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.networks()
