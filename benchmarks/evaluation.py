@@ -29,8 +29,9 @@ from data_pipelines.images.loader import DataSettings
 from data_pipelines.images.prepare import PrepareSettings, prepare
 from data_pipelines.images.store import open_store
 from sivae_dist.evaluation.evaluator import Evaluator
+from sivae_dist.evaluation.metrics.fid import frechet_distance
 from sivae_dist.evaluation.settings import EvaluationSettings
-from sivae_dist.evaluation.statistics import Statistics, frechet_distance
+from sivae_dist.evaluation.statistics import Statistics
 from sivae_dist.models import Stage
 from sivae_dist.models.style import StyleSettings
 from sivae_dist.use.pretrained import Pretrained

@@ -43,7 +43,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         return self._kinds[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._kinds
+        return isinstance(name, str) and name in self._kinds
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kinds)

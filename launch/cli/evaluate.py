@@ -1,4 +1,4 @@
-"""`sivae evaluate`: FID and other values of a trained model."""
+"""`sivae evaluate`: how good a trained model is."""
 
 from typing import Annotated
 
@@ -14,8 +14,8 @@ def evaluate(
     run: Run,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a number of images seen.")] = "latest",
-    metrics: Annotated[str | None, typer.Option(help="Some of fid,kid,psnr,ssim,mse; the run's by default.")] = None,
-    samples: Annotated[int | None, typer.Option(min=2, help="Samples for fid and kid.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; the run's by default.")] = None,
+    samples: Annotated[int | None, typer.Option(min=2, help="Samples to draw from the prior.")] = None,
     live: Annotated[bool, typer.Option("--live", help="The networks as they are, not their moving averages.")] = False,
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
 ) -> None:

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipelines.images.mirroring import why_not_mirrored
 from launch.configure.hardware import Hardware
 from launch.configure.recipes import FEW, Name, Recipe
+from sivae_dist.evaluation.extractors import EXTRACTORS
+from sivae_dist.evaluation.metrics import METRICS, USUAL_METRICS, Features, Metric, Reconstructions
 from sivae_dist.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -62,16 +63,24 @@ class Plan:
     @property
     def evaluation(self) -> dict[str, Any]:
         """What is measured in training: reconstructions where images are held out, FID where its weights are here."""
-        if self.hardware.kind == "cuda" and self.fid:
-            metrics = ["fid", "psnr", "ssim", "mse"] if self.manifest.test else ["fid"]
+        metrics = [name for name in USUAL_METRICS if self._can_measure(METRICS[name])]
+        if self.measures_features:
             return {
                 "every": self.every(20),
                 "metrics": metrics,
                 "samples": min(50_000, max(2_000, self.manifest.train)),
             }
-        if self.manifest.test:
-            return {"every": self.every(10), "metrics": ["psnr", "ssim", "mse"], "test_samples": 500}
-        return {}
+        return {"every": self.every(10), "metrics": metrics, "test_samples": 500} if metrics else {}
+
+    @property
+    def measures_features(self) -> bool:
+        """Whether samples are compared with real images in features, which takes hours on CPUs."""
+        return self.hardware.kind == "cuda" and self.fid
+
+    def _can_measure(self, metric: type[Metric]) -> bool:
+        return (self.measures_features or Features not in metric.needs) and (
+            self.manifest.test > 0 or Reconstructions not in metric.needs
+        )
 
     @property
     def engine(self) -> dict[str, Any]:
@@ -86,8 +95,9 @@ class Plan:
         rate = 0.0015 if paper else 0.001
         checkpoint: dict[str, Any] = {"every": self.every(50)}
         evaluation = self.evaluation
-        if "fid" in evaluation.get("metrics", ()):
-            checkpoint |= {"keep_best": 1, "best_metric": "evaluation/fid"}
+        if self.measures_features:
+            best = next(name for name in evaluation["metrics"] if Features in METRICS[name].needs)
+            checkpoint |= {"keep_best": 1, "best_metric": f"evaluation/{best}"}
         last = 0.17 if paper else 0.2
         return {
             "device": self.hardware.kind,
@@ -170,13 +180,8 @@ def _divisor(share: int, most: int) -> int:
 
 def _has_weights() -> bool:
     """Whether FID can be measured without a download."""
-    import torch
-
-    from sivae_dist.evaluation.extractors import WEIGHTS_NAME, find_weights
-
-    if not (Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME).is_file():
-        return False
-    return find_weights(EvaluationSettings()).is_file()
+    usual = EvaluationSettings()
+    return EXTRACTORS[usual.extractor](usual).at_hand()
 
 
 def _fitted(

@@ -120,5 +120,5 @@ def _comments(plan: Plan) -> dict[str, str]:
         else "what fits by the traced estimate; the rest is accumulated",
         "engine.precision": "docs/gpus.md",
         "checkpoint.every": "about 50 in the run; the last two stay",
-        "evaluation.every": "of held-out images" + (" and samples" if plan.fid and plan.hardware.kind != "cpu" else ""),
+        "evaluation.every": "of held-out images" + (" and samples" if plan.measures_features else ""),
     }

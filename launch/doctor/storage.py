@@ -188,7 +188,7 @@ def examine_weights(facts: dict[str, Any]) -> Iterator[Finding]:
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    from sivae_dist.evaluation.extractors import WEIGHTS_NAME, check_weights
+    from sivae_dist.evaluation.extractors.weights import WEIGHTS_NAME, check_weights
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
     facts |= {"path": str(path), "there": path.is_file()}

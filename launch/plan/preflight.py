@@ -13,6 +13,8 @@ from launch.plan.trial import check_space, try_checkpoint
 from sivae_dist.checkpoint.initial import check_initial
 from sivae_dist.config.opening import resolve_settings
 from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.evaluation.extractors import EXTRACTORS, ExtractorError
+from sivae_dist.evaluation.metrics import METRICS, Features
 from sivae_dist.process import startup
 from sivae_dist.process.devices import check_processes
 from sivae_dist.run.directory import RunDirectory
@@ -160,19 +162,19 @@ class _Examination:
     def evaluation(self) -> str | None:
         """Weights of the extractor, which a run would miss at its start or, what is worse, only warn of."""
         measured, best = self.settings.evaluation, self.settings.checkpoint
-        if not measured.every or not measured.of_samples or measured.extractor != "inception-v3-compat":
+        if not measured.every or not measured.needs(Features):
             return None
         if not self.here and measured.weights is None:
             return None  # the job's machine may have them
-        from sivae_dist.evaluation.extractors import ExtractorError, find_weights  # takes seconds
-
         startup.doing("looking for the weights of the evaluation")
         try:
-            return f"weights {find_weights(measured)}"
+            found = EXTRACTORS[measured.extractor](measured).weights()
+            return None if found is None else f"weights {found}"
         except ExtractorError as error:
             if measured.weights is not None:
                 raise
-            if best.keep_best and best.best_metric in ("evaluation/fid", "evaluation/kid") and not self.begun:
+            without = [f"evaluation/{name}" for name in measured.metrics if Features in METRICS[name].needs]
+            if best.keep_best and best.best_metric in without and not self.begun:
                 raise ValueError(
                     f"checkpoint.best_metric={best.best_metric} is never measured: {error}; or set "
                     "checkpoint.keep_best=0"

@@ -7,7 +7,6 @@ from pydantic import TypeAdapter
 
 from sivae_dist.config.run_settings import RunSettings, config_path
 from sivae_dist.config.yaml_reading import read_yaml
-from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.models import AnyModel, ModelSettings
 from sivae_dist.step.schedule import Schedule
 from sivae_dist.train.memory import logged_terms
@@ -76,19 +75,10 @@ def check_best_metric(settings: RunSettings) -> None:
     if not settings.checkpoint.keep_best:
         return
     if best.startswith("evaluation/"):
-        known = [f"evaluation/{metric}" for metric in _evaluated(measured)]
+        known = [f"evaluation/{name}" for name in measured.reported()]
         what = "the evaluation has" if not best.startswith(tuple(known)) else ""
     else:
         known = sorted(logged_terms(settings))
         what = "metrics.jsonl will have" if best not in known else ""
     if what:
         raise ValueError(f"checkpoint.best_metric={best} is never measured: {what} {', '.join(known)}")
-
-
-def _evaluated(measured: EvaluationSettings) -> list[str]:
-    """Names of what an evaluation gives, as far as they are known without its weights."""
-    genuine = measured.extractor == "inception-v3-compat" and measured.layer == "2048" and measured.sha256 is None
-    distances = {"fid": "frechet_distance", "kid": "kernel_distance"}
-    if genuine:
-        return list(measured.metrics)
-    return [f"{distances[m]}[{measured.extractor}" if m in distances else m for m in measured.metrics]

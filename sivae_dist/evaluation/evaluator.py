@@ -1,42 +1,44 @@
 """Measures a model on all processes at once. Whoever trains, and `sivae evaluate`, come here."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from torch import Tensor
 
 from data_pipelines.images.loader import DataSettings, to_images
 from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.reader import Reader
+from data_pipelines.images.ranges import to_unit
 from data_pipelines.images.store import Store
-from sivae_dist.evaluation import reconstruction, reference
 from sivae_dist.evaluation.extractors import Extractor, ExtractorError, make_extractor
-from sivae_dist.evaluation.reference import Reference
+from sivae_dist.evaluation.metrics import (
+    METRICS,
+    Batch,
+    Features,
+    Found,
+    Metric,
+    Need,
+    RealImages,
+    Reconstructions,
+    Samples,
+    Total,
+)
+from sivae_dist.evaluation.reference import References
 from sivae_dist.evaluation.rows import Row
 from sivae_dist.evaluation.settings import EvaluationSettings
-from sivae_dist.evaluation.statistics import Collected, frechet_distance, kernel_distance, share
+from sivae_dist.evaluation.statistics import Collected, FeatureSet
+from sivae_dist.evaluation.streams import Streams
+from sivae_dist.evaluation.totals import Totals
 from sivae_dist.process.devices import device_model
 from sivae_dist.process.numerics import Precision, ieee
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
 from sivae_dist.use.pretrained import Pretrained
 
-A = TypeVar("A")
-B = TypeVar("B")
-
-_AHEAD = 2
-"""Batches that each thread reads ahead."""
+Sums = dict[Metric, Total]
 
 
 class Evaluator:
-    """Made and called by all processes together."""
+    """Made and called by all processes together. Knows no metric: each says what it needs (metrics/base.py)."""
 
     def __init__(
         self,
@@ -51,23 +53,24 @@ class Evaluator:
         """`say` gets warnings. `tick` is called after every batch, on all processes equally often, with what was done
         to how many images out of how many; it may raise on all of them."""
         self.settings = settings
-        self._data = data
-        self._store = store
         self._manifest = manifest
         self._device = device
-        self._say = say
         self._tick = tick
+        self._metrics = {name: METRICS[name]() for name in settings.metrics}
+        self._streams = Streams(settings, data, store, manifest)
+        self._references = References(settings.folder, say)
+        self._real_sums: tuple[int, Sums] | None = None  # at the level that was asked for last
         self._extractor: Extractor | None = None
-        self._known: tuple[int, Reference | None] | None = None  # the level's that was asked for last
 
     def prepare(self) -> str | None:
         """Gets the extractor, if one is needed; returns what is missing, in one line, the same on all processes.
 
         ValueError when there are no real images to compare with.
         """
-        if not self.settings.of_samples or self._extractor is not None:
+        if self.settings.needs(Features) or self.settings.needs(RealImages):
+            self._streams.check_reference()
+        if not self.settings.needs(Features) or self._extractor is not None:
             return None
-        self._numbers()
         if problem := on_first(self._make_extractor):  # the others need not look in vain
             return problem
         problems = everyone(lambda: None if rank() == 0 else self._make_extractor())
@@ -81,11 +84,11 @@ class Evaluator:
         return None
 
     def evaluate(self, model: Pretrained) -> list[Row]:
-        """All values that can be had, the same on all processes; in IEEE fp32 (fp64 for a model in fp64), whatever
-        training computes in.
+        """All values that can be had, those of reconstructions last, the same on all processes; in IEEE fp32 (fp64 for
+        a model in fp64), whatever training computes in.
 
-        `fid` and `kid` are left out when `prepare` found something missing. Raises StoppedError when
-        told not to go on, and SampleError for a damaged image where that is fatal.
+        Metrics of features are left out when `prepare` found something missing. Raises StoppedError when told not to
+        go on, and SampleError for a damaged image where that is fatal.
         """
         common = {
             "weights": "live" if model.live else "ema",
@@ -96,174 +99,136 @@ class Evaluator:
             "precision": evaluated_in(model),
             "device": device_model(self._device),
         }
+        metrics = self._measurable(model.stage.resolution)
         with ieee():
-            rows = self._of_samples(model, self._extractor) if self._extractor is not None else []
-            rows += self._of_reconstructions(model)
+            found = self._found(model, list(metrics.values()))
+            rows = on_first(lambda: [self._row(name, metric, found[metric]) for name, metric in metrics.items()])
         return [{"images": model.images, "metric": row["metric"], "value": row["value"]} | common | row for row in rows]
 
-    def _of_samples(self, model: Pretrained, extractor: Extractor) -> list[Row]:
-        real = self._real(model.stage.resolution, extractor)
-        fake = self._collect("samples", self._samples(model), self.settings.samples, extractor)
-        return on_first(lambda: self._distances(real, fake, extractor))
-
-    def _distances(self, real: Reference | None, fake: Reference, extractor: Extractor) -> list[Row]:
-        assert real is not None  # on the first process
-        common = {
-            "extractor": extractor.name,
-            "extractor_sha256": extractor.sha256,
-            "layer": extractor.layer,
-            "samples": fake.statistics.count,
-            "seed": self.settings.seed,
-            "reference": self.settings.reference,
-            "reference_samples": real.statistics.count,
-            "torch_fidelity": version("torch-fidelity"),
+    def _measurable(self, resolution: int) -> dict[str, Metric]:
+        """Metrics whose needs can be met, those of reconstructions last."""
+        missing: set[Need] = set()
+        if self._extractor is None:
+            missing.add(Features)
+        if not self._streams.held_out:
+            missing.add(Reconstructions)
+        possible = {
+            name: metric
+            for name, metric in self._metrics.items()
+            if resolution >= metric.least_resolution and not missing.intersection(metric.needs)
         }
-        rows: list[Row] = []
-        for metric in self.settings.metrics:
-            row: Row = {"metric": metric_name(metric, extractor)}
-            if metric == "fid":
-                row["value"] = frechet_distance(real.statistics, fake.statistics)
-            elif metric == "kid":
-                assert real.features is not None and fake.features is not None
-                row["value"], subsets = kernel_distance(fake.features, real.features)
-                row |= subsets
-            else:
-                continue
-            rows.append(row | common)
-        return rows
+        return dict(sorted(possible.items(), key=lambda item: Reconstructions in item[1].needs))
 
-    def _real(self, level: int, extractor: Extractor) -> Reference | None:
-        """Of the real images; other processes than the first have None where it was known already."""
-        if self._known is not None and self._known[0] == level:
-            return self._known[1]
-        first, stop = self._numbers()
-        keep = "kid" in self.settings.metrics
+    def _found(self, model: Pretrained, metrics: list[Metric]) -> dict[Metric, Found]:
+        """All that the metrics need, in one pass through the images of each need."""
+
+        def needing(need: Need) -> list[Metric]:
+            return [metric for metric in metrics if need in metric.needs]
+
+        level, settings, streams = model.stage.resolution, self.settings, self._streams
+        extractor = self._extractor if needing(Features) else None
+        real = None if extractor is None else self._real_features(level, extractor)
+        sums: dict[type[Batch], Sums] = {}
+        if some := needing(RealImages):
+            sums[RealImages] = self._sums_of_real(level, some)
+        generated = None
+        if (some := needing(Samples)) or extractor is not None:
+            samples = (Samples(images.to(self._device)) for images in streams.samples(model))
+            sums[Samples], generated = self._through("samples", samples, settings.samples, some, extractor)
+        if some := needing(Reconstructions):
+            pairs = self._reconstructions(model)
+            sums[Reconstructions], _ = self._through("reconstructions", pairs, len(streams.held_out), some)
+        both = None if real is None or generated is None else Features(real, generated)
+        return {m: Found({need: of[m] for need, of in sums.items() if m in of}, both) for m in metrics}
+
+    def _through(
+        self, what: str, batches: Iterable[Batch], total: int, metrics: list[Metric], extractor: Extractor | None = None
+    ) -> tuple[Sums, FeatureSet | None]:
+        """Gives every batch to the metrics and, of samples and real images, to the extractor."""
+        totals = Totals(metrics, self._device)
+        collected = None if extractor is None else Collected(extractor.dimensions, self._device, keep=self._keeps)
+        for number, batch in enumerate(batches, start=1):
+            if len(batch):
+                totals.add(batch)
+                if extractor is not None and collected is not None and not isinstance(batch, Reconstructions):
+                    collected.add(extractor.features(batch.images))
+            self._tick(what, min(number * self.settings.batch * world_size(), total), total)
+        features = None if collected is None else collected.feature_set()
+        return dict(zip(metrics, totals.reduced(), strict=True)), features
+
+    @property
+    def _keeps(self) -> bool:
+        return any(metric.keeps_features for metric in self._metrics.values())
+
+    def _real_features(self, level: int, extractor: Extractor) -> FeatureSet | None:
+        """Of the real images, computed once for all runs; other processes than the first may have None."""
+        numbers = self._streams.reference
         key = {
             "data": self._manifest.digest,
             "level": level,
-            "first": first,
-            "stop": stop,
+            "first": numbers.start,
+            "stop": numbers.stop,
             "extractor": extractor.name,
             "extractor_sha256": extractor.sha256,
             "layer": extractor.layer,
         }
-        found: list[Reference | None] = [None]
 
-        def look() -> bool:
-            found[0] = reference.load(self.settings.folder, key, features=keep)
-            return found[0] is not None
+        def make() -> FeatureSet:
+            _, made = self._through("real images", self._real(level), len(numbers), [], extractor)
+            assert made is not None
+            return made
 
-        if not on_first(look):
-            made = self._collect("real images", self._pixels(level, first, stop), stop - first, extractor)
-            self._keep(key, made)
-            found[0] = made
-        self._known = (level, found[0])
-        return found[0]
+        return self._references.get(key, make, features=self._keeps)
 
-    def _keep(self, key: dict[str, Any], made: Reference) -> None:
-        if rank() > 0:
-            return
-        try:
-            reference.save(self.settings.folder, key, made)
-        except (OSError, SafetensorError) as error:
-            self._say(f"warning: statistics of the real images cannot be kept in {self.settings.folder}: {error}")
+    def _sums_of_real(self, level: int, metrics: list[Metric]) -> Sums:
+        if self._real_sums is None or self._real_sums[0] != level:
+            sums, _ = self._through("real images", self._real(level), len(self._streams.reference), metrics)
+            self._real_sums = (level, sums)
+        return self._real_sums[1]
 
-    def _numbers(self) -> tuple[int, int]:
-        """Samples of the reference: from one to before another."""
-        train, all_of_them = self._manifest.train, self._manifest.samples
-        first, stop = {"train": (0, train), "test": (train, all_of_them), "all": (0, all_of_them)}[
-            self.settings.reference
-        ]
-        if self.settings.reference_samples is not None:
-            stop = min(stop, first + self.settings.reference_samples)
-        if stop - first < 2:
-            raise ValueError(
-                f"evaluation.reference={self.settings.reference}: the data set has {stop - first} images there"
-            )
-        return first, stop
+    def _real(self, level: int) -> Iterator[RealImages]:
+        for pixels in self._streams.pixels(level, self._streams.reference):
+            yield RealImages(pixels.to(self._device))
 
-    def _collect(self, what: str, batches: Iterable[Tensor], total: int, extractor: Extractor) -> Reference:
-        collected = Collected(extractor.dimensions, self._device, keep="kid" in self.settings.metrics)
-        for number, images in enumerate(batches, start=1):
-            if len(images):
-                collected.add(extractor.features(images.to(self._device)))
-            self._told(what, number, total)
-        return Reference(collected.statistics(), collected.features() if collected.keep else None)
-
-    def _samples(self, model: Pretrained) -> Iterator[Tensor]:
-        """This process's samples as uint8 [B, C, R, R]: no layer noise, no truncation."""
-        for numbers in share(0, self.settings.samples, self.settings.batch):
-            if not len(numbers):
-                yield torch.empty(0)
+    def _reconstructions(self, model: Pretrained) -> Iterator[Reconstructions]:
+        for pixels in self._streams.pixels(model.stage.resolution, self._streams.held_out):
+            if not len(pixels):
+                yield Reconstructions(torch.empty(0), torch.empty(0))
                 continue
-            z = model.latents(int(numbers[0]), int(numbers[-1] - numbers[0]) + 1, self.settings.seed)
-            yield to_uint8(model.decode(z[:: world_size()]))
+            real = to_images(pixels.to(self._device))
+            yield Reconstructions(to_unit(real), to_unit(model.reconstruct(real)))
 
-    def _pixels(self, level: int, first: int, stop: int) -> Iterator[Tensor]:
-        """This process's real images as uint8 [B, C, R, R], those that are damaged left out where that is wanted."""
-        reader = Reader(self._store, self._manifest, level)
+    def _row(self, name: str, metric: Metric, found: Found) -> Row:
+        """A value with all that it follows from and that others may not; on the first process."""
+        label = None if self._extractor is None else self._extractor.label
+        row: Row = {"metric": metric.reported(name, label), "value": metric.value(found)} | metric.details(found)
+        for need in metric.needs:
+            row |= self._origin(need, found)
+        return row | {library.replace("-", "_"): version(library) for library in metric.libraries}
 
-        def read(numbers: NDArray[np.int64]) -> Tensor:
-            pixels, faults = reader.read(numbers)
-            if faults and self._data.faults == "fatal":
-                raise faults[min(faults)]
-            return torch.from_numpy(np.delete(pixels, list(faults), 0) if faults else pixels)
-
-        try:
-            yield from _ahead(read, share(first, stop, self.settings.batch), self._data.threads)
-        finally:
-            reader.close()
-
-    def _of_reconstructions(self, model: Pretrained) -> list[Row]:
-        measured = reconstruction.metrics_at(model.stage.resolution)
-        wanted = [metric for metric in self.settings.metrics if metric in measured]
-        first = self._manifest.train
-        stop = first + min(self._manifest.test, self.settings.test_samples or self._manifest.test)
-        if not wanted or stop == first:
-            return []
-        totals = torch.zeros(1 + len(wanted), dtype=torch.float64, device=self._device)
-        for number, pixels in enumerate(self._pixels(model.stage.resolution, first, stop), start=1):
-            if len(pixels):
-                real = to_images(pixels.to(self._device))
-                errors = reconstruction.errors(real, model.reconstruct(real))
-                totals += torch.stack([totals.new_tensor(len(pixels)), *(errors[metric].sum() for metric in wanted)])
-            self._told("reconstructions", number, stop - first)
-        if world_size() > 1:
-            dist.all_reduce(totals)
-        count, *sums = totals.tolist()
-        return [
-            {"metric": metric, "value": total / count, "split": "test", "count": int(count)}
-            for metric, total in zip(wanted, sums, strict=True)
-        ]
-
-    def _told(self, what: str, batches: int, total: int) -> None:
-        self._tick(what, min(batches * self.settings.batch * world_size(), total), total)
+    def _origin(self, need: Need, found: Found) -> dict[str, Any]:
+        """What is recorded of the images that a need consists of."""
+        settings = self.settings
+        if need is Features:
+            assert self._extractor is not None
+            return {
+                "extractor": self._extractor.name,
+                "extractor_sha256": self._extractor.sha256,
+                "layer": self._extractor.layer,
+                "samples": found.features.generated.statistics.count,
+                "seed": settings.seed,
+                "reference": settings.reference,
+                "reference_samples": found.features.real.statistics.count,
+            }
+        assert need is not Features
+        count = found.totals[need].count  # type: ignore[index]
+        if need is Samples:
+            return {"samples": count, "seed": settings.seed}
+        if need is RealImages:
+            return {"reference": settings.reference, "reference_samples": count}
+        return {"split": "test", "count": count}
 
 
 def evaluated_in(model: Pretrained) -> Precision:
     """The precision in which a model is evaluated, whatever it was trained in."""
     return "fp64" if model.dtype == torch.float64 else "fp32"
-
-
-def metric_name(metric: str, extractor: Extractor) -> str:
-    """FID and KID are names of distances in the features of 2015's Inception network alone."""
-    if extractor.genuine:
-        return metric
-    return f"{'frechet' if metric == 'fid' else 'kernel'}_distance[{extractor.name}]"
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> 0..255, rounded and cut: as the image would be stored."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def _ahead(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
-    """Results in order, some of them computed ahead."""
-    waiting: deque[Future[B]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > _AHEAD * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -1,33 +1,64 @@
-"""Statistics of real images, kept under the digests of all that they follow from, so that they cannot go stale."""
+"""Features of the real images, kept under the digests of all that they follow from, so that they cannot go stale."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from sivae_dist.evaluation.statistics import Statistics
+from sivae_dist.evaluation.statistics import FeatureSet, Statistics
+from sivae_dist.process.processes import on_first, rank
 from sivae_dist.run.atomic import replacing
 from sivae_dist.use.tensor_files import write_tensors
 
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What samples are compared with."""
+class References:
+    """Feature sets of real images: the last one in memory, all of them in a folder that runs share.
 
-    statistics: Statistics
-    features: Tensor | None
-    """fp32 [n, D], when a kernel distance needs them."""
+    Made and called by all processes together.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        """`say` gets a warning when nothing can be kept in the folder."""
+        self._folder = folder
+        self._say = say
+        self._last: tuple[dict[str, Any], FeatureSet | None] | None = None
+
+    def get(self, key: dict[str, Any], make: Callable[[], FeatureSet], *, features: bool) -> FeatureSet | None:
+        """What is kept under exactly this key; where there is nothing, `make()` of all processes, which is then kept.
+
+        `features`: whether the features themselves are needed. Other processes than the first may get None.
+        """
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
+        found: list[FeatureSet | None] = [None]
+
+        def look() -> bool:
+            found[0] = load(self._folder, key, features=features)
+            return found[0] is not None
+
+        if not on_first(look):
+            found[0] = made = make()
+            self._keep(key, made)
+        self._last = (key, found[0])
+        return found[0]
+
+    def _keep(self, key: dict[str, Any], made: FeatureSet) -> None:
+        if rank() > 0:
+            return
+        try:
+            save(self._folder, key, made)
+        except (OSError, SafetensorError) as error:
+            self._say(f"warning: statistics of the real images cannot be kept in {self._folder}: {error}")
 
 
-def load(folder: Path, key: dict[str, Any], *, features: bool) -> Reference | None:
+def load(folder: Path, key: dict[str, Any], *, features: bool) -> FeatureSet | None:
     """What is kept under exactly this key; None when there is nothing, or nothing usable, or no wanted features."""
     try:
         with safe_open(_path(folder, key), "pt") as file:
@@ -43,10 +74,10 @@ def load(folder: Path, key: dict[str, Any], *, features: bool) -> Reference | No
     if features and (kept is None or kept.shape[1:] != (d,)):
         return None
     count = int(tensors["count"])
-    return Reference(Statistics(count, mean.numpy(), covariance.numpy()), kept if features else None)
+    return FeatureSet(Statistics(count, mean.numpy(), covariance.numpy()), kept if features else None)
 
 
-def save(folder: Path, key: dict[str, Any], reference: Reference) -> None:
+def save(folder: Path, key: dict[str, Any], reference: FeatureSet) -> None:
     """Keeps it for others; complete or not at all. OSError or SafetensorError when that is not possible."""
     statistics = reference.statistics
     tensors = {

@@ -13,9 +13,13 @@ def tag(row: Row) -> str:
 
 def describe(row: Row) -> str:
     """A value in one line."""
+    of = []
     if "samples" in row:
-        of = f"{row['samples']:,} samples against {row['reference_samples']:,} images of {row['reference']}"
-    else:
-        of = f"reconstructions of {row['count']:,} images of {row['split']}"
+        of.append(f"{row['samples']:,} samples")
+    if "reference" in row:
+        of.append(f"{row['reference_samples']:,} images of {row['reference']}")
+    what = [" against ".join(of)] if of else []
+    if "split" in row:
+        what.append(f"reconstructions of {row['count']:,} images of {row['split']}")
     where = f"{row['level']} px, {row['weights']} weights, {row['images']:,} images seen"
-    return f"{row['metric']} {row['value']:.6g} ({of}, {where})"
+    return f"{row['metric']} {row['value']:.6g} ({', '.join([*what, where])})"

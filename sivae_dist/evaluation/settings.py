@@ -6,24 +6,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from data_pipelines.choices import name_in
 from data_pipelines.settings import expand
+from sivae_dist.evaluation.extractors import EXTRACTORS, USUAL_EXTRACTOR
+from sivae_dist.evaluation.metrics import METRICS, USUAL_METRICS, Need
 from sivae_dist.settings import Images, Settings
-
-Metric = Literal["fid", "kid", "psnr", "ssim", "mse"]
 
 
 class EvaluationSettings(Settings):
     every: Images = 0
     """Images between two evaluations in training, and one at its end; 0 for none."""
-    metrics: tuple[Metric, ...] = ("fid", "psnr", "ssim", "mse")
-    """`fid` and `kid` of samples, with an extractor; `psnr`, `ssim` and `mse` of reconstructions of the test split."""
+    metrics: tuple[Annotated[str, name_in(METRICS)], ...] = USUAL_METRICS
+    """`fid` and `kid` of samples, with an extractor; `psnr`, `ssim` and `mse` of reconstructions of the test split; and
+    metrics that were added (docs/evaluation.md)."""
     samples: int = Field(50_000, ge=2)
-    """Samples that are drawn for `fid` and `kid`."""
+    """Samples that are drawn, for metrics that need them."""
     reference: Literal["train", "test", "all"] = "train"
     """The real images that they are compared with."""
     reference_samples: Annotated[int, Field(ge=2)] | None = None
     """How many of these at most, the first ones; None for all."""
-    extractor: Literal["inception-v3-compat", "inception-v3-random"] = "inception-v3-compat"
+    extractor: Annotated[str, name_in(EXTRACTORS)] = USUAL_EXTRACTOR
     """`inception-v3-compat`: torch-fidelity's port of the Inception network of 2015, whose weights have to be had.
     `inception-v3-random`: the same with random weights of a fixed seed at 139 px, which needs no file."""
     layer: Literal["64", "192", "768", "2048"] = "2048"
@@ -58,10 +60,14 @@ class EvaluationSettings(Settings):
             raise ValueError("at least 8 hexadecimal digits in small letters are needed")
         return value
 
-    @property
-    def of_samples(self) -> bool:
-        """Whether anything needs an extractor."""
-        return bool({"fid", "kid"} & set(self.metrics))
+    def needs(self, need: Need) -> bool:
+        """Whether any metric does."""
+        return any(need in METRICS[name].needs for name in self.metrics)
+
+    def reported(self) -> list[str]:
+        """The names of all values as far as they are known without the extractor's weights: their beginnings."""
+        label = EXTRACTORS[self.extractor](self).label
+        return [METRICS[name].reported(name, label).removesuffix("]") for name in self.metrics]
 
     @property
     def folder(self) -> Path:

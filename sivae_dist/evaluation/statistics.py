@@ -1,22 +1,14 @@
-"""Features of images, gathered by all processes, and the distances between two sets of them."""
+"""Features of a set of images, gathered by all processes."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from sivae_dist.process.processes import rank, world_size
-
-KID_SUBSETS = 100
-KID_SUBSET_SIZE = 1000
-"""As everybody has it; smaller where there are fewer images."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +22,23 @@ class Statistics:
     """[D, D], unbiased."""
 
 
+@dataclass(frozen=True)
+class FeatureSet:
+    """Of a set of images, all that a metric may want of their features."""
+
+    statistics: Statistics
+    features: Tensor | None
+    """fp32 [n, D] in the order of the images, where a metric needs them (Metric.keeps_features)."""
+
+
 @dataclass
 class Collected:
-    """What a process has gathered, and after `reduce`, on the first process, all of them."""
+    """What a process has gathered."""
 
     dimensions: int
     device: torch.device
     keep: bool
-    """Whether the features themselves are kept, which a kernel distance needs."""
+    """Whether the features themselves are kept."""
     count: int = 0
     _sum: Tensor = field(init=False)
     _products: Tensor = field(init=False)
@@ -88,23 +89,7 @@ class Collected:
         there = torch.arange(longest)[:, None] < counts.cpu()[None, :]
         return rows[there.flatten()]
 
-
-def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Squared Frechet distance between two normal distributions, as torch-fidelity computes it."""
-    first, second = ({"mu": s.mean, "sigma": s.covariance} for s in (a, b))
-    return float(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
-
-
-def kernel_distance(fake: Tensor, real: Tensor) -> tuple[float, dict[str, Any]]:
-    """Mean squared maximum mean discrepancy over random subsets of two sets of features [n, D], as torch-fidelity
-    computes it, and the number and size of these subsets."""
-    subsets = {"kid_subsets": KID_SUBSETS, "kid_subset_size": min(KID_SUBSET_SIZE, len(fake), len(real))}
-    return float(kid_features_to_metric(fake, real, **subsets, verbose=False)[KEY_METRIC_KID_MEAN]), subsets
-
-
-def share(first: int, stop: int, batch: int) -> Iterable[NDArray[np.int64]]:
-    """This process's numbers out of first ... stop - 1, in batches: every world-th one. All processes get equally
-    many batches, of which the last may be empty."""
-    stride = world_size() * batch
-    for start in range(first, stop, stride):
-        yield np.arange(start + rank(), min(start + stride, stop), world_size())
+    def feature_set(self) -> FeatureSet:
+        """Of all processes' images; on other processes than the first without the features. All of them call it
+        together, once."""
+        return FeatureSet(self.statistics(), self.features() if self.keep else None)

@@ -12,10 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.ranges import to_unit
 from launch.cli import app
 from launch.cli.options import parse_numbers, parse_truncation
 from sivae_dist import load_pretrained
-from sivae_dist.use.figures.grids import to_unit
 from tests.command import told
 from tests.helpers import begin, random_set, tiny_settings, train
 

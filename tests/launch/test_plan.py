@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from launch import plan
 from launch.plan import memory
 from sivae_dist.config.run_settings import RunSettings, load_config
-from sivae_dist.evaluation import extractors
+from sivae_dist.evaluation.extractors import weights
 from sivae_dist.process.host import HostMemory
 from sivae_dist.run.directory import RunDirectory
 from tests.engines import begun
@@ -117,7 +117,7 @@ def test_weights_of_the_evaluation_that_cannot_be_had(
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(extractors, "_download", missing)
+    monkeypatch.setattr(weights, "_download", missing)
     (warning,) = plan.preflight(settings("evaluation.every=8"), 1, here=True).warnings
     assert "no network" in warning and "the rest is measured" in warning
     best = settings("evaluation.every=8", "checkpoint.keep_best=1", "checkpoint.best_metric=evaluation/fid")

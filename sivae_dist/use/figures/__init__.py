@@ -2,7 +2,7 @@
 
 from sivae_dist.use.figures.animation import animate
 from sivae_dist.use.figures.files import check_out, save_picture
-from sivae_dist.use.figures.grids import grid, in_rows, to_unit
+from sivae_dist.use.figures.grids import grid, in_rows
 from sivae_dist.use.figures.metrics import curves
 from sivae_dist.use.figures.pictures import growth, interpolation, reconstructions, samples, style_mixing
 from sivae_dist.use.figures.sheet import Sheet
@@ -20,5 +20,4 @@ __all__ = [
     "samples",
     "save_picture",
     "style_mixing",
-    "to_unit",
 ]

@@ -5,10 +5,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-
-def to_unit(images: Tensor) -> Tensor:
-    """[-1, 1] -> [0, 1], clamped."""
-    return ((images.float() + 1) / 2).clamp(0, 1)
+from data_pipelines.images.ranges import to_unit
 
 
 def grid(images: Tensor, columns: int) -> Tensor:

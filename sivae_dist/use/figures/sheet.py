@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sivae_dist.use.figures.grids import to_picture, to_unit
+from data_pipelines.images.ranges import to_unit
+from sivae_dist.use.figures.grids import to_picture
 
 LEAST = 64
 """Pixels of a side to which smaller images are enlarged, by a whole factor, so that one can see them."""

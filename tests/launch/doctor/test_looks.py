@@ -286,7 +286,7 @@ def test_a_folder_without_room_or_rights(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_weights_that_are_missing_or_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sivae_dist.evaluation.extractors import WEIGHTS_NAME
+    from sivae_dist.evaluation.extractors.weights import WEIGHTS_NAME
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     level, _, todo = levels(storage.examine_weights({}))["weights"]

@@ -13,16 +13,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_pipelines.images.loader import DataSettings
+from data_pipelines.images.ranges import to_uint8
 from data_pipelines.images.reader import Reader, SampleError
 from data_pipelines.images.store import open_store
 from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluator_module
-from sivae_dist.evaluation import statistics
-from sivae_dist.evaluation.evaluator import Evaluator, to_uint8
+from sivae_dist.evaluation import statistics, streams
+from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.extractors import Extractor, make_extractor
+from sivae_dist.evaluation.metrics.fid import frechet_distance
 from sivae_dist.evaluation.rows import Row
 from sivae_dist.evaluation.settings import EvaluationSettings
-from sivae_dist.evaluation.statistics import Collected, share
+from sivae_dist.evaluation.statistics import Collected
+from sivae_dist.evaluation.streams import share
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.use.pretrained import load_run
 from tests.helpers import CPU, begin, on_processes, random_set, tiny_settings, train
@@ -127,10 +130,10 @@ def _measure_twice(run: Path, cache: Path) -> Any:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_every_image_is_somebodys(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "world_size", lambda: world)
+    monkeypatch.setattr(streams, "world_size", lambda: world)
     taken = []
     for number in range(world):
-        monkeypatch.setattr(statistics, "rank", lambda number=number: number)
+        monkeypatch.setattr(streams, "rank", lambda number=number: number)
         taken.append(list(share(10, 47, 4)))
     assert len({len(batches) for batches in taken}) == 1
     assert all(len(batch) <= 4 for batches in taken for batch in batches)
@@ -143,8 +146,8 @@ def test_far_images_are_far(run: Path, tmp_path: Path) -> None:
     a = statistics_of(real_images(run, 0, 37))
     b = statistics_of(real_images(run, 37, 52))
     far = statistics_of(to_uint8(load_run(run).sample(SAMPLES)))
-    assert abs(statistics.frechet_distance(a, a)) < 1e-4
-    assert statistics.frechet_distance(a, b) < 0.5 * statistics.frechet_distance(a, far)
+    assert abs(frechet_distance(a, a)) < 1e-4
+    assert frechet_distance(a, b) < 0.5 * frechet_distance(a, far)
 
 
 def statistics_of(images: Tensor) -> statistics.Statistics:

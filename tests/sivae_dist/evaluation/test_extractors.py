@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from sivae_dist.evaluation import extractors
-from sivae_dist.evaluation.evaluator import metric_name
-from sivae_dist.evaluation.extractors import WEIGHTS_NAME, ExtractorError, RandomInception, make_extractor
+from sivae_dist.evaluation.extractors import ExtractorError, make_extractor
+from sivae_dist.evaluation.extractors import weights as files
+from sivae_dist.evaluation.extractors.networks import RandomInception
+from sivae_dist.evaluation.extractors.weights import WEIGHTS_NAME
+from sivae_dist.evaluation.metrics import METRICS
 from sivae_dist.evaluation.settings import EvaluationSettings
 from tests.helpers import CPU
 
@@ -55,17 +57,17 @@ def test_other_weights_need_their_checksum_and_give_no_fid(weights: Path) -> Non
         make_extractor(settings(weights=str(weights), sha256="0123456789"), CPU)
     found = make_extractor(settings(weights=str(weights), sha256=sha256(weights), layer="2048"), CPU)
     assert found.name == f"inception-v3-compat-{sha256(weights)[:8]}" and not found.genuine
-    assert metric_name("fid", found) == f"frechet_distance[{found.name}]"
-    assert metric_name("kid", found) == f"kernel_distance[{found.name}]"
+    assert METRICS["fid"].reported("fid", found.label) == f"frechet_distance[{found.name}]"
+    assert METRICS["kid"].reported("kid", found.label) == f"kernel_distance[{found.name}]"
 
 
 @pytest.mark.parametrize(("layer", "name"), [("2048", "fid"), ("768", "frechet_distance[inception-v3-compat:768]")])
 def test_those_of_2015_give_fid_in_their_last_layer(
     weights: Path, monkeypatch: pytest.MonkeyPatch, layer: str, name: str
 ) -> None:
-    monkeypatch.setattr(extractors, "WEIGHTS_SHA256", sha256(weights)[:8])
+    monkeypatch.setattr(files, "WEIGHTS_SHA256", sha256(weights)[:8])
     found = make_extractor(settings(weights=str(weights), layer=layer), CPU)
-    assert metric_name("fid", found) == name
+    assert METRICS["fid"].reported("fid", found.label) == name
     assert found.sha256 == sha256(weights)
     assert all(
         torch.equal(tensor, found.network.state_dict()[key])
@@ -107,7 +109,7 @@ def test_files_that_are_something_else(tmp_path: Path, content: Any) -> None:
 
 def test_without_weights_and_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(extractors, "URL_INCEPTION_V3", f"http://127.0.0.1:{unused_port()}/{WEIGHTS_NAME}")
+    monkeypatch.setattr(files, "URL_INCEPTION_V3", f"http://127.0.0.1:{unused_port()}/{WEIGHTS_NAME}")
     where = tmp_path / "hub" / "hub" / "checkpoints"
     with pytest.raises(
         ExtractorError,
@@ -128,9 +130,9 @@ def test_download(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from tests.web import Web, corrupt
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(extractors, "WEIGHTS_SHA256", sha256(weights)[:8])
+    monkeypatch.setattr(files, "WEIGHTS_SHA256", sha256(weights)[:8])
     with Web(weights.parent) as web:
-        monkeypatch.setattr(extractors, "URL_INCEPTION_V3", f"{web.url}/{weights.name}")
+        monkeypatch.setattr(files, "URL_INCEPTION_V3", f"{web.url}/{weights.name}")
         web.fault(weights.name, corrupt, 1)
         with pytest.raises(ExtractorError, match="what came has another checksum"):
             make_extractor(settings(), CPU)

@@ -178,7 +178,7 @@ def test_without_weights_training_goes_on_and_says_so_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr("sivae_dist.evaluation.extractors.URL_INCEPTION_V3", "http://127.0.0.1:1/x.pth")
+    monkeypatch.setattr("sivae_dist.evaluation.extractors.weights.URL_INCEPTION_V3", "http://127.0.0.1:1/x.pth")
     path = trained(tmp_path / "run", data, "evaluation.extractor=inception-v3-compat")
     assert capsys.readouterr().out.count("FID needs weights-inception-2015-12-05-6726825d.pth") == 1
     assert [row["metric"] for row in rows_of(path)] == ["mse"] * 3

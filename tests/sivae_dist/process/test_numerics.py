@@ -12,7 +12,9 @@ from data_pipelines.images.store import open_store
 from launch import launcher, worker
 from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluators
+from sivae_dist.evaluation import reference
 from sivae_dist.evaluation.extractors import Extractor
+from sivae_dist.evaluation.metrics import METRICS, Batch, Metric
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.process import numerics
 from sivae_dist.process.numerics import configure, ieee, set_environment
@@ -145,20 +147,21 @@ class Watching(nn.Module):
 
 def test_an_evaluation_is_in_ieee_whatever_training_uses(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, seen = Watching(), set()
-    errors = evaluators.reconstruction.errors
+    metric = METRICS["psnr"]
+    add = metric.add
 
-    def watched(real: Tensor, reconstructed: Tensor) -> dict[str, Tensor]:
+    def watched(self: Metric, batch: Batch) -> Tensor:
         seen.add(numerics_now())
-        return errors(real, reconstructed)
+        return add(self, batch)
 
-    monkeypatch.setattr(evaluators.reconstruction, "errors", watched)
+    monkeypatch.setattr(metric, "add", watched)
     settings = settings_of(RunDirectory(run))
     measuring = EvaluationSettings(metrics=("fid", "psnr"), samples=4)
     configure("tf32", False, GPU)
     with open_store(settings.data.path) as store:
         evaluator = evaluators.Evaluator(measuring, settings.data, store, store.manifest(), torch.device("cpu"))
         evaluator._extractor = Extractor("watching", "0", "8", False, network)
-        monkeypatch.setattr(evaluator, "_keep", lambda key, made: None)
+        monkeypatch.setattr(reference, "save", lambda folder, key, made: None)
         rows = evaluator.evaluate(load_run(run))
     assert [row["metric"] for row in rows] == ["frechet_distance[watching]", "psnr"]
     assert {(row["precision"], row["device"]) for row in rows} == {("fp32", "cpu")}

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from data_pipelines.images.ranges import to_unit
 from sivae_dist.models import Stage
 from sivae_dist.models.style import StyleSettings
 from sivae_dist.use import figures
 from sivae_dist.use.figures import Sheet, animation
 from sivae_dist.use.figures.animation import closed_walk
-from sivae_dist.use.figures.grids import to_picture, to_unit
+from sivae_dist.use.figures.grids import to_picture
 from sivae_dist.use.pretrained import Pretrained
 
 SETTINGS = StyleSettings(
@@ -66,7 +67,7 @@ def test_grids_and_rows() -> None:
     rows = figures.in_rows(images, others, columns=3)
     assert rows[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1, 1]  # filled up with white
     assert figures.grid(rows, 3).shape == (3, 4 * 5 + 1, 3 * 5 + 1)
-    assert figures.to_unit(torch.tensor([-3.0, -1, 0, 1, 2])).tolist() == [0, 0, 0.5, 1, 1]
+    assert to_unit(torch.tensor([-3.0, -1, 0, 1, 2])).tolist() == [0, 0, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
