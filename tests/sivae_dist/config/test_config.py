@@ -248,6 +248,7 @@ def test_override_that_is_no_yaml() -> None:
         ("objective.name=", "no value is given; it is one of soft_intro, intro, vae"),
         ("engine={name: zzz}", "engine.name: 'zzz' is none of ddp, zero"),
         ("evaluation.metrics=[fid, lpips]", "'lpips' is none of fid, kid, psnr, ssim, mse"),
+        ("evaluation.metrics=[[fid]]", "['fid'] is none of fid, kid, psnr, ssim, mse"),
         ("evaluation.layer=769", "'769' is none of 64, 192, 768, 2048; did you mean 768?"),
         ("device=gpu", "'gpu' is not a device; it is one of auto, cpu, cuda, cuda:N"),
         # What does not go together.

@@ -15,6 +15,7 @@ from data_pipelines.images.ranges import to_uint8
 from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import open_store
 from launch.plan.sense import check_best_metric
+from sivae_dist.config.opening import prepare_run
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.extractors import EXTRACTORS
 from sivae_dist.evaluation.metrics import METRICS
@@ -72,7 +73,7 @@ def test_training_measures_them(data: Path, tmp_path: Path, processes: int) -> N
     best = ("checkpoint.keep_best=1", "checkpoint.best_metric=evaluation/sharpness", "evaluation.every=16")
     settings = tiny_settings(data, *asked, *best)
     check_best_metric(settings)
-    RunDirectory(path).open(settings)
+    prepare_run(RunDirectory(path), settings)
     assert on_processes(processes, _train, path) == [False] * processes
     rows = read_rows(RunDirectory(path).evaluation)
     assert [(row["images"], row["metric"]) for row in rows] == [
