@@ -1,4 +1,4 @@
-"""Many runs from one file: a grid or a list of settings, as job arrays.
+"""Many runs from one file: a grid or a list of settings.
 
 config: tiny                  # as `sivae train` takes it
 overrides: [data.path=data/faces]
@@ -12,28 +12,16 @@ runs:                         # and these
 import itertools
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import submitit
 from pydantic import ValidationError
 
 from data_pipelines.problems import problems
-from launch.clusters.slurm.batch import Executor, facts, hand_in, make_executor
-from launch.clusters.slurm.settings import ClusterSettings, slurm_config
-from launch.clusters.slurm.task import Task
-from launch.code import snapshot
-from launch.record import JobRecord
 from sivae_dist.config.yaml_reading import read_yaml
-from sivae_dist.run.atomic import write_text
-from sivae_dist.run.directory import SweepFolder
 from sivae_dist.settings import Settings, flatten
-
-_MAX_ARRAY = 1001  # SLURM's own default
 
 _LONGEST = 60
 """Characters of a name, beside its number."""
@@ -114,46 +102,3 @@ def _label(point: dict[str, Any], short: Mapping[str, Any]) -> str:
             break  # the number tells the rest
         label += f"-{text}" if label else text
     return label
-
-
-def chunks(runs: list[Path], size: int) -> list[list[Path]]:
-    return [runs[first : first + size] for first in range(0, len(runs), size)]
-
-
-def submit(
-    folder: Path, runs: list[Path], totals: list[int], name: str, cluster: ClusterSettings, per_task: int, parallel: int
-) -> list[str]:
-    """Hands in prepared run directories as arrays, `per_task` runs a task one after the other and at most `parallel`
-    tasks at once; returns the arrays' ids. ValueError when SLURM refuses one.
-
-    An array waits for the end of the one before it, since SLURM limits each by itself.
-    """
-    folder = folder.resolve()
-    code = snapshot(folder)
-    known = facts(cluster, code)
-    tasks = chunks([run.resolve() for run in runs], per_task)
-    total = dict(zip([run.resolve() for run in runs], totals, strict=True))
-    jobs: list[str] = []
-    for number, part in enumerate(chunks_of_tasks(tasks, cluster)):
-        plan = SweepFolder(folder).plans / f"{time.time_ns()}-{number}.json"
-        write_text(plan, json.dumps([[str(run) for run in task] for task in part]))
-        after = f"afterany:{jobs[-1]}" if jobs else None
-        executor = make_executor(SweepFolder(folder).job_logs, plan, name, cluster, code, parallel, after)
-        handed = hand_in(executor, partial(_map, executor, plan, len(part)))
-        for job, task in zip(handed, part, strict=True):
-            for run in task:
-                JobRecord(run).submitted(job=job.job_id, kind="slurm", images=total[run], runs=len(task), **known)
-        jobs.append(handed[0].job_id.split("_")[0])  # of a single task submitit makes no array
-    return jobs
-
-
-def _map(executor: Executor, plan: Path, count: int) -> list[submitit.Job[None]]:
-    with executor.batch():
-        return [executor.submit(Task(plan)) for _ in range(count)]
-
-
-def chunks_of_tasks(tasks: list[list[Path]], cluster: ClusterSettings) -> Iterator[list[list[Path]]]:
-    """Tasks by array: no more than the cluster takes in one."""
-    largest = cluster.max_array_size or int(slurm_config().get("MaxArraySize", _MAX_ARRAY))
-    for first in range(0, len(tasks), largest):
-        yield tasks[first : first + largest]

@@ -1,26 +1,37 @@
 """`sivae data draw`: write a drawn set as a folder of PNG files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from launch.cli.errors import one_line_errors
 
+if TYPE_CHECKING:
+    from data_pipelines.pool import Tick
+
 CHUNK = 50
 """Images a worker draws before it reports."""
 
 
-def _draw_chunk(name: str, folder: str, seed: int, start: int, stop: int, digits: int) -> int:
-    """Draws images start to stop - 1 into `folder`; returns how many."""
+class _Drawing(NamedTuple):
+    """What the workers share."""
+
+    name: str
+    folder: str
+    seed: int
+    digits: int
+
+
+def _draw_chunk(drawing: _Drawing, chunk: range, tick: "Tick") -> None:
     from PIL import Image
 
     from data_pipelines.images.drawn import DRAWN
 
-    for index in range(start, stop):
-        image = Image.fromarray(DRAWN[name](seed, index))
-        image.save(f"{folder}/{index:0{digits}d}.png", compress_level=6)
-    return stop - start
+    for index in chunk:
+        image = Image.fromarray(DRAWN[drawing.name](drawing.seed, index))
+        image.save(f"{drawing.folder}/{index:0{drawing.digits}d}.png", compress_level=6)
+    tick(len(chunk))
 
 
 def draw(
@@ -36,10 +47,10 @@ def draw(
     """
     with one_line_errors():
         import shutil
-        from concurrent.futures import ProcessPoolExecutor, as_completed
         from difflib import get_close_matches
 
         from data_pipelines.images.drawn import DRAWN
+        from data_pipelines.pool import run_tasks
         from data_pipelines.problems import did_you_mean
 
         if name not in DRAWN:
@@ -49,27 +60,21 @@ def draw(
         if dest.exists():
             raise ValueError(f"{dest} exists already; remove it or name another folder")
         partial = dest.with_name(dest.name + ".partial")
-        digits = max(5, len(str(count - 1)))
-        starts = range(0, count, CHUNK)
+        drawing = _Drawing(name, str(partial), seed, max(5, len(str(count - 1))))
+        chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+        shown = 0
+
+        def report(done: int) -> None:
+            nonlocal shown
+            if done * 10 // count > shown:
+                shown = done * 10 // count
+                typer.echo(f"drawn {done} of {count}")
+
         try:
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir(parents=True)
-            with ProcessPoolExecutor(min(workers, len(starts))) as pool:
-                chunks = [
-                    pool.submit(_draw_chunk, name, str(partial), seed, start, min(start + CHUNK, count), digits)
-                    for start in starts
-                ]
-                try:
-                    done = shown = 0
-                    for chunk in as_completed(chunks):
-                        done += chunk.result()
-                        if done * 10 // count > shown:
-                            shown = done * 10 // count
-                            typer.echo(f"drawn {done} of {count}")
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            run_tasks(_draw_chunk, drawing, chunks, workers, report)
             partial.rename(dest)
         except OSError as error:
             raise ValueError(f"cannot write {dest}: {error.strerror or error}") from None

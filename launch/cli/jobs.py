@@ -15,13 +15,12 @@ from sivae_dist.run.directory import RunDirectory, runs_below
 from sivae_dist.run.jsonl import last_row
 
 if TYPE_CHECKING:
-    from launch.jobs import State
+    from launch.clusters import State
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, or folders of sweeps.")]
 
 _POLL = 0.5
-_ASK = 30.0
-"""Seconds between two looks at a file that grows, and between two questions to SLURM, which is shared."""
+"""Seconds between two looks at a file that grows."""
 
 _LINES = 10
 """Of each log, where several are shown."""
@@ -147,10 +146,10 @@ class _Log:
     """A log that grows, and may not be there yet."""
 
     def __init__(self, run: Path, rank: int | None, lines: int | None) -> None:
-        from launch.record import JobRecord
+        from launch.jobs import patience
 
         self.run, self._rank, self._lines = run, rank, lines
-        self.patience = _ASK if (JobRecord(run).last_job() or {}).get("kind") == "slurm" else 0.0
+        self.patience = patience(run)
         self._file: TextIO | None = None
 
     @property
@@ -182,18 +181,13 @@ class _Log:
 
 
 def _log(run: Path, rank: int | None) -> Path:
-    """The log for people, or that of one process of the last job."""
-    from launch.record import JobRecord
+    """The log for people, or that of one process of the last job. ValueError when there is none yet."""
+    from launch.jobs import log_of
 
-    if rank is None:
-        path = RunDirectory(run).logs.combined
-        if not path.is_file():
-            raise ValueError(f"{run} has no log yet: no job of it has started")
-        return path
-    job = JobRecord(run).last_job()
-    name = job["job"] if job else ""
-    if job and job["kind"] == "local" and rank == 0:  # it prints into the log for people
-        return _log(run, None)
-    if not (found := RunDirectory(run).process_logs(name, rank)):
+    for_people = RunDirectory(run).logs.combined
+    path = for_people if rank is None else log_of(run, rank)
+    if path is None:
         raise ValueError(f"{run} has no log of process {rank}")
-    return max(found, key=lambda path: (path.stat().st_size > 0, path.stat().st_mtime))
+    if path == for_people and not path.is_file():
+        raise ValueError(f"{run} has no log yet: no job of it has started")
+    return path

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from launch.clusters.slurm.settings import ClusterSettings
-    from sivae_dist.config.run_settings import RunSettings
+    from launch.clusters import Cluster, Resources
 
-LOCAL = "local"
-
-Cluster = Annotated[
+ClusterName = Annotated[
     str,
     typer.Option(help="A file or name of configs/clusters; auto: found by SLURM's ClusterName; local: no cluster."),
 ]
 
-Resources = dict[str, Any] | None
+Given = dict[str, Any] | None
 """Those of the options below that were given."""
 
 _OPTIONS: dict[str, Any] = {
@@ -63,8 +60,6 @@ _OPTIONS: dict[str, Any] = {
     ],
 }
 
-_LOCAL_OPTIONS = {"gpus_per_node", "tasks_per_node"}
-
 
 def with_resources(command: Callable[..., None]) -> Callable[..., None]:
     """Puts an option for each resource in the place of a command's parameter `resources`, which gets those given."""
@@ -89,42 +84,9 @@ def with_resources(command: Callable[..., None]) -> Callable[..., None]:
     return told_apart
 
 
-def asked_for(cluster: str, resources: Resources) -> "ClusterSettings":
-    """A cluster's settings with the resources on top. ValueError in one line a problem."""
-    from launch.clusters.slurm.settings import load_cluster
+def asked_for(name: str, resources: Given) -> "tuple[Cluster[Any], Resources]":
+    """The cluster that `--cluster NAME` means, and what a job asks of it. ValueError in one line a problem."""
+    from launch.clusters import cluster_for
 
-    given = resources or {}
-    if cluster != LOCAL:
-        return load_cluster(cluster, given)
-    if others := [f"--{name.replace('_', '-')}" for name in given if name not in _LOCAL_OPTIONS]:
-        raise ValueError(f"{', '.join(others)}: for SLURM only; leave it out with --cluster local")
-    return load_cluster(None, given)
-
-
-def on_device(settings: "RunSettings", cluster: str, wanted: "ClusterSettings") -> "RunSettings":
-    """Settings with the device that the resources stand for, where they leave it open (`auto`): a job with GPUs never
-    trains on CPUs unnoticed. ValueError where they contradict each other."""
-    if settings.device.startswith("cuda") and not wanted.gpus:
-        raise ValueError(f"device={settings.device} needs GPUs, and none are asked for: set --gpus-per-node")
-    if cluster == LOCAL and "gpus_per_node" not in wanted.model_fields_set:
-        return settings  # this machine may have none
-    if settings.device == "auto":
-        settings = settings.model_copy(update={"device": "cuda" if wanted.gpus else "cpu"})
-    if settings.device.startswith("cuda") and wanted.processes_per_node > wanted.gpus:
-        raise ValueError(
-            f"{wanted.processes_per_node} processes per node need a GPU each, and {wanted.gpus} are asked for: leave "
-            "--tasks-per-node out, or set device=cpu"
-        )
-    return settings
-
-
-def can_submit() -> bool:
-    """Says in a dry run whether the job could be submitted from here."""
-    from launch.clusters.slurm.batch import check_sbatch
-
-    try:
-        check_sbatch()
-    except ValueError as error:
-        typer.echo(f"FAILED slurm: {error}")
-        return False
-    return True
+    cluster = cluster_for(name)
+    return cluster, cluster.resources(name, resources or {})

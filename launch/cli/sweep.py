@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.resources import LOCAL, Cluster, Resources, asked_for, can_submit, on_device, with_resources
+from launch.cli.resources import ClusterName, Given, asked_for, with_resources
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import RunDirectory, SweepFolder
@@ -25,37 +25,36 @@ def sweep(
         int | None, typer.Option(min=1, help="Tasks at once; 8, or one per GPU with --cluster local.")
     ] = None,
     runs_per_task: Annotated[int, typer.Option(min=1, help="Small runs that a task does one after the other.")] = 1,
-    cluster: Cluster = "auto",
-    resources: Resources = None,
+    cluster: ClusterName = "auto",
+    resources: Given = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the runs; submit nothing.")] = False,
 ) -> None:
     """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
     with one_line_errors():
         outlast_watchers()
-        from launch.clusters.slurm.settings import PARALLEL
-        from launch.jobs import states_of
-        from launch.plan import preflight, untrained_keys
+        from launch.clusters import Prepared
+        from launch.plan import cluster_checks, on_device, preflight, states_before, untrained_keys
         from launch.record import load_index
         from launch.sweep import assignments, load_sweep, run_names
         from sivae_dist.config.opening import prepare_run
         from sivae_dist.config.run_settings import load_config
         from sivae_dist.run.progress import saved_images
 
-        wanted = asked_for(cluster, resources)
-        if cluster == LOCAL and runs_per_task > 1:
-            raise ValueError("--runs-per-task is for tasks of job arrays: leave it out with --cluster local")
         described = load_sweep(file)
         place = folder or Path("runs") / file.stem
-        common = [*described.overrides, *(overrides or [])]
         points = list(described.points())
         before = load_index(place)
         names = run_names(points, before)
-        prepared, plans = [], []
-        for given in ([*common, *assignments(point)] for point in points):  # all of them before the first is begun
-            settings = on_device(load_config(described.config, given), cluster, wanted)
-            untrained = untrained_keys(described.config, given, settings)
-            prepared.append(settings)
-            plans.append(preflight(settings, wanted.processes, here=cluster == LOCAL, untrained=untrained))
+        given = [[*described.overrides, *(overrides or []), *assignments(point)] for point in points]
+        loaded = [load_config(described.config, one) for one in given]  # which may import a cluster of the user's own
+        where, asked = asked_for(cluster, resources)
+        if runs_per_task > 1 and not where.has_tasks:
+            raise ValueError(f"--runs-per-task is for tasks of job arrays: leave it out with --cluster {where.kind}")
+        prepared = [on_device(settings, asked) for settings in loaded]
+        plans = []
+        for settings, one in zip(prepared, given, strict=True):  # all of them before the first is begun
+            untrained = untrained_keys(described.config, one, settings)
+            plans.append(preflight(settings, asked.processes, cluster=where, untrained=untrained))
         for warning in dict.fromkeys(line for plan in plans for line in plan.warnings):
             typer.echo(f"warning: {warning}")
         schedules = [plan.schedule for plan in plans]
@@ -63,33 +62,24 @@ def sweep(
         if dry_run:
             for run, schedule in zip(runs, schedules, strict=True):
                 typer.echo(f"{run.path}: {schedule.end:,} images")
-            raise typer.Exit(0 if cluster == LOCAL or can_submit() else 1)
-        if cluster != LOCAL:
-            from launch.clusters.slurm.batch import check_sbatch
-
-            check_sbatch()
+            failed = list(cluster_checks(where))
+            for check in failed:
+                typer.echo(check)
+            raise typer.Exit(1 if failed else 0)
+        states = states_before(where, [run.path for run in runs])
         index = {row["run"]: row for row in before}  # of which this file may have some no longer
         index |= {name: {"run": name, **point} for name, point in zip(names, points, strict=True)}
-        paths, left = [], []
-        states = states_of([run.path for run in runs], certain=True)
+        left = []
         for run, settings, schedule, state in zip(runs, prepared, schedules, states, strict=True):
             if state.is_alive or (state.name == "finished" and saved_images(run.path) >= schedule.end):
                 continue
             prepare_run(run, settings, schedule.train_samples)
-            paths.append(run.path)
-            left.append(schedule.end)
-        if not paths:
+            left.append(Prepared(run.path, schedule.end))
+        if not left:
             raise ValueError(f"all runs in {place} have finished, or have a job")
         write_text(SweepFolder(place).index, json.dumps([index[name] for name in sorted(index)], indent=1))
-        if cluster == LOCAL:
-            from launch.clusters.local.supervisor import submit_all
-
-            jobs = submit_all(place, paths, left, wanted, parallel)
-        else:
-            from launch.sweep import submit
-
-            jobs = submit(place, paths, left, file.stem, wanted, runs_per_task, parallel or PARALLEL)
-        count = f"{len(paths)} run{'s' if len(paths) > 1 else ''}"
+        jobs = where.sweep(place, left, file.stem, asked, parallel, runs_per_task)
+        count = f"{len(left)} run{'s' if len(left) > 1 else ''}"
         typer.echo(f"{count} in {place}, job {', '.join(jobs)} (sivae status {place}, sivae sweep-table {place})")
 
 

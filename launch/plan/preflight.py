@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.store import open_store
+from launch.clusters import Cluster
+from launch.plan.check import Check
 from launch.plan.memory import Place, check_memory
 from launch.plan.sense import check_best_metric, check_resolutions, check_warmup
+from launch.plan.submission import check_idle, cluster_checks
 from launch.plan.trial import check_space, try_checkpoint
 from sivae_dist.checkpoint.initial import check_initial
 from sivae_dist.config.opening import resolve_settings
@@ -38,29 +41,26 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
 
 
-class Check(NamedTuple):
-    name: str
-    fine: bool
-    detail: str
-    """What was found, or what is wrong and what to do."""
-
-
 def preflight(
     settings: RunSettings,
     processes: int,
     run: RunDirectory | None = None,
     *,
     here: bool = False,
+    cluster: Cluster[Any] | None = None,
     thorough: bool = False,
     untrained: Sequence[str] = (),
 ) -> Plan:
     """The plan of a run with these settings on `processes` processes. ValueError for the first thing that forbids it.
 
     `run`: where it would live, and may have begun; None to leave that open. `here`: on this machine, whose devices and
-    memory are looked at. `thorough`: for a dry run, which has the time to look at what the run's own start would find.
+    memory are looked at. `cluster`: as a job of this one, which decides `here`, and of which the run must not have a
+    job already. `thorough`: for a dry run, which has the time to look at what the run's own start would find.
     `untrained`: keys that were written for nothing (untrained_keys).
     """
-    examination = _Examination(settings, processes, run, here, untrained)
+    if cluster is not None and run is not None:
+        check_idle(cluster, run.path)
+    examination = _Examination(settings, processes, run, cluster.here if cluster else here, untrained)
     for look in examination.looks(thorough=thorough).values():
         look()
     return examination.plan
@@ -71,10 +71,13 @@ def checks(
     processes: int,
     run: RunDirectory,
     *,
-    here: bool = False,
+    cluster: Cluster[Any] | None = None,
     untrained: Sequence[str] = (),
 ) -> Iterator[Check]:
     """The same for a job, one by one with what was found, and a checkpoint on trial; up to the first that fails."""
+    if cluster is not None:
+        yield from cluster_checks(cluster)
+    here = cluster is not None and cluster.here
     examination = _Examination(settings, processes, run, here, untrained)
     looks = {"config": lambda: "all settings are valid"} | examination.looks(thorough=True)
     for name, look in (looks | {"checkpoint": examination.checkpoint}).items():

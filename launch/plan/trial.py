@@ -10,25 +10,12 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Schedule
 from sivae_dist.train.memory import meta_networks
-
-
-def checkpoint_bytes(settings: RunSettings) -> int:
-    """Of a checkpoint at the end of the run."""
-    values = sum(tensor.numel() for network in meta_networks(settings) for tensor in network.state_dict().values())
-    return 4 * values * settings.engine.dtype.itemsize  # weights, their average, and Adam's two moments
-
-
-def kept_checkpoints(settings: RunSettings, schedule: Schedule) -> int:
-    """The most that lie on disk at once, one that is being written included."""
-    kept = settings.checkpoint
-    for_good = schedule.end // kept.keep_every if kept.keep_every else 0
-    saves = schedule.end // kept.every if kept.every else 0
-    return min(kept.keep + kept.keep_best + for_good, saves + kept.keep_best + 1) + 1
+from sivae_dist.train.players import full_size
 
 
 def check_space(settings: RunSettings, schedule: Schedule, run: Path) -> str:
     """The room that checkpoints take and find. ValueError when it is not there."""
-    size, kept, place = checkpoint_bytes(settings), kept_checkpoints(settings, schedule), existing(run)
+    size, kept, place = full_size(meta_networks(settings)), settings.checkpoint.most_kept(schedule.end), existing(run)
     free = shutil.disk_usage(place).free
     if free < kept * size:
         raise ValueError(
@@ -45,7 +32,7 @@ def try_checkpoint(settings: RunSettings, run: Path) -> int:
     """
     place = RunDirectory(run).checkpoints / ".trial"
     part = 1 << 26
-    size = checkpoint_bytes(settings)
+    size = full_size(meta_networks(settings))
     tensors = {f"padding.{at}": torch.zeros(min(part, size - at), dtype=torch.uint8) for at in range(0, size, part)}
     folder = CheckpointFolder(place)
     made = not run.exists()

@@ -27,6 +27,12 @@ class CheckpointSettings(Settings):
     max_failures: int = Field(3, ge=1)
     """Failed saves in a row that stop the run; before that, a failed one is tried again at the next checkpoint."""
 
+    def most_kept(self, images: int) -> int:
+        """Checkpoints of a run of so many images that lie on disk at once at most, with one that is being written."""
+        for_good = images // self.keep_every if self.keep_every else 0
+        saves = images // self.every if self.every else 0
+        return min(self.keep + self.keep_best + for_good, saves + self.keep_best + 1) + 1
+
 
 class InitSettings(Settings):
     run: Path | None = None

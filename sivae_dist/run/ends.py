@@ -1,6 +1,7 @@
 """How the processes of a command end: exit codes, and files that say why."""
 
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,16 @@ class Logs:
         except FileExistsError:
             return False
         return True
+
+    def tell(self, line: str) -> None:
+        """Adds a line to the log for people; where that is not possible, to stderr. A run does not end for it."""
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.combined, "a") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            print(f"{line} (not in the log: {error})", file=sys.stderr, flush=True)
 
     def hangs(self) -> list[Path]:
         """Where the threads of processes were that made no progress."""

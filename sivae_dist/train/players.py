@@ -1,10 +1,10 @@
 """The two players of the game: both networks, their moving averages, and the engines that train them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sivae_dist.checkpoint.writing import share
 from sivae_dist.config.run_settings import RunSettings
@@ -13,6 +13,12 @@ from sivae_dist.models import Decoder, Encoder
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.step.optimizer import Ema
 from sivae_dist.step.schedule import Segment
+
+
+def full_size(networks: Iterable[nn.Module]) -> int:
+    """Bytes of a checkpoint of these networks once every parameter has been trained."""
+    weights = sum(tensor.nbytes for network in networks for tensor in network.state_dict().values())
+    return 4 * weights  # with their average, and Adam's two moments
 
 
 class Players:
@@ -25,8 +31,7 @@ class Players:
             network.checkpoint_activations = settings.engine.checkpoint_activations
             network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]
         self.encoder, self.decoder = encoder, decoder
-        networks = sum(tensor.nbytes for network in self.networks for tensor in network.state_dict().values())
-        self.full_size = 4 * networks  # weights, their average, and Adam's two moments
+        self.full_size = full_size(self.networks)
         """Bytes of `tensors` once every parameter has been trained."""
         common = (settings.engine, settings.optimizer, settings.ema)
         self.encoder_engine = make_engine(*common, "encoder", encoder, decoder)

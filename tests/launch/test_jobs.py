@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from launch.cli.jobs import status
-from launch.jobs import State, cancel, state_of, states_of
+from launch.clusters import State
+from launch.jobs import cancel, state_of, states_of
 from launch.record import JobRecord, runs_in
 from sivae_dist.run.directory import SweepFolder
 from sivae_dist.run.ends import STOPPED, Logs

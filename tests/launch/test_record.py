@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from launch.clusters.slurm import requeue
-from launch.clusters.slurm.requeue import FINISHED, judge, runs_of
+from launch.clusters.slurm.plans import runs_of
 from launch.record import NO_PROGRESS, JobRecord
+from launch.verdict import FINISHED, judge
 from sivae_dist.run.ends import STOPPED, Logs
 
 JOB = "17"

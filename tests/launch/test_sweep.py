@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from launch.cli.tables import TableRow, show
-from launch.clusters.local.supervisor import slots, visible_gpus
+from launch.clusters.local.cluster import slots, visible_gpus
 from launch.record import load_index, runs_in
 from launch.sweep import Sweep, run_names
 from sivae_dist.run.directory import SweepFolder

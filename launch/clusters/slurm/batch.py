@@ -1,4 +1,4 @@
-"""Runs as SLURM jobs, through submitit: the batch script, and handing it in."""
+"""The batch script with its lines for sbatch and srun, and handing it in, through submitit."""
 
 import os
 import re
@@ -9,17 +9,13 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import submitit
 from submitit.helpers import clean_env
 
 from launch.clusters.slurm.options import arguments
-from launch.clusters.slurm.settings import ClusterSettings, slurm_config
-from launch.clusters.slurm.task import Task
-from launch.code import describe, snapshot
-from launch.record import JobRecord
-from sivae_dist.run.directory import RunDirectory
+from launch.clusters.slurm.settings import SlurmSettings
 
 T = TypeVar("T")
 
@@ -49,12 +45,12 @@ def make_executor(
     folder: Path,
     plan: Path,
     name: str,
-    cluster: ClusterSettings,
+    cluster: SlurmSettings,
     code: Path | None,
     parallel: int | None = None,
     after: str | None = None,
 ) -> Executor:
-    """`plan`: a run or a sweep's plan (requeue.runs_of); `code`: a snapshot to import from; `parallel`: tasks of an
+    """`plan`: a run or a sweep's plan (plans.runs_of); `code`: a snapshot to import from; `parallel`: tasks of an
     array at once; `after`: a further dependency, as SLURM writes it."""
     srun = ["--kill-on-bad-exit=1", *arguments(cluster.srun)]
     python = None
@@ -106,29 +102,6 @@ def make_executor(
         **({} if parallel is None else {"array_parallelism": parallel}),
     )
     return executor
-
-
-def submit(run: Path, images: int, name: str, cluster: ClusterSettings) -> str:
-    """Hands in a prepared run directory that will see so many images; returns the job's id.
-
-    Raises ValueError when SLURM refuses it.
-    """
-    run = run.resolve()
-    code = snapshot(run)
-    executor = make_executor(RunDirectory(run).job_logs, run, name, cluster, code)
-    job = hand_in(executor, lambda: executor.submit(Task(run)))
-    JobRecord(run).submitted(job=job.job_id, kind="slurm", images=images, **facts(cluster, code))
-    return str(job.job_id)
-
-
-def facts(cluster: ClusterSettings, code: Path | None) -> dict[str, Any]:
-    """What is recorded of a submission."""
-    return {
-        "cluster": slurm_config().get("ClusterName"),
-        "nodes": cluster.nodes,
-        "processes": cluster.processes,
-        "code": describe(code),
-    }
 
 
 def check_sbatch() -> None:

@@ -2,16 +2,7 @@
 
 import re
 
-_TYPE = r"[\w.+-]*[A-Za-z][\w.+-]*"
-
-
-def gpu_count(text: str | int) -> int:
-    """GPUs in a request by number: `4`, `a100:4`, `a100:2,v100:2`. ValueError for anything else."""
-    parts = str(text).split(",")
-    found = [re.fullmatch(rf"\s*(?:{_TYPE}:)?(\d+)\s*", part, re.ASCII) for part in parts]
-    if not all(found):
-        raise ValueError(f"{str(text)!r} is not a number of GPUs: write 4, or TYPE:NUMBER (a100:4)")
-    return sum(int(match[1]) for match in found if match)
+from launch.clusters.counts import GPU_TYPE
 
 
 def gres_count(gres: str | None) -> int:
@@ -27,7 +18,7 @@ def without_gpus(gres: str | None) -> str | None:
 def with_gpus(gres: str, request: str | int) -> str:
     """The same generic resources with other GPUs, of the type that they had unless `request` names one."""
     gpus = [re.sub(r"^(?:gres[:/])?gpu[:=]?", "", part) for part in _parts(gres) if _is_gpu(part)]
-    kinds = {match[1] for one in gpus if (match := re.fullmatch(rf"({_TYPE})(?::\d+)?", one))}
+    kinds = {match[1] for one in gpus if (match := re.fullmatch(rf"({GPU_TYPE})(?::\d+)?", one))}
     kind = f"{kinds.pop()}:" if len(kinds) == 1 and str(request).isdecimal() else ""
     wanted = [f"gpu:{kind}{part}" for part in str(request).split(",")]
     return ",".join([*wanted, *filter(None, [without_gpus(gres)])])
@@ -42,7 +33,7 @@ def _is_gpu(part: str) -> bool:
 
 
 def _number(part: str) -> int:
-    match = re.fullmatch(rf"(?:gres[:/])?gpu(?:[:=]({_TYPE}))?(?:[:=](\d+))?", part, re.ASCII)
+    match = re.fullmatch(rf"(?:gres[:/])?gpu(?:[:=]({GPU_TYPE}))?(?:[:=](\d+))?", part, re.ASCII)
     if match is None:
         raise ValueError(f"gres: {part!r} is not a request for GPUs: write gpu:4 or gpu:TYPE:NUMBER (gpu:a100:4)")
     return int(match[2] or 1)

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from submitit.helpers import Checkpointable
 
 from launch.clusters.slurm.place import SlurmPlace
-from launch.clusters.slurm.requeue import runs_of, tell
+from launch.clusters.slurm.plans import runs_of
 from launch.environment import forget_launchers
 from launch.record import JobRecord
 from sivae_dist.process.output import lasting_log, outlast_watchers
@@ -27,7 +27,7 @@ _PATIENCE = 300.0
 
 
 class Task(Checkpointable):  # so that a signal before ours are listened to requeues the job as it is
-    """Picklable; `plan` is a run, or a sweep's list of runs (requeue.runs_of)."""
+    """Picklable; `plan` is a run, or a sweep's list of runs (plans.runs_of)."""
 
     def __init__(self, plan: Path) -> None:
         self.plan = plan
@@ -70,9 +70,8 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
             logs.forget_failure()
             record.started(place.job, place.restart, node=place.node, processes=place.world_size)
             stack.enter_context(_copied(logs.combined))
-            tell(
-                run,
-                f"job {place.job}, start {place.restart + 1}: {place.world_size} processes, the first on {place.node}",
+            logs.tell(
+                f"job {place.job}, start {place.restart + 1}: {place.world_size} processes, the first on {place.node}"
             )
             if note:
                 print(note, flush=True)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli.resources import asked_for, can_submit, on_device
+from launch.cli.resources import asked_for
+from launch.clusters import cluster_of
 from launch.clusters.slurm.batch import check_sbatch, hand_in, make_executor
-from launch.clusters.slurm.settings import ClusterSettings
+from launch.clusters.slurm.settings import SlurmSettings
+from launch.plan import cluster_checks, on_device
 from sivae_dist.config.run_settings import load_config
 
 Sbatch = Callable[[str], None]
@@ -26,18 +28,19 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sbatch:
 
 
 def submit(tmp_path: Path, **settings: object) -> str:
-    cluster = ClusterSettings.model_validate(settings)
+    cluster = SlurmSettings.model_validate(settings)
     executor = make_executor(tmp_path / "jobs", tmp_path, "name", cluster, None)
     return str(hand_in(executor, lambda: executor.submit(len, "")).job_id)
 
 
-def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"^sbatch is not found on this machine: .*--cluster local$"):
         check_sbatch()
     with pytest.raises(ValueError, match="sbatch is not found"):
         submit(tmp_path)
-    assert not can_submit() and capsys.readouterr().out.startswith("FAILED slurm: sbatch is not found")
+    (check,) = cluster_checks(cluster_of("slurm"))
+    assert str(check).startswith("FAILED slurm: sbatch is not found") and not check.fine
 
 
 def test_what_slurm_says_on_one_line(tmp_path: Path, sbatch: Sbatch) -> None:
@@ -91,21 +94,21 @@ def test_the_script_comes_before_the_environment(
 def test_resources_imply_the_device(
     monkeypatch: pytest.MonkeyPatch, cluster: str, options: dict[str, object], device: str, expected: str
 ) -> None:
-    monkeypatch.setattr("launch.clusters.slurm.settings.slurm_config", dict)
+    monkeypatch.setattr("launch.clusters.slurm.reading.slurm_config", dict)
     settings = load_config("tiny", [f"device={device}"])
-    assert on_device(settings, cluster, asked_for(cluster, options)).device == expected
+    assert on_device(settings, asked_for(cluster, options)[1]).device == expected
 
 
 def test_a_device_that_contradicts_the_resources() -> None:
     with pytest.raises(ValueError, match="device=cuda needs GPUs, and none are asked for: set --gpus-per-node"):
-        on_device(load_config("tiny", ["device=cuda"]), "local", asked_for("local", {"gpus_per_node": "0"}))
+        on_device(load_config("tiny", ["device=cuda"]), asked_for("local", {"gpus_per_node": "0"})[1])
 
 
 def test_more_processes_than_gpus() -> None:
-    wanted = asked_for("local", {"gpus_per_node": "2", "tasks_per_node": 4})
+    _, wanted = asked_for("local", {"gpus_per_node": "2", "tasks_per_node": 4})
     with pytest.raises(ValueError, match="4 processes per node need a GPU each, and 2 are asked for"):
-        on_device(load_config("tiny"), "auto", wanted)
-    assert on_device(load_config("tiny", ["device=cpu"]), "auto", wanted).device == "cpu"
+        on_device(load_config("tiny"), wanted)
+    assert on_device(load_config("tiny", ["device=cpu"]), wanted).device == "cpu"
 
 
 def test_options_that_are_of_no_use_on_this_machine() -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.clusters.slurm import settings as clusters
+from launch.clusters import files as cluster_files
+from launch.clusters.slurm import reading
 from launch.clusters.slurm.batch import make_executor
-from launch.clusters.slurm.settings import ClusterSettings, load_cluster
+from launch.clusters.slurm.reading import load_settings
+from launch.clusters.slurm.settings import SlurmSettings
 
 
 @pytest.mark.parametrize(
@@ -17,36 +19,36 @@ from launch.clusters.slurm.settings import ClusterSettings, load_cluster
     ],
 )  # fmt: skip
 def test_time_limits(text: object, minutes: int) -> None:
-    assert ClusterSettings.model_validate({"time": text}).time == minutes
+    assert SlurmSettings.model_validate({"time": text}).time == minutes
 
 
 @pytest.mark.parametrize("text", ["soon", "1h", "", "-5", "1:2:3:4:5", 0])
 def test_what_is_no_time_limit(text: object) -> None:
     with pytest.raises(ValueError):
-        ClusterSettings.model_validate({"time": text})
+        SlurmSettings.model_validate({"time": text})
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(1, 15), (4, 60), (8, 120), (6000, 120)])
 def test_the_request_to_stop_comes_early_enough(minutes: int, seconds: int) -> None:
-    assert ClusterSettings(time=minutes).delay == seconds
-    assert ClusterSettings(time=minutes, signal_delay=45).delay == 45
+    assert SlurmSettings(time=minutes).delay == seconds
+    assert SlurmSettings(time=minutes, signal_delay=45).delay == 45
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(clusters, "USER_FOLDER", tmp_path)
+    monkeypatch.setattr(cluster_files, "USER_FOLDER", tmp_path)
     (tmp_path / "mine.yaml").write_text("cluster_name: big\npartition: gpu\ngpus_per_node: 8\nmem: 480G\n")
     return tmp_path
 
 
 def test_a_cluster_by_name_by_file_and_by_itself(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_name = load_cluster("mine", {"nodes": 4, "mem": "64G"})
+    by_name = load_settings("mine", {"nodes": 4, "mem": "64G"})
     assert (by_name.partition, by_name.processes, by_name.mem) == ("gpu", 32, "64G")
-    assert load_cluster(str(files / "mine.yaml"), {}).partition == "gpu"
-    monkeypatch.setattr(clusters, "slurm_config", lambda: {"ClusterName": "big"})
-    assert load_cluster("auto", {}).partition == "gpu"
-    monkeypatch.setattr(clusters, "slurm_config", dict)
-    assert load_cluster("auto", {}) == ClusterSettings()
+    assert load_settings(str(files / "mine.yaml"), {}).partition == "gpu"
+    monkeypatch.setattr(reading, "slurm_config", lambda: {"ClusterName": "big"})
+    assert load_settings("auto", {}).partition == "gpu"
+    monkeypatch.setattr(reading, "slurm_config", dict)
+    assert load_settings("auto", {}) == SlurmSettings()
 
 
 @pytest.mark.parametrize(
@@ -75,23 +77,23 @@ def test_a_cluster_by_name_by_file_and_by_itself(files: Path, monkeypatch: pytes
 def test_mistakes(files: Path, name: str, changes: dict[str, object], message: str) -> None:
     (files / "odd.yaml").write_text("partitoin: gpu\n")
     with pytest.raises(ValueError, match=message.replace("example, mine", "example, mine, odd")):
-        load_cluster(name, changes)
+        load_settings(name, changes)
 
 
 def test_what_yaml_would_take_for_a_number(files: Path) -> None:
     (files / "odd.yaml").write_text(
         "time: 12:00:00\nnodes: 2\npartition:\nsetup: [module load cuda]\nsbatch: {exclusive: true}\n"
     )
-    found = load_cluster("odd", {})
+    found = load_settings("odd", {})
     assert (found.time, found.nodes, found.partition, found.sbatch) == (720, 2, None, {"exclusive": True})
 
 
-def script(tmp_path: Path, cluster: ClusterSettings | None = None, **settings: object) -> list[str]:
-    cluster = cluster or ClusterSettings.model_validate(settings)
+def script(tmp_path: Path, cluster: SlurmSettings | None = None, **settings: object) -> list[str]:
+    cluster = cluster or SlurmSettings.model_validate(settings)
     return make_executor(tmp_path / "jobs", tmp_path, "my run", cluster, tmp_path / "code").script().splitlines()
 
 
-def lines_of(tmp_path: Path, cluster: ClusterSettings | None = None, **settings: object) -> dict[str, str]:
+def lines_of(tmp_path: Path, cluster: SlurmSettings | None = None, **settings: object) -> dict[str, str]:
     """The options in a batch script, each of which stands there once."""
     lines = [line.removeprefix("#SBATCH --") for line in script(tmp_path, cluster, **settings) if "#SBATCH" in line]
     found = dict(line.partition("=")[::2] for line in lines)
@@ -119,7 +121,7 @@ def test_the_batch_script(tmp_path: Path) -> None:
 
 def test_names_that_a_shell_would_read(tmp_path: Path) -> None:
     place = tmp_path / "a b; touch x"
-    lines = make_executor(place, place, "x; y", ClusterSettings(), place).script().splitlines()
+    lines = make_executor(place, place, "x; y", SlurmSettings(), place).script().splitlines()
     assert lines[-1].endswith(f"-m launch.clusters.slurm.requeue '{place}'")
     assert "#SBATCH --job-name='x; y'" in lines
 
@@ -162,13 +164,13 @@ def test_options_of_the_command_come_before_those_of_the_file(files: Path, tmp_p
         "sbatch: {time: '30', comment: a file, licenses: x, partition: old, mem-per-cpu: 4G, signal: USR2@60}\n"
     )
     given = {"time": "60", "setup": ["export A=1"], "sbatch": ["comment=of mine", "-p new"], "srun": ["mpi=pmix"]}
-    cluster = load_cluster("full", given)
+    cluster = load_settings("full", given)
     lines = lines_of(tmp_path, cluster)
     wanted = {"time": "60", "comment": "'of mine'", "licenses": "x", "partition": "new", "mem-per-cpu": "4G"}
     assert wanted.items() <= lines.items() and "mem" not in lines and lines["signal"] == "USR2@60"
     assert cluster.setup == ("module load cuda", "export A=1")
     assert cluster.srun == {"mpi": "pmix", "cpu-bind": "cores"}
-    assert lines_of(tmp_path, load_cluster("full", {"mem": "8G"})).keys() & {"mem", "mem-per-cpu"} == {"mem"}
+    assert lines_of(tmp_path, load_settings("full", {"mem": "8G"})).keys() & {"mem", "mem-per-cpu"} == {"mem"}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_options_of_the_command_come_before_those_of_the_file(files: Path, tmp_p
 def test_gpus_however_they_are_asked_for(
     tmp_path: Path, settings: dict[str, object], gpus: int, processes: int, wanted: dict[str, str]
 ) -> None:
-    cluster = ClusterSettings.model_validate(settings)
+    cluster = SlurmSettings.model_validate(settings)
     lines = lines_of(tmp_path, cluster)
     assert (cluster.gpus, cluster.processes) == (gpus, processes)
     assert {name: value for name, value in lines.items() if name.startswith("g")} == wanted
@@ -213,7 +215,7 @@ def test_gpus_of_the_command_instead_of_the_files(
     files: Path, tmp_path: Path, below: str, above: dict[str, object], wanted: dict[str, str]
 ) -> None:
     (files / "gpus.yaml").write_text(below)
-    lines = lines_of(tmp_path, load_cluster("gpus", above))
+    lines = lines_of(tmp_path, load_settings("gpus", above))
     assert {name: value for name, value in lines.items() if name.startswith("g")} == wanted
 
 
@@ -237,7 +239,7 @@ def test_gpus_of_the_command_instead_of_the_files(
 )
 def test_what_a_run_needs_is_not_overridden(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^options: .*(?:{message})"):
-        load_cluster(None, options)
+        load_settings(None, options)
 
 
 def test_what_may_be_said_again(tmp_path: Path) -> None:
@@ -247,20 +249,20 @@ def test_what_may_be_said_again(tmp_path: Path) -> None:
 
 
 def test_a_dependency_of_the_user_and_one_of_ours(tmp_path: Path) -> None:
-    cluster = ClusterSettings.model_validate({"sbatch": {"dependency": "singleton"}, "job_name": "p-s:{name}"})
+    cluster = SlurmSettings.model_validate({"sbatch": {"dependency": "singleton"}, "job_name": "p-s:{name}"})
     lines = make_executor(tmp_path, tmp_path, "six", cluster, None, after="afterany:7").script().splitlines()
     assert "#SBATCH --dependency=singleton,afterany:7" in lines and "#SBATCH --job-name=p-s:six" in lines
 
 
 def test_the_example_has_every_key() -> None:
-    assert load_cluster("example", {}).gpus == 8
-    text = (Path(clusters.__file__).parents[3] / "configs" / "clusters" / "example.yaml").read_text()
+    assert load_settings("example", {}).gpus == 8
+    text = (Path(reading.__file__).parents[3] / "configs" / "clusters" / "example.yaml").read_text()
     keys = re.findall(r"^(?:# )?([a-z_]+):", text, re.MULTILINE)
-    assert keys == list(ClusterSettings.model_fields)
+    assert keys == list(SlurmSettings.model_fields)
     every = re.sub(r"^# (?=[a-z_]+:|  )", "", text, flags=re.MULTILINE)
     values = yaml.load(every, yaml.BaseLoader)
     values.pop("gres")  # which stands for gpus_per_node
-    assert ClusterSettings.model_validate(values).model_fields_set == set(keys) - {"gres"}
+    assert SlurmSettings.model_validate(values).model_fields_set == set(keys) - {"gres"}
 
 
 def test_without_gpus(tmp_path: Path) -> None:
