@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Run
+from launch.cli.options import Imports, Run
 from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
 
@@ -18,6 +18,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=2, help="Samples to draw from the prior.")] = None,
     live: Annotated[bool, typer.Option("--live", help="The networks as they are, not their moving averages.")] = False,
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
+    imports: Imports = None,
 ) -> None:
     """Measure a checkpoint: FID and KID of samples, and PSNR, SSIM and mean squared error of reconstructions.
 
@@ -27,6 +28,7 @@ def evaluate(
     with one_line_errors(), startup.speaking("loading PyTorch"):
         outlast_watchers()
         from launch.launcher import start
+        from sivae_dist.config.imports import import_all, located
         from sivae_dist.evaluation.request import Request
         from sivae_dist.process.devices import check_processes, default_processes
         from sivae_dist.run.directory import RunDirectory
@@ -39,7 +41,9 @@ def evaluate(
             assignments.append(f"evaluation.samples={samples}")
         if live:
             assignments.append("evaluation.live=true")
-        request = Request(checkpoint=checkpoint, overrides=tuple(assignments))
+        import_all(imports or ())
+        own = tuple(located(name) for name in imports or ())
+        request = Request(checkpoint=checkpoint, overrides=tuple(assignments), imports=own)
         directory = RunDirectory(run)
         settings = request.settings(directory)
         processes = nproc or default_processes(settings.device)

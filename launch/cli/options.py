@@ -33,7 +33,9 @@ RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/CON
 Imports = Annotated[
     list[str] | None,
     typer.Option(
-        "--import", metavar="MODULE|FILE.py", help="Code of your own that adds models, objectives, ...; repeatable."
+        "--import",
+        metavar="MODULE|FILE.py",
+        help="Code of your own that adds models, objectives, metrics, ...; repeatable.",
     ),
 ]
 Out = Annotated[

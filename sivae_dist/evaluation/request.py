@@ -1,5 +1,6 @@
 """What travels from `sivae evaluate` to its processes."""
 
+from sivae_dist.config.imports import import_all
 from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.run.directory import RunDirectory
@@ -13,9 +14,12 @@ class Request(Settings):
     """`latest`, `best`, or a number of images seen."""
     overrides: tuple[str, ...] = ()
     """`key=value`, of what does not change the model."""
+    imports: tuple[str, ...] = ()
+    """Modules beside those that the run names: of metrics that were written later, say."""
 
     def settings(self, run: RunDirectory) -> RunSettings:
-        """The run's, with the overrides. ValueError for one that belongs to training."""
+        """The run's, with the overrides. ValueError for one that belongs to training, or a module that is not there."""
+        import_all(self.imports)
         for assignment in self.overrides:
             if assignment.split("=")[0].split(".")[0] not in _SETTABLE:
                 raise ValueError(f"{assignment}: only {', '.join(_SETTABLE)} can be set here, the rest is the run's")

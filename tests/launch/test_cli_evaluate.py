@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_values_are_printed_and_recorded(run: Path, cache: Path) -> None:
     shown = scalars(run / "tensorboard" / "evaluation")
     assert shown[f"evaluation/{DISTANCE}"] == pytest.approx({48: rows[0]["value"]})
     assert shown["evaluation/mse"] == pytest.approx({32: again[3]["value"], 48: rows[2]["value"]})
+
+
+def test_a_metric_that_was_written_after_training(run: Path, tmp_path: Path) -> None:
+    own = Path(__file__).parents[1] / "sivae_dist" / "evaluation" / "my_metrics.py"
+    shutil.copy(own, tmp_path / "some_metrics.py")
+    asked = ("--metrics", "sharpness,mse", "--samples", 12, "--nproc", 2)
+    done = sivae("evaluate", run, *asked, "--import", "some_metrics", folder=tmp_path)
+    (sharpness, _) = read_rows(RunDirectory(run).evaluation)[-2:]
+    assert (sharpness["metric"], sharpness["samples"]) == ("sharpness", 12)
+    assert done.stdout.startswith(f"sharpness {sharpness['value']:.6g} (12 samples, 8 px, ")
+    (line,) = told(sivae("evaluate", run, *asked, "--import", tmp_path / "none.py", code=1).stderr)
+    assert line == f"error: imports: there is no file {tmp_path}/none.py"
 
 
 @pytest.mark.parametrize(
