@@ -5,10 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from launch.cli.tables import TableRow, show
-from launch.clusters.local.cluster import slots, visible_gpus
 from launch.record import load_index, runs_in
 from launch.sweep import Sweep, run_names
 from sivae_dist.run.directory import SweepFolder
@@ -56,41 +54,6 @@ def test_a_sweep_that_grows_keeps_the_names_of_its_runs(tmp_path: Path) -> None:
     points = [{"seed": 1}, {"schedule.images": {4: 200}, "seed": 0}]
     assert run_names(points, load_index(tmp_path)) == ["0002-seed=1", "0000-seed=0-images=_4_200"]
     assert [path.name for path in runs_in(tmp_path)] == ["0000-seed=0-images=_4_200", "0001-x"]
-
-
-@pytest.mark.parametrize(
-    ("parallel", "gpus", "each", "expected"),
-    [
-        (None, [], 1, [None] * 8),
-        (2, [], 1, [None] * 2),
-        (None, ["0", "1", "2"], 1, ["0", "1", "2"]),
-        (None, ["0", "1", "2", "3", "4"], 2, ["0,1", "2,3"]),
-        (1, ["4", "GPU-6d"], 1, ["4"]),
-        (3, ["0", "1"], 1, ["0", "1", "0"]),
-    ],
-)
-def test_each_place_of_a_local_sweep_has_its_gpus(
-    parallel: int | None, gpus: list[str], each: int, expected: list[str | None]
-) -> None:
-    assert slots(parallel, gpus, each) == expected
-
-
-def test_too_few_gpus_for_a_run() -> None:
-    with pytest.raises(ValueError, match="each run asks for 4 GPUs, and only 2 can be seen here"):
-        slots(None, ["0", "1"], 4)
-
-
-@pytest.mark.parametrize(
-    ("visible", "count", "expected"),
-    [(None, 2, ["0", "1"]), ("3, 5", 2, ["3", "5"]), ("GPU-6d,7", 2, ["GPU-6d", "7"]), ("0,9", 1, ["0"]), ("", 0, [])],
-)
-def test_visible_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, expected: list[str]) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    assert visible_gpus() == expected
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

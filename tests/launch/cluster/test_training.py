@@ -154,7 +154,7 @@ def test_trains_on_two_nodes(site: Site, undisturbed_two_a_node: Path) -> None:
     assert f"job {job}, start 1: has finished" in log(undisturbed)
     assert "1,600/1,600 images" in log(undisturbed)
     assert "finished" in site.sivae("status", undisturbed)
-    assert (undisturbed / "code" / "001" / "sivae_dist" / "trainer.py").is_file()
+    assert (undisturbed / "code" / "001" / "sivae_dist" / "train" / "trainer.py").is_file()
 
 
 def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:

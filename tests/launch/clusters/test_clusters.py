@@ -1,5 +1,6 @@
 """Clusters by name: ours, and one of a user's own, from a module that a run imports."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from launch.cli import app
 from launch.clusters import CLUSTERS, cluster_for, files
 from launch.jobs import cancel, state_of
-from tests.command import ENVIRONMENT
+from tests.command import ENVIRONMENT, ROOT
 from tests.helpers import random_set
 
 OWN = '''
@@ -132,3 +133,61 @@ def test_slurm_by_its_name_is_found_by_itself_or_by_a_file(tmp_path: Path, monke
     assert slurm.resources("slurm", {}) == slurm.resources("auto", {}) == slurm.resources("mine", {})
     (tmp_path / "slurm.yaml").write_text("kind: slurm\npartition: other\n")
     assert slurm.resources("slurm", {}).partition == "other"
+
+
+def modules(*packages: str) -> dict[str, ast.Module]:
+    """By dotted name."""
+    paths = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
+        for path in paths
+    }
+
+
+def imported(module: str, tree: ast.Module) -> set[str]:
+    """Modules that a module names anywhere, in a function too."""
+    nodes = list(ast.walk(tree))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found - {module}
+
+
+def test_nothing_knows_which_clusters_there_are() -> None:
+    """Neither by an import nor by a name, outside of their folders and the list."""
+    names, strays = set(CLUSTERS), []
+    for module, tree in modules("launch", "sivae_dist", "data_pipelines").items():
+        rooms = [kind for kind in names if module.startswith(f"launch.clusters.{kind}")]
+        if module == "launch.clusters":
+            continue
+        others = tuple(f"launch.clusters.{kind}" for kind in names - {*rooms})
+        strays += [(module, name) for name in imported(module, tree) if name.startswith(others)]
+        strays += [
+            (module, node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+        ]
+    assert not strays
+
+
+def test_launch_has_no_import_circle() -> None:
+    """Late imports within functions count too; those that only type checkers see do not exist at run time."""
+    trees = modules("launch")
+    graph = {
+        module: sorted(name for name in imported(module, _at_run_time(tree)) if name in trees)
+        for module, tree in trees.items()
+    }
+    with_circle = []
+    while graph:
+        free = [module for module, names in graph.items() if not any(name in graph for name in names)]
+        if not free:
+            with_circle = sorted(graph)
+            break
+        graph = {module: names for module, names in graph.items() if module not in free}
+    assert not with_circle
+
+
+def _at_run_time(tree: ast.Module) -> ast.Module:
+    kept = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))]
+    return ast.Module(kept, [])
