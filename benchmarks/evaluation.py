@@ -25,9 +25,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, 
 
 from benchmarks.pictures import write_pictures
 from benchmarks.report import report
-from data_pipelines.images.loader import DataSettings
+from data_pipelines.images.dataset import ImageSettings
 from data_pipelines.images.prepare import PrepareSettings, prepare
-from data_pipelines.images.store import open_store
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.metrics.fid import frechet_distance
 from sivae_dist.evaluation.settings import EvaluationSettings
@@ -55,11 +54,11 @@ def serve(data: Path, images: int, rank: int, world: int, port: int, connection:
         def tick(what: str, done: int, total: int, ticks: list[tuple[float, int]] = ticks) -> None:
             ticks.append((time.perf_counter(), done + (images if what == "samples" else 0)))
 
-        with tempfile.TemporaryDirectory() as cache, open_store(str(data)) as opened:
+        with tempfile.TemporaryDirectory() as cache, ImageSettings(path=str(data)).open(0, CPU) as opened:
             chosen = EvaluationSettings(
                 metrics=("fid",), samples=images, extractor="inception-v3-random", layer="768", batch=BATCH, cache=cache
             )
-            evaluator = Evaluator(chosen, DataSettings(path=str(data)), opened, opened.manifest(), CPU, tick=tick)
+            evaluator = Evaluator(chosen, opened, CPU, tick=tick)
             evaluator.prepare()
             evaluator.evaluate(model)
         (start, first), (end, last) = ticks[0], ticks[-1]

@@ -76,16 +76,15 @@ def ours(folder: Path, resolution: int, floats: bool, loader: str = "cpu") -> It
     import torch
 
     import data_pipelines.images.loader as loading
-    from data_pipelines.images.store import open_store
+    from data_pipelines.dataset import Request
+    from data_pipelines.images.dataset import ImageSettings
 
     if not floats:
         loading.to_images = lambda pixels, flips=None: pixels
-    store = open_store(str(folder))
-    settings = loading.DataSettings.model_validate({"path": str(folder), "loader": loader})
-    made = loading.make_loader(settings, store, store.manifest(), SEED, torch.device("cpu"))
-    requests = (loading.Request(position, BATCH, resolution) for position in range(0, sys.maxsize, BATCH))
+    made = ImageSettings(path=str(folder), loader=loader).open(SEED, torch.device("cpu"))
+    requests = (Request(position, BATCH, resolution) for position in range(0, sys.maxsize, BATCH))
     for batch in made.batches(requests):
-        yield len(batch.images)
+        yield len(batch.x)
 
 
 def groups() -> dict[str, dict[str, Contestant]]:

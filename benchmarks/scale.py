@@ -22,8 +22,9 @@ CHECKSUM = "0" * 64
 OPENING = """
 import sys, time
 import torch
-from data_pipelines.images.loader import DataSettings, Loader
-from data_pipelines.images.store import open_store
+from data_pipelines.images.dataset import ImageSettings
+from data_pipelines.images.loader import Loader
+from data_pipelines.images.opening import open_store
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -41,7 +42,7 @@ def told(what):
 store = open_store(path)
 manifest = store.manifest()
 told("manifest")
-loader = Loader(DataSettings(path=path), store, manifest, 0, torch.device("cpu"))
+loader = Loader(ImageSettings(path=path), store, manifest, 0, torch.device("cpu"))
 for resolution in manifest.levels:
     loader.reader(resolution)
 told("loader, all levels")

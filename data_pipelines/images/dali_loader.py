@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from data_pipelines.dataset import Replaced, SampleError
 from data_pipelines.images.decode import decode, encode
 from data_pipelines.images.headers import is_plain
-from data_pipelines.images.loader import DataSettings, Loader, Replaced
+from data_pipelines.images.loader import Loader, LoaderSettings
 from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.reader import Reader, SampleError
+from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import Store
 
 
@@ -37,11 +38,15 @@ class DaliLoader(Loader):
     """Levels that are arrays are read as in Loader. Of tars, the threads read the stored bytes."""
 
     def __init__(
-        self, settings: DataSettings, store: Store, manifest: Manifest, seed: int, device: torch.device
+        self, settings: LoaderSettings, store: Store, manifest: Manifest, seed: int, device: torch.device
     ) -> None:
         """Raises ValueError when DALI is missing."""
         super().__init__(settings, store, manifest, seed, device)
         self.decoder = DaliDecoder(manifest.channels, settings.threads, device)
+
+    @classmethod
+    def check(cls) -> None:
+        import_dali()
 
     @property
     def decoded(self) -> int:

@@ -6,82 +6,35 @@ copied between processes. What travels to the device is uint8.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 from torch import Tensor
 
+from data_pipelines.dataset import Batch, Replaced, Request, SampleError
 from data_pipelines.images.arrays import parse_array
 from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.reader import Reader, SampleError
-from data_pipelines.images.remote import RemoteSettings
+from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import Store, unreadable
-from data_pipelines.images.transport import is_elsewhere
 from data_pipelines.order import Order
-from data_pipelines.settings import Settings, expand
 
 
-class DataSettings(Settings):
-    path: str = Field(min_length=1)
-    """A data set made by `sivae data prepare`: its directory, a URL (`s3://`, `gs://`, `https://`), or a command that
-    prints the file `{name}` (`pipe:ssh HOST cat SET/{name}`). A relative path starts from the working directory; `~`
-    and `$VARIABLES` are replaced."""
-    flip: bool = True
-    """Mirror every image with probability 1/2."""
-    loader: Literal["cpu", "dali"] = "cpu"
-    """What decodes the levels that are stored as tars: threads on the CPU, or NVIDIA DALI (`pip install
-    nvidia-dali-cuda130`), on the GPU where a run has one. Order, flips and damaged samples are the same."""
-    threads: int = Field(2, ge=1)
-    """Reading and decoding threads of each process."""
-    prefetch: int = Field(4, ge=1)
-    """Batches that are read ahead."""
-    faults: Literal["fatal", "quarantine"] = "fatal"
-    """A sample that is damaged or missing ends the run; or another takes its place, which is told and counted."""
-    max_faults: float = Field(0.001, ge=0, le=1)
-    """Under quarantine the run ends when more than this share of the training samples had to be replaced in an
-    epoch; one is always allowed."""
-    remote: RemoteSettings = RemoteSettings()
+class LoaderSettings(Protocol):
+    """What a loader is told by the settings of its data set."""
 
-    @field_validator("path")
-    @classmethod
-    def _expanded(cls, path: str) -> str:
-        return path if is_elsewhere(path) else expand(path)
-
-
-@dataclass(frozen=True)
-class Request:
-    """The positions [position, position + count) of the run, at one resolution."""
-
-    position: int
-    count: int
-    resolution: int
-
-
-@dataclass(frozen=True)
-class Replaced:
-    """A sample that another took the place of, because it is damaged or missing."""
-
-    position: int
-    sample: int
-    reason: str
-    """One line that names file, key and sample."""
-
-
-class Batch(NamedTuple):
-    """What stands at the positions of a request, on the device."""
-
-    images: Tensor
-    """fp32 [B, C, R, R] in [-1, 1], flipped where the order says so."""
-    labels: Tensor | None
-    """int64 [B]; None when the data set has no labels."""
-    replaced: tuple[Replaced, ...] = ()
+    @property
+    def flip(self) -> bool: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def prefetch(self) -> int: ...
+    @property
+    def faults(self) -> Literal["fatal", "quarantine"]: ...
 
 
 class _Loaded(NamedTuple):
@@ -101,13 +54,13 @@ class Loader:
     """Turns requests into batches, in order, while the next ones are read."""
 
     def __init__(
-        self, settings: DataSettings, store: Store, manifest: Manifest, seed: int, device: torch.device
+        self, settings: LoaderSettings, store: Store, manifest: Manifest, seed: int, device: torch.device
     ) -> None:
         self.settings = settings
         self.store = store
         self.manifest = manifest
         self.device = device
-        self.order = Order([shard.samples for shard in manifest.shards if shard.split == "train"], seed, settings.flip)
+        self.order = train_order(manifest, seed, settings.flip)
         self.labels = read_labels(store, manifest)
         """int64 [samples], or None."""
         self.wait_seconds = 0.0
@@ -116,6 +69,10 @@ class Loader:
         self._expected: tuple[int, list[int]] | None = None  # resolution and shards that the store was told of
         self._decoded = 0  # by readers that are closed
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loader")
+
+    @classmethod
+    def check(cls) -> None:
+        """ValueError, in one line, when the package that it needs cannot be imported."""
 
     @property
     def decoded(self) -> int:
@@ -133,15 +90,6 @@ class Loader:
         for reader in [self._readers.pop(resolution) for resolution in resolutions]:
             reader.close()
             self._decoded += reader.decoded
-
-    def pictures(self, resolution: int, samples: Sequence[int]) -> NDArray[np.uint8]:
-        """uint8 [n, C, R, R] of some samples, to be looked at: grey in place of those that are damaged, where that is
-        not fatal; else SampleError."""
-        pixels, faults = self.reader(resolution).read(samples)
-        if faults and self.settings.faults == "fatal":
-            raise faults[min(faults)]
-        pixels[list(faults)] = 128
-        return pixels
 
     def _load(self, request: Request, reader: Reader) -> _Loaded:
         samples, flips = self.order.at(request.position, request.count)
@@ -189,37 +137,36 @@ class Loader:
         SampleError, naming shard and key, for an image that cannot be read and is not to be replaced.
         """
         upcoming = iter(requests)
-        ahead: deque[tuple[int, Future[_Loaded]]] = deque()
+        ahead: deque[tuple[Request, Future[_Loaded]]] = deque()
 
         def fill() -> None:
             while len(ahead) < self.settings.prefetch and (request := next(upcoming, None)) is not None:
-                reader = self.reader(request.resolution)
+                reader = self.reader(request.stage)
                 if self.store.remote:
                     self._expect(request)
-                future = self._threads.submit(self._load, request, reader)
-                ahead.append((request.resolution, future))
+                ahead.append((request, self._threads.submit(self._load, request, reader)))
 
         fill()
         while ahead:
             start = perf_counter()
-            resolution, future = ahead.popleft()
+            request, future = ahead.popleft()
             loaded = future.result()
             self.wait_seconds += perf_counter() - start
             fill()
-            wanted = {resolution, *(resolution for resolution, _ in ahead)}
+            wanted = {request.stage, *(later.stage for later, _ in ahead)}
             self._leave([left for left in self._readers if left not in wanted])
             labels = None if loaded.labels is None else loaded.labels.to(self.device, non_blocking=True)
             pixels = loaded.pixels.to(self.device, non_blocking=True)
             flips = None if loaded.flips is None else loaded.flips.to(self.device, non_blocking=True)
             images = pixels if pixels.is_floating_point() else to_images(pixels, flips)
-            yield Batch(images, labels, loaded.replaced)
+            yield Batch(images, labels, request.position, loaded.replaced)
 
     def _expect(self, request: Request) -> None:
         """Tells the store whenever a request is the first of another window of shards, or of another level."""
-        expected = (request.resolution, self.order.shards_from(request.position))
+        expected = (request.stage, self.order.shards_from(request.position))
         if expected != self._expected:
             self._expected = expected
-            level = self.manifest.levels[request.resolution]
+            level = self.manifest.levels[request.stage]
             kinds = (level.indexes, level.files) if level.indexes else (level.files,)
             self.store.expect([records[shard] for shard in expected[1] for records in kinds])
 
@@ -228,21 +175,9 @@ class Loader:
         self._leave(list(self._readers))
 
 
-def make_loader(settings: DataSettings, store: Store, manifest: Manifest, seed: int, device: torch.device) -> Loader:
-    """The loader that `settings` name. Raises ValueError as `check_loader`."""
-    if settings.loader == "cpu":
-        return Loader(settings, store, manifest, seed, device)
-    from data_pipelines.images.dali_loader import DaliLoader
-
-    return DaliLoader(settings, store, manifest, seed, device)
-
-
-def check_loader(settings: DataSettings) -> None:
-    """ValueError, in one line, when the package that the loader needs cannot be imported."""
-    if settings.loader == "dali":
-        from data_pipelines.images.dali_loader import import_dali
-
-        import_dali()
+def train_order(manifest: Manifest, seed: int, flip: bool) -> Order:
+    """The order of a prepared set's training samples."""
+    return Order([shard.samples for shard in manifest.shards if shard.split == "train"], seed, flip)
 
 
 def _pinned(tensor: Tensor | None) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.dataset import SampleError
 from data_pipelines.images.arrays import map_array, parse_array
 from data_pipelines.images.circumstances import CircumstanceError, explained, is_circumstance
 from data_pipelines.images.decode import DecodeError, decode
@@ -25,10 +26,6 @@ OPEN_SHARDS = 32
 """Shards that a reader keeps open at most, besides those in use at the moment; fewer where few files may be open."""
 
 _AGAIN = "prepare the data set again"
-
-
-class SampleError(ValueError):
-    """A stored sample is damaged or missing; the message names the file, the key and the sample."""
 
 
 class _ArrayShard:

@@ -3,14 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from data_pipelines.images.circumstances import CircumstanceError, explained, is_circumstance
 from data_pipelines.images.manifest import MANIFEST_NAME, FileRecord, Manifest
-from data_pipelines.images.transport import is_elsewhere
-
-if TYPE_CHECKING:
-    from data_pipelines.images.remote import RemoteSettings
 
 
 class Store(ABC):
@@ -81,16 +77,3 @@ def unreadable(store: Store, record: FileRecord, error: OSError) -> Circumstance
         what = "so is the whole data set: see whether its file system is still mounted"
         return CircumstanceError(f"{name} is gone, and {what}, then run the same command again", error.errno)
     return None
-
-
-def open_store(path: str, settings: "RemoteSettings | None" = None) -> Store:
-    """The store at a directory, at a URL (`s3://`, `gs://`, `https://` and what else fsspec knows), or behind a
-    command (`pipe:ssh HOST cat SET/{name}`); `settings` are about those that are elsewhere.
-
-    Raises ValueError or OSError with one line when a URL cannot be opened at all or the cache cannot be used.
-    """
-    if not is_elsewhere(path):
-        return Directory(Path(path).expanduser())
-    from data_pipelines.images.remote import RemoteSettings, RemoteStore
-
-    return RemoteStore(path, settings or RemoteSettings())

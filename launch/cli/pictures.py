@@ -236,17 +236,17 @@ def animate(
 
 
 def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -> "torch.Tensor":
+    from data_pipelines.images.dataset import ImageSettings
     from sivae_dist.config.opening import settings_of
     from sivae_dist.run.directory import RunDirectory
     from sivae_dist.use.figures import real
 
     if data is not None:
-        return real.from_test_split(model, data, count)
+        return real.from_test_split(model, ImageSettings(path=data), count)
     run = RunDirectory(path)
     if not run.config.exists():
         raise ValueError(f"{path} does not say where its data set lies: name images, or the data set with --data")
-    settings = settings_of(run).data
-    return real.from_test_split(model, settings.path, count, settings.remote)
+    return real.from_test_split(model, settings_of(run).data, count)
 
 
 def _tell(out: Path, what: str, model: "Pretrained") -> None:

@@ -14,8 +14,10 @@ def configure(
     data: str, out: Path, hardware: str, resolution: int | None, hours: float | None, say: Callable[[str], None]
 ) -> None:
     """Writes a configuration that trains. ValueError in one line when there is none, or `out` exists."""
-    from data_pipelines.images.loader import DataSettings
-    from data_pipelines.images.store import open_store
+    import torch
+
+    from data_pipelines.images.dataset import ImageSettings
+    from data_pipelines.images.opening import open_store
     from sivae_dist.config.run_settings import load_config
     from sivae_dist.train.trainer import check_data, make_schedule
 
@@ -24,7 +26,7 @@ def configure(
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--out {out} is to be a .yaml file")
     machine = machines.parse(hardware)
-    with open_store(data, DataSettings(path=data).remote) as store:
+    with open_store(data, ImageSettings(path=data).remote) as store:
         manifest = store.manifest()
     if manifest.train < 1:
         raise ValueError(f"{data} has no training images")
@@ -33,8 +35,9 @@ def configure(
     with replacing(out) as partial:
         partial.write_text(to_yaml(plan, str(out)))
         settings = load_config(partial)
-        check_data(settings, manifest)
-        make_schedule(settings, manifest).check_world_size(machine.processes)
+        with settings.data.open(settings.seed, torch.device("cpu")) as opened:
+            check_data(settings, opened)
+        make_schedule(settings, opened.train).check_world_size(machine.processes)
     for text in title(plan):
         for line in textwrap.wrap(text, 80, break_on_hyphens=False):
             say(line)

@@ -149,15 +149,15 @@ class SelfTest:
     def _decoded(self, file_format: str, loader: str) -> Iterator[Finding]:
         import torch
 
-        from data_pipelines.images.loader import DataSettings, Request, make_loader
-        from data_pipelines.images.store import Directory
+        from data_pipelines.dataset import Request
+        from data_pipelines.images.dataset import ImageSettings
 
         data, manifest = self.prepare(file_format)
-        settings = DataSettings(path=str(data), loader=loader, flip=False, threads=1)
-        with contextlib.closing(make_loader(settings, Directory(data), manifest, 0, self.device)) as opened:
+        settings = ImageSettings(path=str(data), loader=loader, flip=False, threads=1)
+        with settings.open(0, self.device) as opened:
             samples, _ = opened.order.at(0, manifest.train)
             (batch,) = opened.batches([Request(0, manifest.train, _SIDE)])
-            pixels = ((batch.images + 1) * 127.5).round().to("cpu", torch.int16)
+            pixels = ((batch.x + 1) * 127.5).round().to("cpu", torch.int16)
         by_pillow = _by_pillow(data, manifest)
         worst = max(int((pixels[k] - by_pillow[int(sample)]).abs().max()) for k, sample in enumerate(samples))
         who = {"cpu": {"png": "libspng", "jpeg": "libjpeg-turbo"}[file_format], "dali": "DALI"}[loader]

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.store import open_store
+import torch
+
+from data_pipelines.dataset import Dataset
 from launch.clusters import Cluster
 from launch.plan.check import Check
 from launch.plan.memory import Place, check_memory
@@ -34,7 +35,8 @@ class Plan:
     settings: RunSettings
     processes: int
     place: Place
-    manifest: Manifest
+    data: Dataset
+    """Closed: what describes it is left."""
     schedule: Schedule
     notes: list[str] = field(default_factory=list)
     """What differs from what the run was begun with."""
@@ -128,13 +130,12 @@ class _Examination:
 
     def data(self) -> str:
         settings = self.settings
-        startup.doing(f"opening {settings.data.path}")
-        with open_store(settings.data.path, settings.data.remote) as store:
-            manifest = store.manifest()
-        check_data(settings, manifest)
-        schedule = make_schedule(settings, manifest)
-        self.plan = Plan(settings, self.processes, Place.of(settings, here=self.here), manifest, schedule)
-        return f"{settings.data.path}: {manifest.train:,} training and {manifest.test:,} test samples"
+        startup.doing(f"opening {settings.data.where}")
+        with settings.data.open(settings.seed, torch.device("cpu")) as data:
+            check_data(settings, data)
+        schedule = make_schedule(settings, data.train)
+        self.plan = Plan(settings, self.processes, Place.of(settings, here=self.here), data, schedule)
+        return f"{data.where}: {data.train:,} training and {data.test:,} test samples"
 
     def batches(self) -> str:
         self.plan.schedule.check_world_size(self.processes)
@@ -153,7 +154,7 @@ class _Examination:
     def history(self) -> str | None:
         if self.run is None or not self.begun:
             return None
-        _, self.plan.notes = resolve_settings(self.run, self.settings, self.plan.manifest.train)
+        _, self.plan.notes = resolve_settings(self.run, self.settings, self.plan.data.train)
         return f"{self.run.path} stands at {saved_images(self.run.path):,} images"
 
     def initial(self) -> str | None:

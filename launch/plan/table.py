@@ -4,7 +4,6 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from data_pipelines.images.mirroring import mirroring_note
 from launch.plan.memory import estimate_phase, images_at_once
 from launch.plan.preflight import Plan
 from launch.plan.trial import check_space
@@ -59,7 +58,7 @@ def _schedule_cells(plan: Plan, phase: Phase, found: Estimate) -> list[str]:
     parts = "" if share == batch else f" x {share // batch}"
     return [
         f"{phase.images:,}",
-        f"{phase.images / plan.manifest.train:.3g}",
+        f"{phase.images / plan.data.train:.3g}",
         f"{-(-phase.images // phase.batch):,}",
         f"{phase.blend_images:,}",
         str(phase.batch),
@@ -83,19 +82,19 @@ def _objective_cells(plan: Plan, phase: Phase) -> list[str]:
 
 
 def _summary(plan: Plan, run: RunDirectory, estimates: list[Estimate]) -> list[str]:
-    schedule, settings, manifest = plan.schedule, plan.settings, plan.manifest
+    schedule, settings = plan.schedule, plan.settings
     encoder, decoder = (sum(p.numel() for p in network.parameters()) for network in meta_networks(settings))
     steps = sum(-(-phase.images // phase.batch) for phase in schedule.phases)
     work = plan.processes * sum(
         found.flops * -(-phase.images // phase.batch) for phase, found in zip(schedule.phases, estimates, strict=True)
     )
     most = max(estimates, key=lambda found: found.peak)
-    data = sum(manifest.levels[resolution].total_bytes for resolution in settings.model.resolutions)
+    data = plan.data.stored_bytes(settings.model.resolutions)
     warmup = settings.objective.warmup_images
     lines = [
         f"{schedule.end:,} images in {steps:,} steps, {warmup:,} images of warm-up as a plain VAE",
-        f"{plan.processes} process(es) on {plan.place.device}, {manifest.train:,} training samples",
-        mirroring_note(manifest, settings.data.flip),
+        f"{plan.processes} process(es) on {plan.place.device}, {plan.data.train:,} training samples",
+        *plan.data.notes(),
         f"parameters: encoder {encoder:,}, decoder {decoder:,}",
         f"work: {work:.2g} floating-point operations",
         f"memory: up to {_bytes(most.peak)} a process: state {_bytes(most.state)}, step "

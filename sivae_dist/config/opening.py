@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.images.transport import is_elsewhere
 from sivae_dist.config.prolonging import continued
 from sivae_dist.config.run_settings import RunSettings, read_settings
 from sivae_dist.run.atomic import write_text
@@ -53,9 +52,9 @@ def _check_place(path: Path, settings: RunSettings) -> None:
             if not place.is_dir():
                 raise ValueError(f"{place} is a file, and a run needs a directory: choose another --run-dir")
             break
-    data = Path(settings.data.path).resolve()
-    if not is_elsewhere(settings.data.path) and path.resolve().is_relative_to(data):
-        raise ValueError(f"{path} is in the data set {data}: choose another --run-dir")
+    folder = settings.data.folder
+    if folder is not None and path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} is in the data set {folder.resolve()}: choose another --run-dir")
     if path.is_dir():
         foreign = [entry.name for entry in path.iterdir() if entry.name not in FORERUNNERS]
         foreign = [name for name in sorted(foreign) if not name.startswith(".")]

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from data_pipelines.images.loader import DataSettings
-from data_pipelines.images.transport import is_elsewhere
+from data_pipelines.kinds import DataSettings
 from data_pipelines.problems import Problem, did_you_mean, known_keys, nearest, problems
 from data_pipelines.settings import expand
 from sivae_dist.checkpoint.settings import CheckpointSettings, InitSettings
@@ -75,21 +74,18 @@ class RunSettings(Settings):
     def located(self) -> "RunSettings":
         """The same with absolute paths, which mean the same in any working directory."""
 
-        def absolute(path: str | Path | None) -> str | None:
-            return path if path is None else os.path.abspath(expand(str(path)))
+        def absolute(path: str | Path) -> str:
+            return os.path.abspath(expand(str(path)))
 
-        data = self.data.model_copy(
-            update={
-                "path": self.data.path if is_elsewhere(self.data.path) else absolute(self.data.path),
-                "remote": self.data.remote.model_copy(update={"cache": absolute(self.data.remote.cache)}),
-            }
-        )
-        init = {name: path and Path(absolute(path) or "") for name, path in self.init}
-        evaluation = {name: absolute(getattr(self.evaluation, name)) for name in ("weights", "cache")}
+        def located(path: str | Path | None) -> str | None:
+            return None if path is None else absolute(path)
+
+        init = {name: path and Path(absolute(path)) for name, path in self.init}
+        evaluation = {name: located(getattr(self.evaluation, name)) for name in ("weights", "cache")}
         return self.model_copy(
             update={
                 "imports": tuple(imports.located(name) for name in self.imports),
-                "data": data,
+                "data": self.data.located(absolute),
                 "init": self.init.model_copy(update=init),
                 "evaluation": self.evaluation.model_copy(update=evaluation),
             }

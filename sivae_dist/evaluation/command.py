@@ -5,7 +5,6 @@ import sys
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from data_pipelines.images.store import open_store
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.evaluation.evaluator import Evaluator, evaluated_in
 from sivae_dist.evaluation.extractors import ExtractorError
@@ -29,11 +28,9 @@ def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: 
     stop.join()
     startup.doing(f"loading {run.path}")
     model = load_run(run.path, checkpoint=checkpoint, live=settings.evaluation.live, device=device)
-    startup.doing(f"opening {settings.data.path}")
-    with open_store(settings.data.path, settings.data.remote) as store:
-        evaluator = Evaluator(
-            settings.evaluation, settings.data, store, store.manifest(), device, _say, Progress(stop, _say).tick
-        )
+    startup.doing(f"opening {settings.data.where}")
+    with settings.data.open(settings.seed, device) as data:
+        evaluator = Evaluator(settings.evaluation, data, device, _say, Progress(stop, _say).tick)
         if problem := evaluator.prepare():
             raise ExtractorError(problem)
         described = everyone(lambda: describe_device(device))

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 
-from data_pipelines.images.loader import DataSettings, to_images
-from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.ranges import to_unit
-from data_pipelines.images.store import Store
+from data_pipelines.dataset import Dataset
+from data_pipelines.images.ranges import to_uint8, to_unit
 from sivae_dist.evaluation.extractors import Extractor, ExtractorError, make_extractor
 from sivae_dist.evaluation.metrics import (
     METRICS,
@@ -43,9 +41,7 @@ class Evaluator:
     def __init__(
         self,
         settings: EvaluationSettings,
-        data: DataSettings,
-        store: Store,
-        manifest: Manifest,
+        data: Dataset,
         device: torch.device,
         say: Callable[[str], None] = lambda line: None,
         tick: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -53,11 +49,11 @@ class Evaluator:
         """`say` gets warnings. `tick` is called after every batch, on all processes equally often, with what was done
         to how many images out of how many; it may raise on all of them."""
         self.settings = settings
-        self._manifest = manifest
+        self._data = data
         self._device = device
         self._tick = tick
         self._metrics = {name: METRICS[name]() for name in settings.metrics}
-        self._streams = Streams(settings, data, store, manifest)
+        self._streams = Streams(settings, data)
         self._references = References(settings.folder, say)
         self._real_sums: tuple[int, Sums] | None = None  # at the level that was asked for last
         self._extractor: Extractor | None = None
@@ -92,7 +88,7 @@ class Evaluator:
         """
         common = {
             "weights": "live" if model.live else "ema",
-            "data": self._manifest.digest,
+            "data": self._data.digest,
             "level": model.stage.resolution,
             "blend": None if model.stage.blend is None else float(model.stage.blend),
             "filter": "2x2 means",
@@ -164,7 +160,7 @@ class Evaluator:
         """Of the real images, computed once for all runs; other processes than the first may have None."""
         numbers = self._streams.reference
         key = {
-            "data": self._manifest.digest,
+            "data": self._data.digest,
             "level": level,
             "first": numbers.start,
             "stop": numbers.stop,
@@ -187,15 +183,14 @@ class Evaluator:
         return self._real_sums[1]
 
     def _real(self, level: int) -> Iterator[RealImages]:
-        for pixels in self._streams.pixels(level, self._streams.reference):
-            yield RealImages(pixels.to(self._device))
+        for images in self._streams.real(level, self._streams.reference):
+            yield RealImages(to_uint8(images))
 
     def _reconstructions(self, model: Pretrained) -> Iterator[Reconstructions]:
-        for pixels in self._streams.pixels(model.stage.resolution, self._streams.held_out):
-            if not len(pixels):
+        for real in self._streams.real(model.stage.resolution, self._streams.held_out):
+            if not len(real):
                 yield Reconstructions(torch.empty(0), torch.empty(0))
                 continue
-            real = to_images(pixels.to(self._device))
             yield Reconstructions(to_unit(real), to_unit(model.reconstruct(real)))
 
     def _row(self, name: str, metric: Metric, found: Found) -> Row:

@@ -1,44 +1,30 @@
 """The images that an evaluation looks at, every process its share of them, batch by batch."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.images.loader import DataSettings
-from data_pipelines.images.manifest import Manifest
+from data_pipelines.dataset import Dataset
 from data_pipelines.images.ranges import to_uint8
-from data_pipelines.images.reader import Reader
-from data_pipelines.images.store import Store
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.use.pretrained import Pretrained
 
-A = TypeVar("A")
-B = TypeVar("B")
-
-_AHEAD = 2
-"""Batches that each thread reads ahead."""
-
 
 class Streams:
-    """Real images and samples, as uint8 [B, C, R, R]. All processes get equally many batches, some of them empty."""
+    """Real images and samples. All processes get equally many batches, some of them empty."""
 
-    def __init__(self, settings: EvaluationSettings, data: DataSettings, store: Store, manifest: Manifest) -> None:
+    def __init__(self, settings: EvaluationSettings, data: Dataset) -> None:
         self._settings = settings
         self._data = data
-        self._store = store
-        self._manifest = manifest
 
     @property
     def reference(self) -> range:
         """Numbers of the images that samples are compared with."""
-        train, all_of_them = self._manifest.train, self._manifest.samples
+        train, all_of_them = self._data.train, self._data.train + self._data.test
         first, stop = {"train": (0, train), "test": (train, all_of_them), "all": (0, all_of_them)}[
             self._settings.reference
         ]
@@ -54,11 +40,11 @@ class Streams:
     @property
     def held_out(self) -> range:
         """Numbers of the images of the test split that are reconstructed; there may be none."""
-        first, test = self._manifest.train, self._manifest.test
+        first, test = self._data.train, self._data.test
         return range(first, first + min(test, self._settings.test_samples or test))
 
     def samples(self, model: Pretrained) -> Iterator[Tensor]:
-        """No layer noise, no truncation."""
+        """uint8 [B, C, R, R]; no layer noise, no truncation."""
         for numbers in share(0, self._settings.samples, self._settings.batch):
             if not len(numbers):
                 yield torch.empty(0)
@@ -66,20 +52,11 @@ class Streams:
             z = model.latents(int(numbers[0]), int(numbers[-1] - numbers[0]) + 1, self._settings.seed)
             yield to_uint8(model.decode(z[:: world_size()]))
 
-    def pixels(self, level: int, numbers: range) -> Iterator[Tensor]:
-        """Real images, those that are damaged left out where that is wanted. SampleError where it is not."""
-        reader = Reader(self._store, self._manifest, level)
-
-        def read(mine: NDArray[np.int64]) -> Tensor:
-            pixels, faults = reader.read(mine)
-            if faults and self._data.faults == "fatal":
-                raise faults[min(faults)]
-            return torch.from_numpy(np.delete(pixels, list(faults), 0) if faults else pixels)
-
-        try:
-            yield from _ahead(read, share(numbers.start, numbers.stop, self._settings.batch), self._data.threads)
-        finally:
-            reader.close()
+    def real(self, level: int, numbers: range) -> Iterator[Tensor]:
+        """Real images [B, C, R, R] in [-1, 1], those that are damaged left out where that is wanted. SampleError where
+        it is not."""
+        for samples in self._data.read(level, share(numbers.start, numbers.stop, self._settings.batch)):
+            yield samples.sound
 
 
 def share(first: int, stop: int, batch: int) -> Iterable[NDArray[np.int64]]:
@@ -88,15 +65,3 @@ def share(first: int, stop: int, batch: int) -> Iterable[NDArray[np.int64]]:
     stride = world_size() * batch
     for start in range(first, stop, stride):
         yield np.arange(start + rank(), min(start + stride, stop), world_size())
-
-
-def _ahead(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
-    """Results in order, some of them computed ahead."""
-    waiting: deque[Future[B]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > _AHEAD * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines.images.loader import Loader
+from data_pipelines.dataset import Dataset
 from sivae_dist.checkpoint import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
@@ -86,7 +86,7 @@ class Monitor:
             rate = self._rate or ((step.end - start) / elapsed if elapsed > 1 else None)
             self.reporter.progress(step.end, (", ".join([resolution, *states]), resolution), rate, self._details)
 
-    def scalars(self, step: Step, terms: dict[str, float], loader: Loader, replaced: int, device: torch.device) -> None:
+    def scalars(self, step: Step, terms: dict[str, float], data: Dataset, replaced: int, device: torch.device) -> None:
         """A row of metrics and one of speed. `replaced`: damaged samples so far, of all processes."""
         if not self.speaks:
             return
@@ -102,15 +102,15 @@ class Monitor:
         self._rate = (step.end - self._last[1]) / elapsed
         speed = {
             "speed/images_per_second": self._rate,
-            "data/wait_share": (loader.wait_seconds - self._waited) / elapsed,
-            "data/decoded": loader.decoded,  # images, by this process, from tar shards
+            "data/wait_share": (data.wait_seconds - self._waited) / elapsed,
+            **data.speed(),
             "data/quarantined": replaced,
             "memory/resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
         if device.type == "cuda":
             speed["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
         self.metrics = metrics
-        self._last, self._waited = (now, step.end), loader.wait_seconds
+        self._last, self._waited = (now, step.end), data.wait_seconds
         self._metrics.write(step.end, metrics)
         self._speed.write(step.end, speed)
         self._events.scalars(step.end, metrics | speed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from data_pipelines.order import Order
+from data_pipelines.dataset import SampleOrder
 from sivae_dist.objectives import Draws
 from sivae_dist.process.processes import everyone, rank
 from sivae_dist.run.jsonl import Rows
@@ -14,7 +14,7 @@ from sivae_dist.run.jsonl import Rows
 class Trace:
     """RUN/trace.jsonl: a row for each position with its sample number, flip, and SHA-256 of pixels and draws."""
 
-    def __init__(self, path: Path, images: int, order: Order) -> None:
+    def __init__(self, path: Path, images: int, order: SampleOrder) -> None:
         """`images`: where the run stands; rows past it are removed."""
         self.path = path
         self.order = order

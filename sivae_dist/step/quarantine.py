@@ -5,25 +5,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from data_pipelines.images.loader import Batch, DataSettings, Replaced
-from data_pipelines.images.reader import SampleError
+from data_pipelines.dataset import Batch, Dataset, Replaced, SampleError
 from sivae_dist.process.processes import everyone, host_group
 
 
 class Quarantine:
-    """Each step's replaced samples, over all processes. Costs nothing when `data.faults` is fatal."""
+    """Each step's replaced samples, over all processes. Costs nothing where a damaged sample ends the run."""
 
-    def __init__(self, settings: DataSettings, train: int) -> None:
-        """`train`: training samples. Made by all processes together."""
-        self.settings = settings
-        self.train = train
-        self.limit = max(1, int(settings.max_faults * train))
+    def __init__(self, data: Dataset) -> None:
+        """Made by all processes together."""
+        self.train = data.train
+        self.max_faults = data.max_faults or 0.0
+        self.limit = max(1, int(self.max_faults * data.train))
         """Samples that may be replaced in an epoch."""
         self.total = 0
         """Samples replaced since the run began, once for every time that they would have been seen."""
         self._epoch = self._in_epoch = 0
         self._told: set[str] = set()
-        self._active = settings.faults == "quarantine"
+        self._active = data.max_faults is not None
         self._group = host_group() if self._active else None
         self._count = torch.zeros((), dtype=torch.int64)
         self._vote: dist.Work | None = None
@@ -58,7 +57,7 @@ class Quarantine:
             if self._in_epoch > self.limit:
                 raise SampleError(
                     f"{self._in_epoch:,} of {self.train:,} training samples could not be read in epoch {epoch}, more "
-                    f"than data.max_faults={self.settings.max_faults:g} allows; the last: {one.reason}"
+                    f"than data.max_faults={self.max_faults:g} allows; the last: {one.reason}"
                 )
             if one.reason not in self._told:
                 self._told.add(one.reason)

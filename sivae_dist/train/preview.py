@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from data_pipelines.images.loader import Loader, to_images
+from data_pipelines.dataset import Dataset
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models import Cond, Stage
 from sivae_dist.models.stage import blend_real
@@ -14,14 +14,14 @@ from sivae_dist.use import figures
 
 @torch.no_grad()
 def preview(
-    settings: RunSettings, players: Players, loader: Loader, stage: Stage, *, here: bool = True
+    settings: RunSettings, players: Players, data: Dataset, stage: Stage, *, here: bool = True
 ) -> dict[str, Tensor]:
     """Grids by tag: real images over their reconstructions, samples, and samples of the averaged decoder.
 
     Always the same images (of the test split when there is one) and the same latents. All processes call it together;
     those without `here` draw nothing.
     """
-    columns, engine, device = settings.monitoring.grid, settings.engine, loader.device
+    columns, engine, device = settings.monitoring.grid, settings.engine, data.device
     classes = settings.model.classes
     pictures: dict[str, Tensor] = {}
     z = normals(settings.seed, "preview", 0, 2 * columns, settings.model.latent, device).to(engine.dtype)
@@ -30,11 +30,9 @@ def preview(
     autocast = torch.autocast(device.type, engine.amp, enabled=engine.amp is not None)
     with players.whole(live=True, here=here) as (encoder, decoder):
         if here:
-            numbers = _numbers(loader, 2 * columns)
-            real = to_images(torch.from_numpy(loader.pictures(stage.resolution, numbers)).to(device))
-            real = blend_real(real.to(engine.dtype), stage.blend)
-            labels = None if loader.labels is None else torch.from_numpy(loader.labels[numbers]).to(device)
-            told = Cond(stage, labels if classes else None)
+            shown = data.samples(stage.resolution, _numbers(data, 2 * columns))
+            real = blend_real(shown.x.to(engine.dtype), stage.blend)
+            told = Cond(stage, shown.y if classes else None)
             with autocast:
                 reconstructed, pictures["sample"] = decoder(encoder(real, told)[0], told), decoder(z, cond)
             pictures["real_reconstruction"] = figures.in_rows(real, reconstructed, columns=columns)
@@ -45,9 +43,8 @@ def preview(
     return {f"images/{name}": figures.grid(images, columns) for name, images in pictures.items()}
 
 
-def _numbers(loader: Loader, count: int) -> range:
+def _numbers(data: Dataset, count: int) -> range:
     """Of the real images that are shown."""
-    manifest = loader.manifest
-    count = min(count, manifest.samples)
-    first = manifest.train if manifest.test >= count else 0
+    count = min(count, data.train + data.test)
+    first = data.train if data.test >= count else 0
     return range(first, first + count)

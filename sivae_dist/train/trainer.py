@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from data_pipelines.images.loader import Batch, Request, check_loader, make_loader
-from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.store import open_store
+from data_pipelines.dataset import Batch, Dataset, Needs, Request
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver, Meta
 from sivae_dist.checkpoint.initial import initial_tensors
 from sivae_dist.config.prolonging import what_next
@@ -51,16 +49,15 @@ class Trainer:
         self.device = device
         self.stop = stop or Stop()
         self.stop.join()
-        startup.doing(f"opening {settings.data.path}")
-        self.store = open_store(settings.data.path, settings.data.remote)
-        self.manifest = self.store.manifest()
-        check_data(settings, self.manifest)
-        self.schedule = make_schedule(settings, self.manifest)
+        startup.doing(f"opening {settings.data.where}")
+        self.data = settings.data.open(settings.seed, device)
+        check_data(settings, self.data)
+        self.schedule = make_schedule(settings, self.data.train)
         self.schedule.check_world_size(world_size())
         startup.doing("building the networks")
         self.players = Players(settings, device)
         self.guard = Guard(settings.guard, device)
-        self.quarantine = Quarantine(settings.data, self.manifest.train)
+        self.quarantine = Quarantine(self.data)
         self.folder = CheckpointFolder(run.checkpoints)
         self.saver = CheckpointSaver(self.folder, settings.checkpoint, device)
         found = everyone(lambda: (device_model(device), describe(device)))
@@ -81,9 +78,9 @@ class Trainer:
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
         startup.doing("opening the images")
-        self.loader = make_loader(settings.data, self.store, self.manifest, settings.seed, device)
+        self.data.start()
         self.evaluator = self._make_evaluator()
-        self.trace = Trace(run.trace, self.images, self.loader.order) if settings.monitoring.trace else None
+        self.trace = Trace(run.trace, self.images, self.data.order) if settings.monitoring.trace else None
 
     def train(self) -> bool:
         """From where the run stands to its end, which is True, or to where it is asked to stop, which is False.
@@ -119,7 +116,7 @@ class Trainer:
     def _take_steps(self) -> bool:
         """Steps to the end, or until any process is asked to stop, which is True."""
         every, measuring, saving = self.settings.monitoring, self.settings.evaluation, self.settings.checkpoint
-        batches = self.loader.batches(self._requests())
+        batches = self.data.batches(self._requests())
         for step, batch in zip(self.schedule.steps(self.images), batches, strict=True):
             self.stop.vote()
             self.quarantine.vote(batch)
@@ -160,10 +157,10 @@ class Trainer:
 
     def _train_step(self, step: Step, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 2, lines 4 to 28, on this process's slice of the batch; returns its terms."""
-        engine, players, x = self.engine, self.players, batch.images
+        engine, players, x = self.engine, self.players, batch.x
         part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
         first = step.position + rank() * x.shape[0]
-        cond = Cond(self._stage(step), batch.labels if self.settings.model.classes else None)
+        cond = Cond(self._stage(step), batch.y if self.settings.model.classes else None)
         x = x.to(engine.dtype, memory_format=engine.image_format(x))
         xs = blend_real(x, cond.stage.blend).split(part)
         draws = [self._draw(step, first + k * part, part) for k in range(len(xs))]
@@ -226,11 +223,11 @@ class Trainer:
         row = dict(zip(terms, values, strict=True))
         if self.settings.guard.policy == "skip":
             row["guard/skipped_steps"] = int(self.guard.skipped)
-        self.monitor.scalars(step, row, self.loader, self.quarantine.total, self.device)
+        self.monitor.scalars(step, row, self.data, self.quarantine.total, self.device)
 
     def _log_images(self, step: Step) -> None:
         here = self.monitor.speaks
-        self.monitor.images(step, preview(self.settings, self.players, self.loader, self._stage(step), here=here))
+        self.monitor.images(step, preview(self.settings, self.players, self.data, self._stage(step), here=here))
 
     def _make_evaluator(self) -> "Evaluator | None":
         if not self.settings.evaluation.every:
@@ -241,9 +238,7 @@ class Trainer:
 
         evaluator = Evaluator(
             self.settings.evaluation,
-            self.settings.data,
-            self.store,
-            self.manifest,
+            self.data,
             self.device,
             self.monitor.say,
             Progress(self.stop, self.monitor.say).tick,
@@ -287,7 +282,7 @@ class Trainer:
             seed=self.settings.seed,
             hardware=self.hardware,
             precision=self.settings.engine.precision,
-            data=self.manifest.digest,
+            data=self.data.digest,
             metrics=self.monitor.metrics | (values or {}),
             evaluation_due=values is None,
             skipped_steps=int(self.guard.skipped),
@@ -326,8 +321,8 @@ class Trainer:
 
     def _restore(self, found: Checkpoint) -> None:
         meta = found.meta
-        if meta.data != self.manifest.digest:
-            raise ValueError(f"{self.settings.data.path} is not the data set that this run was begun with")
+        if meta.data != self.data.digest:
+            raise ValueError(f"{self.data.where} is not the data set that this run was begun with")
         self.players.restore(found.load())
         self.images = found.images
         self._phase = meta.phase
@@ -357,32 +352,18 @@ class Trainer:
     def close(self) -> None:
         """Ends threads and files. A checkpoint that is being written is finished first."""
         self.saver.close()
-        self.store.close()  # before the loader, whose threads may be waiting for a file
-        self.loader.close()
+        self.data.close()
         self.monitor.close()
         if self.trace is not None:
             self.trace.close()
 
 
-def make_schedule(settings: RunSettings, manifest: Manifest) -> Schedule:
-    return Schedule(settings.schedule, settings.model.resolutions, manifest.train, settings.objective.warmup_images)
+def make_schedule(settings: RunSettings, train: int) -> Schedule:
+    """`train`: samples of an epoch."""
+    return Schedule(settings.schedule, settings.model.resolutions, train, settings.objective.warmup_images)
 
 
-def check_data(settings: RunSettings, manifest: Manifest) -> None:
-    """ValueError when the data set cannot feed the model, or its loader lacks a package."""
-    check_loader(settings.data)
+def check_data(settings: RunSettings, data: Dataset) -> None:
+    """ValueError when the data set cannot feed the model, or lacks a package."""
     model = settings.model
-    channels = model.shape(model.final_resolution)[0]
-    if manifest.channels != channels:
-        raise ValueError(f"{settings.data.path} has {manifest.channels} channels, the model {channels}")
-    if model.classes > len(manifest.classes):
-        have = f"{len(manifest.classes)} classes" if manifest.classes else "no labels"
-        raise ValueError(f"{settings.data.path} has {have}, and the model is told {model.classes} classes")
-    missing = [r for r in model.resolutions if r not in manifest.levels]
-    if missing:
-        raise ValueError(
-            f"{settings.data.path} has no images of {missing[0]} px; prepare it with --resolution "
-            f"{model.final_resolution} or set model.resolution={manifest.resolution}"
-        )
-    if manifest.train < 1:
-        raise ValueError(f"{settings.data.path} has no training samples")
+    data.check(Needs({stage: tuple(model.shape(stage)) for stage in model.resolutions}, model.classes))

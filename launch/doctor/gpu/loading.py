@@ -1,16 +1,15 @@
 """Point 9: images decoded on the GPU against those decoded by the CPU."""
 
-import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from data_pipelines.dataset import Request
 from data_pipelines.images.dali_loader import import_dali
-from data_pipelines.images.loader import DataSettings, Request, make_loader
-from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.store import Directory
+from data_pipelines.images.dataset import ImageSettings
 from launch.doctor.gpu.course import Course
 from launch.doctor.report import Finding
 
@@ -46,25 +45,24 @@ def loaders(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _read(course: Course, loader: str) -> tuple[torch.Tensor, float]:
     """The first batch, on the CPU, and images a second after it."""
-    data, manifest = _prepared(course)
-    settings = DataSettings.model_validate({"path": str(data), "loader": loader, "flip": False, "threads": 4})
+    settings = ImageSettings(path=str(_prepared(course)), loader=loader, flip=False, threads=4)
     requests = [Request(start, _BATCH, course.side) for start in range(0, _BATCH + course.images, _BATCH)]
-    with contextlib.closing(make_loader(settings, Directory(data), manifest, 0, course.device)) as opened:
+    with settings.open(0, course.device) as opened:
         batches = opened.batches(requests)
-        first = next(batches).images.cpu()
+        first = next(batches).x.cpu()
         start, count = perf_counter(), 0
         for batch in batches:
-            count += len(batch.images)
+            count += len(batch.x)
         course.wait()
         return first, count / (perf_counter() - start)
 
 
-def _prepared(course: Course) -> tuple[Any, Manifest]:
+def _prepared(course: Course) -> Path:
     """Drawn faces, as JPEGs in tars at the course's side."""
     from data_pipelines.images.prepare import PrepareSettings, prepare
 
-    data = course.test.root / "large"
+    data: Path = course.test.root / "large"
     if not data.exists():
         known = {"resolution": course.side, "array_max_resolution": course.side // 2, "format": "jpeg"}
         prepare(course.test.faces(), data, PrepareSettings.model_validate(known), 1)
-    return data, Manifest.load(data)
+    return data

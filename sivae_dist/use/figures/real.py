@@ -9,17 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.dataset import DatasetSettings, SampleError
 from data_pipelines.images.decode import halve, round_pixels
 from data_pipelines.images.loader import to_images
-from data_pipelines.images.reader import Reader
 from data_pipelines.images.sources import ImageError
 from data_pipelines.images.sources.folder import FolderSource
 from data_pipelines.images.sources.image import to_square
-from data_pipelines.images.store import open_store
 from data_pipelines.problems import did_you_mean
 
 if TYPE_CHECKING:
-    from data_pipelines.images.remote import RemoteSettings
     from sivae_dist.use.pretrained import Pretrained
 
 
@@ -57,20 +55,18 @@ def _check_file(path: Path) -> None:
         raise ValueError(f"there is no image {path}{did_you_mean(near)}")
 
 
-def from_test_split(model: "Pretrained", path: str, count: int, remote: "RemoteSettings | None" = None) -> Tensor:
-    """The first test samples [N, C, R, R] in [-1, 1] of the prepared data set at `path` that the model was trained on.
+def from_test_split(model: "Pretrained", settings: DatasetSettings, count: int) -> Tensor:
+    """The first test samples [N, C, R, R] in [-1, 1] of the data set that the model was trained on.
 
-    ValueError when it is another data set or has no test samples, OSError when it is not there.
+    ValueError when it is another data set or has no test samples, SampleError for a damaged one, OSError when it is
+    not there.
     """
-    with open_store(path, remote) as store:
-        manifest = store.manifest()
-        if model.data is not None and manifest.digest != model.data:
-            raise ValueError(f"{path} is not the data set that this model was trained on; name images instead")
-        if not manifest.test:
-            raise ValueError(f"{path} has no test split; name images instead")
-        reader = Reader(store, manifest, model.stage.resolution)
-        try:
-            pixels = reader.pixels(range(manifest.train, manifest.train + min(count, manifest.test)))
-        finally:
-            reader.close()
-    return to_images(torch.from_numpy(np.ascontiguousarray(pixels)))
+    with settings.open(0, torch.device("cpu")) as data:
+        if model.data is not None and data.digest != model.data:
+            raise ValueError(f"{data.where} is not the data set that this model was trained on; name images instead")
+        if not data.test:
+            raise ValueError(f"{data.where} has no test split; name images instead")
+        found = data.samples(model.stage.resolution, range(data.train, data.train + min(count, data.test)))
+        for fault in found.damaged.values():
+            raise SampleError(fault)
+        return found.x

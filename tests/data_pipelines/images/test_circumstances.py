@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipelines.dataset import Request, SampleError
 from data_pipelines.images import arrays, reader
 from data_pipelines.images.cache import Cache, CacheError
 from data_pipelines.images.circumstances import CircumstanceError
-from data_pipelines.images.loader import DataSettings, Loader, Request, read_labels
+from data_pipelines.images.dataset import ImageSettings
+from data_pipelines.images.loader import Loader, read_labels
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.prepare import PrepareError, prepare
-from data_pipelines.images.reader import Reader, SampleError
+from data_pipelines.images.reader import Reader
 from data_pipelines.images.sources.folder import FolderSource
 from data_pipelines.images.store import Directory
 from data_pipelines.images.verify import verify
@@ -67,7 +69,7 @@ def failing(error: BaseException, when: Callable[[str], bool], function: Callabl
 
 def batches(root: Path, resolution: int) -> list[Any]:
     manifest = Manifest.load(root)
-    settings = DataSettings(path=str(root), faults="quarantine", max_faults=1)
+    settings = ImageSettings(path=str(root), faults="quarantine", max_faults=1)
     loader = Loader(settings, Directory(root), manifest, 0, torch.device("cpu"))
     try:
         return list(loader.batches([Request(k * 6, 6, resolution) for k in range(SHARDS // 6)]))

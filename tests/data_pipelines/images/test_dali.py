@@ -18,13 +18,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipelines.dataset import Batch, Request, SampleError
 from data_pipelines.images.dali_loader import DaliDecoder, DaliError, DaliLoader
+from data_pipelines.images.dataset import ImageSettings
 from data_pipelines.images.decode import decode, encode
 from data_pipelines.images.headers import is_plain
-from data_pipelines.images.loader import Batch, DataSettings, Loader, Request, make_loader
+from data_pipelines.images.loader import Loader
+from data_pipelines.images.loaders import LOADERS
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.prepare import PrepareSettings, prepare
-from data_pipelines.images.reader import SampleError
 from data_pipelines.images.store import Directory
 from tests.command import ENVIRONMENT
 from tests.helpers import CPU, on_processes
@@ -66,8 +68,8 @@ def copy(roots: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
 
 
 def make(root: Path, loader: str, device: torch.device = CPU, **changes: Any) -> Loader:
-    settings = DataSettings.model_validate({"path": str(root), "loader": loader} | changes)
-    return make_loader(settings, Directory(root), Manifest.load(root), SEED, device)
+    settings = ImageSettings.model_validate({"path": str(root), "loader": loader} | changes)
+    return LOADERS[loader](settings, Directory(root), Manifest.load(root), SEED, device)
 
 
 def decoded_by_dali(loader: Loader) -> int:
@@ -86,8 +88,8 @@ def batches(root: Path, loader: str, requests: Sequence[Request], **changes: Any
 def assert_equal(got: Sequence[Batch], want: Sequence[Batch]) -> None:
     assert len(got) == len(want)
     for batch, other in zip(got, want, strict=True):
-        assert batch.images.dtype == torch.float32 and batch.images.is_contiguous()
-        assert torch.equal(batch.images, other.images)
+        assert batch.x.dtype == torch.float32 and batch.x.is_contiguous()
+        assert torch.equal(batch.x, other.x)
         assert batch.labels is not None and other.labels is not None and torch.equal(batch.labels, other.labels)
         assert batch.replaced == other.replaced
 
@@ -102,7 +104,7 @@ REQUESTS = from_shares(
     [(8, 4), (12, 8), (6, 16), (6, 16), (20, 16), (1, 16), (30, 32), (30, 32), (7, 32), (3, 8), (9, 16)]
 )
 """Growing as a run does and then back, with batches larger and smaller than the first of a level; four epochs."""
-DECODED = sum(request.count for request in REQUESTS if request.resolution > 8)
+DECODED = sum(request.count for request in REQUESTS if request.stage > 8)
 
 
 # The same batches.
@@ -127,7 +129,7 @@ def test_pixels_are_those_that_were_stored(roots: dict[str, Path]) -> None:
     names = (roots["png"] / Manifest.load(roots["png"]).names.name).read_text().split()
     numbers = [int(Path(names[sample]).stem) for sample in samples]
     assert 5 < flips.sum() < TRAIN - 5
-    for image, number, flipped in zip(batch.images, numbers, flips, strict=True):
+    for image, number, flipped in zip(batch.x, numbers, flips, strict=True):
         pixels = noise(number)[:, ::-1] if flipped else noise(number)
         assert torch.equal(((image + 1) * 127.5).round().byte(), torch.tensor(pixels.transpose(2, 0, 1).copy()))
     loader.close()
@@ -163,10 +165,10 @@ def test_processes_share_a_batch(root: Path, world: int) -> None:
     parts = []
     for rank in range(world):
         shares = [(request, request.count // world) for request in requests]
-        own = [Request(request.position + rank * count, count, request.resolution) for request, count in shares]
+        own = [Request(request.position + rank * count, count, request.stage) for request, count in shares]
         parts.append(batches(root, "dali", own))
     for batch, *slices in zip(whole, *parts, strict=True):
-        assert torch.equal(torch.cat([part.images for part in slices]), batch.images)
+        assert torch.equal(torch.cat([part.x for part in slices]), batch.x)
 
 
 def test_batches_that_are_kept_stay_as_they_are(roots: dict[str, Path]) -> None:
@@ -178,11 +180,12 @@ def test_batches_that_are_kept_stay_as_they_are(roots: dict[str, Path]) -> None:
 
 
 def test_pictures_for_the_eye(root: Path) -> None:
-    loader, other = make(root, "dali"), make(root, "cpu")
+    opened = [ImageSettings(path=str(root), loader=name).open(SEED, CPU) for name in ("dali", "cpu")]
     for resolution in (8, 32):
-        np.testing.assert_array_equal(loader.pictures(resolution, [0, 33]), other.pictures(resolution, [0, 33]))
-    loader.close()
-    other.close()
+        pictures, others = (one.samples(resolution, [0, 33]) for one in opened)
+        assert torch.equal(pictures.x, others.x) and not pictures.damaged
+    for one in opened:
+        one.close()
 
 
 # Damage.
@@ -446,8 +449,8 @@ def test_on_a_gpu(root: Path) -> None:
     want = batches(root, "cpu", REQUESTS)
     atol = 0 if "png" in root.name else 4 / 127.5
     for batch, other in zip(loader.batches(REQUESTS), want, strict=True):
-        assert batch.images.device.type == "cuda" and batch.images.is_contiguous()
-        torch.testing.assert_close(batch.images.cpu(), other.images, rtol=0, atol=atol)
+        assert batch.x.device.type == "cuda" and batch.x.is_contiguous()
+        torch.testing.assert_close(batch.x.cpu(), other.x, rtol=0, atol=atol)
         assert batch.labels is not None and batch.labels.device.type == "cuda"
     assert decoded_by_dali(loader) == DECODED
     loader.close()

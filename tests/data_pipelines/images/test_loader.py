@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_pipelines.images.loader import DataSettings, Loader, Request, at_once, to_images
+from data_pipelines.dataset import Request, SampleError
+from data_pipelines.images.dataset import ImageSettings
+from data_pipelines.images.loader import Loader, at_once, to_images
 from data_pipelines.images.manifest import FileRecord, Manifest
 from data_pipelines.images.prepare import PrepareSettings, prepare
-from data_pipelines.images.reader import Reader, SampleError
+from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import Directory
 from data_pipelines.order import Order
 
@@ -58,7 +60,7 @@ def loader_threads() -> set[threading.Thread]:
 
 
 def make(root: Path, **changes: Any) -> Loader:
-    settings = DataSettings.model_validate({"path": str(root)} | changes)
+    settings = ImageSettings.model_validate({"path": str(root)} | changes)
     return Loader(settings, Directory(root), Manifest.load(root), SEED, CPU)
 
 
@@ -66,7 +68,7 @@ def expected(root: Path, request: Request, flip: bool = True) -> Tensor:
     """A batch image by image: the reader's pixels in the order's order, mirrored where the order says so."""
     manifest = Manifest.load(root)
     order = Order([shard.samples for shard in manifest.shards if shard.split == "train"], SEED, flip)
-    reader = Reader(Directory(root), manifest, request.resolution)
+    reader = Reader(Directory(root), manifest, request.stage)
     images = []
     for sample, flipped in zip(*order.at(request.position, request.count), strict=True):
         assert sample < TRAIN
@@ -89,13 +91,13 @@ REQUESTS = [
 def test_batches(root: Path, no_thread_left: None, threads: int, prefetch: int, flip: bool) -> None:
     """Over the end of an epoch and changes of the resolution."""
     loader = make(root, threads=threads, prefetch=prefetch, flip=flip)
-    batches = [batch.images for batch in loader.batches(REQUESTS)]
+    batches = [batch.x for batch in loader.batches(REQUESTS)]
     assert len(batches) == len(REQUESTS)
     for request, batch in zip(REQUESTS, batches, strict=True):
         assert batch.dtype == torch.float32
-        assert batch.shape == (request.count, 3, request.resolution, request.resolution)
+        assert batch.shape == (request.count, 3, request.stage, request.stage)
         torch.testing.assert_close(batch, expected(root, request, flip), rtol=0, atol=1e-6)
-    assert loader.decoded == sum(request.count for request in REQUESTS if request.resolution == 16)
+    assert loader.decoded == sum(request.count for request in REQUESTS if request.stage == 16)
     assert loader.wait_seconds > 0
     loader.close()
 
@@ -116,7 +118,7 @@ def test_processes_share_a_batch(root: Path) -> None:
     whole, *ranks = (make(root) for _ in range(3))
     (batch,) = whole.batches([Request(24, 12, 16)])
     slices = [part for k, loader in enumerate(ranks) for part in loader.batches([Request(24 + 6 * k, 6, 16)])]
-    assert torch.equal(torch.cat([part.images for part in slices]), batch.images)
+    assert torch.equal(torch.cat([part.x for part in slices]), batch.x)
     for loader in (whole, *ranks):
         loader.close()
 
@@ -181,7 +183,7 @@ def test_a_damaged_shard_ends_the_batches(copy: Path, no_thread_left: None, thre
     place = int(np.flatnonzero(order == sample)[0])
     batches = loader.batches(Request(position, 1, 16) for position in range(TRAIN))
     for position in range(place):  # those before it come as if nothing were wrong
-        torch.testing.assert_close(next(batches).images, expected(copy, Request(position, 1, 16)), rtol=0, atol=1e-6)
+        torch.testing.assert_close(next(batches).x, expected(copy, Request(position, 1, 16)), rtol=0, atol=1e-6)
     with pytest.raises(SampleError, match=rf"{name} key {sample:08d} \(sample {sample}\) is damaged"):
         next(batches)
     loader.close()
@@ -191,7 +193,7 @@ def test_damage_elsewhere_is_not_noticed(root: Path, copy: Path) -> None:
     damage(copy)
     loader, request = make(copy), Request(0, TRAIN, 8)
     (batch,) = loader.batches([request])
-    torch.testing.assert_close(batch.images, expected(root, request), rtol=0, atol=1e-6)
+    torch.testing.assert_close(batch.x, expected(root, request), rtol=0, atol=1e-6)
     loader.close()
 
 
@@ -233,10 +235,10 @@ def test_labels_travel_with_their_images(labelled: Path, resolution: int) -> Non
     loader = make(labelled)
     seen = []
     for batch in loader.batches(Request(8 * k, 8, resolution) for k in range(6)):
-        assert batch.labels is not None and batch.labels.dtype == torch.int64 and batch.labels.shape == (8,)
-        brightness = ((batch.images.mean(dim=(1, 2, 3)) + 1) * 127.5).round().long()
-        assert (brightness % 60 < 30).all() and torch.equal(brightness // 60, batch.labels)
-        seen += batch.labels.tolist()
+        assert batch.y is not None and batch.y.dtype == torch.int64 and batch.y.shape == (8,)
+        brightness = ((batch.x.mean(dim=(1, 2, 3)) + 1) * 127.5).round().long()
+        assert (brightness % 60 < 30).all() and torch.equal(brightness // 60, batch.y)
+        seen += batch.y.tolist()
     assert set(seen) == {0, 1, 2}
     loader.close()
 
@@ -246,9 +248,9 @@ def test_the_label_of_a_substitute_is_its_own(labelled: Path, tmp_path: Path) ->
     damage(root)
     loader = make(root, faults="quarantine", max_faults=1.0)
     for batch in loader.batches(Request(8 * k, 8, 16) for k in range(6)):
-        assert batch.labels is not None
-        brightness = ((batch.images.mean(dim=(1, 2, 3)) + 1) * 127.5).round().long()
-        assert torch.equal(brightness // 60, batch.labels)
+        assert batch.y is not None
+        brightness = ((batch.x.mean(dim=(1, 2, 3)) + 1) * 127.5).round().long()
+        assert torch.equal(brightness // 60, batch.y)
         for replaced in batch.replaced:
             assert replaced.sample == 4 and "sample 4" in replaced.reason
     loader.close()
@@ -256,7 +258,7 @@ def test_the_label_of_a_substitute_is_its_own(labelled: Path, tmp_path: Path) ->
 
 def test_no_labels(root: Path) -> None:
     loader = make(root)
-    assert next(loader.batches([Request(0, 4, 8)])).labels is None
+    assert next(loader.batches([Request(0, 4, 8)])).y is None
     loader.close()
 
 
@@ -302,7 +304,7 @@ class OutOfReach(Directory):
 @pytest.mark.parametrize("resolution", [8, 16])
 def test_what_cannot_be_fetched_is_no_damage(root: Path, resolution: int) -> None:
     """It ends the run in its own words, under quarantine too: the data may be sound."""
-    settings = DataSettings(path=str(root), faults="quarantine", max_faults=1.0)
+    settings = ImageSettings(path=str(root), faults="quarantine", max_faults=1.0)
     loader = Loader(settings, OutOfReach(root), Manifest.load(root), SEED, CPU)
     with pytest.raises(OSError, match=r"shard-\d+\.(index\.)?npy could not be fetched$"):
         next(loader.batches([Request(0, 4, resolution)]))

@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipelines.dataset import SampleError
 from data_pipelines.images import reader as module
 from data_pipelines.images.decode import DecodeError, decode, encode
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.prepare import PrepareSettings, prepare
-from data_pipelines.images.reader import Reader, SampleError
+from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import Directory
 
 COUNT = 40

@@ -16,12 +16,15 @@ import torch.distributed as dist
 from fsspec.asyn import get_loop
 
 from data_pipelines import order
+from data_pipelines.dataset import Request
 from data_pipelines.images import reader, remote
 from data_pipelines.images.cache import CacheError
-from data_pipelines.images.loader import DataSettings, Loader, Request
+from data_pipelines.images.dataset import ImageSettings
+from data_pipelines.images.loader import Loader
 from data_pipelines.images.manifest import FileRecord, Manifest
+from data_pipelines.images.opening import open_store
 from data_pipelines.images.remote import RemoteSettings, RemoteStore
-from data_pipelines.images.store import Directory, open_store
+from data_pipelines.images.store import Directory
 from data_pipelines.images.transport import RemoteError
 from data_pipelines.order import Order
 from sivae_dist.config.opening import prepare_run
@@ -387,7 +390,7 @@ def test_a_loader_tells_what_it_will_ask_for(root: Path, monkeypatch: pytest.Mon
     """Once a window and level, for this window and the next, each index before its tar."""
     monkeypatch.setattr(order, "WINDOW", 2)
     store, manifest = Told(root), Manifest.load(root)
-    loader = Loader(DataSettings(path=str(root)), store, manifest, 0, torch.device("cpu"))
+    loader = Loader(ImageSettings(path=str(root)), store, manifest, 0, torch.device("cpu"))
     places = [(0, 4), (2, 4), (4, 8), (6, 8), (22, 8), (24, 8)]
     list(loader.batches(Request(position, 2, resolution) for position, resolution in places))
     loader.close()

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.images.manifest import Manifest
+from data_pipelines.images.opening import open_store
 from data_pipelines.images.prepare import PrepareError, prepare
 from data_pipelines.images.sources.folder import OUTSIDE
 from data_pipelines.images.sources.opening import open_source
-from data_pipelines.images.store import open_store
 from tests.data_pipelines.images.sources.making import (
     encoded,
     noise,

@@ -63,7 +63,7 @@ def checked(made: Plan) -> dict[str, Any]:
     """The values, which a run takes as they are, and which the file holds."""
     settings = validate(made.values(), "plan")
     assert yaml.safe_load(to_yaml(made, "my.yaml")) == made.values()
-    schedule = make_schedule(settings, made.manifest)
+    schedule = make_schedule(settings, made.manifest.train)
     schedule.check_world_size(made.hardware.processes)
     assert 0 < settings.objective.warmup < schedule.total
     weights = settings.objective.weights(made.recipe.resolution, settings.model.dimensions)

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from data_pipelines.images.loader import Batch
+from data_pipelines.dataset import Batch
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import DdpSettings
@@ -286,8 +286,8 @@ class _Fault:
         self.trainer, self.where, self.value = trainer, where, value
         self.before: dict[str, Tensor] = {}
         self.now = False
-        self.batches = trainer.loader.batches
-        trainer.loader.batches = self._batches  # type: ignore[method-assign]
+        self.batches = trainer.data.batches
+        trainer.data.batches = self._batches  # type: ignore[method-assign]
         if where != "images":
             network = getattr(trainer.players, where)
             network.blocks["4"].conv2.weight.register_hook(self._gradient)
@@ -302,7 +302,7 @@ class _Fault:
                 self.before = snapshot(self.trainer.players.tensors())
                 self.now = True
                 if self._hits and self.where == "images":
-                    batch.images[1, 2, 3, 1] = self.value
+                    batch.x[1, 2, 3, 1] = self.value
             yield batch
 
     def _gradient(self, gradient: Tensor) -> Tensor:

@@ -262,15 +262,15 @@ def test_what_is_not_finite_or_not_allowed_moves_nothing(
 
 def _stopped(path: Path) -> tuple[str, Tensors]:
     trainer = begin(path)
-    batches = trainer.loader.batches
+    batches = trainer.data.batches
 
     def spoilt(requests: Any) -> Any:
         for number, batch in enumerate(batches(requests)):
             if number == 1 and rank() == 1:
-                batch.images[0] = math.nan
+                batch.x[0] = math.nan
             yield batch
 
-    trainer.loader.batches = spoilt  # type: ignore[method-assign]
+    trainer.data.batches = spoilt  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError) as caught:
         train(trainer)
     return str(caught.value), gathered(trainer)
@@ -297,15 +297,15 @@ def test_roll_back_and_go_on(data: Path, tmp_path: Path, stage: int) -> None:
 
 def _rolled_back(faulty: Path, sound: Path) -> tuple[Tensors, Tensors]:
     trainer = begin(faulty)
-    batches, spoil = trainer.loader.batches, iter([False] * 3 + [True])
+    batches, spoil = trainer.data.batches, iter([False] * 3 + [True])
 
     def spoilt(requests: Any) -> Any:
         for batch in batches(requests):
             if next(spoil, False) and rank() == 1:
-                batch.images[0] = math.nan
+                batch.x[0] = math.nan
             yield batch
 
-    trainer.loader.batches = spoilt  # type: ignore[method-assign]
+    trainer.data.batches = spoilt  # type: ignore[method-assign]
     train(trainer)
     assert next(spoil, None) is None
     return gathered(trainer), gathered(train(begin(sound)))

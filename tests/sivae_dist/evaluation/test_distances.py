@@ -12,10 +12,11 @@ import torch_fidelity
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_pipelines.images.loader import DataSettings
+from data_pipelines.dataset import DatasetSettings, SampleError
+from data_pipelines.images.dataset import ImageSettings
+from data_pipelines.images.opening import open_store
 from data_pipelines.images.ranges import to_uint8
-from data_pipelines.images.reader import Reader, SampleError
-from data_pipelines.images.store import open_store
+from data_pipelines.images.reader import Reader
 from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluator_module
 from sivae_dist.evaluation import statistics, streams
@@ -60,21 +61,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def measure(run: Path, cache: Path, data: DataSettings | None = None, **settings: Any) -> tuple[list[Row], list[str]]:
+def measure(
+    run: Path, cache: Path, data: DatasetSettings | None = None, **settings: Any
+) -> tuple[list[Row], list[str]]:
     """The values, and what was done to how many images."""
     data = data or data_of(run)
     chosen = EvaluationSettings.model_validate({**CHOSEN, "cache": str(cache), **settings})
     done: dict[str, str] = {}
-    with open_store(data.path) as store:
-        evaluator = Evaluator(
-            chosen, data, store, store.manifest(), CPU, tick=lambda what, n, total: done.update({what: f"{n}/{total}"})
-        )
+    with data.open(0, CPU) as opened:
+        evaluator = Evaluator(chosen, opened, CPU, tick=lambda what, n, total: done.update({what: f"{n}/{total}"}))
         assert evaluator.prepare() is None
         rows = evaluator.evaluate(load_run(run, live=chosen.live))
     return rows, [f"{count} {what}" for what, count in done.items()]
 
 
-def data_of(run: Path) -> DataSettings:
+def data_of(run: Path) -> DatasetSettings:
     return settings_of(RunDirectory(run)).data
 
 
@@ -184,7 +185,7 @@ def test_statistics_of_a_changed_data_set_or_extractor_are_made_anew(
 ) -> None:
     of_run = by_metric(measure(run, tmp_path, metrics=("fid",))[0])
     other = random_set(tmp_path / "other", samples=37, resolution=16, array_max_resolution=16, shard_size=10)
-    rows, done = measure(run, tmp_path, DataSettings(path=str(other)), metrics=("fid",))
+    rows, done = measure(run, tmp_path, ImageSettings(path=str(other)), metrics=("fid",))
     assert done[0] == "37/37 real images"
     assert rows[0]["data"] != measure(run, tmp_path, metrics=("fid",))[0][0]["data"]
     made = evaluator_module.make_extractor
@@ -224,8 +225,8 @@ def test_where_nothing_can_be_kept(run: Path, tmp_path: Path) -> None:
     data = data_of(run)
     said: list[str] = []
     chosen = EvaluationSettings.model_validate({**CHOSEN, "cache": str(tmp_path / "file" / "x"), "metrics": ("fid",)})
-    with open_store(data.path) as store:
-        evaluator = Evaluator(chosen, data, store, store.manifest(), CPU, said.append)
+    with data.open(0, CPU) as opened:
+        evaluator = Evaluator(chosen, opened, CPU, said.append)
         assert evaluator.prepare() is None
         assert evaluator.evaluate(load_run(run))
     assert len(said) == 1 and said[0].startswith("warning: statistics of the real images cannot be kept in")
@@ -238,8 +239,8 @@ def test_damaged_images(run: Path, tmp_path: Path) -> None:
     path = next((tmp_path / "set" / "0016").glob("*-00000.tar"))
     path.write_bytes(path.read_bytes()[:2000] + bytes(100) + path.read_bytes()[2100:])
     with pytest.raises(SampleError, match=r"shard-00000\.tar key"):
-        measure(run, tmp_path, DataSettings(path=str(tmp_path / "set")), metrics=("fid",))
-    quarantined = DataSettings(path=str(tmp_path / "set"), faults="quarantine")
+        measure(run, tmp_path, ImageSettings(path=str(tmp_path / "set")), metrics=("fid",))
+    quarantined = ImageSettings(path=str(tmp_path / "set"), faults="quarantine")
     rows, _ = measure(run, tmp_path / "other", quarantined, metrics=("fid",))
     assert rows[0]["reference_samples"] == 36
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.images.store import open_store
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.evaluation import progress
@@ -81,8 +80,8 @@ def test_values_are_recorded_with_what_they_follow_from(whole: Path) -> None:
 def test_it_measures_what_the_checkpoint_holds(whole: Path) -> None:
     for live in (False, True):
         settings = settings_of(RunDirectory(whole), ["evaluation.metrics=[mse]", f"evaluation.live={live}"])
-        with open_store(settings.data.path) as store:
-            evaluator = Evaluator(settings.evaluation, settings.data, store, store.manifest(), CPU)
+        with settings.data.open(settings.seed, CPU) as opened:
+            evaluator = Evaluator(settings.evaluation, opened, CPU)
             (row,) = evaluator.evaluate(load_run(whole, live=live))
         assert (row["value"] == pytest.approx(rows_of(whole)[-1]["value"], rel=1e-6)) == (not live)
 

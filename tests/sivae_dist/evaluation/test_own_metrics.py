@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from data_pipelines.dataset import Dataset
+from data_pipelines.images.opening import open_store
 from data_pipelines.images.ranges import to_uint8
 from data_pipelines.images.reader import Reader
-from data_pipelines.images.store import open_store
 from launch.plan.sense import check_best_metric
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.evaluation.evaluator import Evaluator
@@ -98,10 +99,13 @@ def test_training_measures_them(data: Path, tmp_path: Path, processes: int) -> N
     assert describe(brightness).endswith(f" (11 samples against 20 images of train, {where}")
 
 
-def evaluator(data: Path, store: Any, done: list[str], **settings: Any) -> Evaluator:
+def opened(data: Path) -> Dataset:
+    return tiny_settings(data).data.open(0, CPU)
+
+
+def evaluator(data: Dataset, done: list[str], **settings: Any) -> Evaluator:
     chosen = EvaluationSettings.model_validate({"samples": SAMPLES, **settings})
-    of_data = tiny_settings(data).data
-    made = Evaluator(chosen, of_data, store, store.manifest(), CPU, tick=lambda what, *_: done.append(what))
+    made = Evaluator(chosen, data, CPU, tick=lambda what, *_: done.append(what))
     assert made.prepare() is None
     return made
 
@@ -115,23 +119,23 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_real_images_are_gone_through_once(data: Path, run: Path) -> None:
     done: list[str] = []
-    with open_store(str(data)) as store:
-        measuring, model = evaluator(data, store, done, metrics="brightness"), load_run(run)
+    with opened(data) as images:
+        measuring, model = evaluator(images, done, metrics="brightness"), load_run(run)
         assert measuring.evaluate(model) == measuring.evaluate(model)
     assert done == ["real images", "samples", "samples"]
 
 
 def test_sums_of_another_shape_are_refused(data: Path, run: Path) -> None:
-    with open_store(str(data)) as store, pytest.raises(ValueError) as error:
-        evaluator(data, store, [], metrics="careless").evaluate(load_run(run))
+    with opened(data) as images, pytest.raises(ValueError) as error:
+        evaluator(images, [], metrics="careless").evaluate(load_run(run))
     assert str(error.value) == "Careless.add returned float32 [3] instead of float64 [1]"
 
 
 def test_features_of_ones_own(data: Path, run: Path, tmp_path: Path) -> None:
     own = {"extractor": "colours", "cache": str(tmp_path), "metrics": ("fid", "sharpness")}
     assert EvaluationSettings.model_validate(own).reported() == ["frechet_distance[colours", "sharpness"]
-    with open_store(str(data)) as store:
-        distance, sharpness = evaluator(data, store, [], **own).evaluate(load_run(run))
+    with opened(data) as images:
+        distance, sharpness = evaluator(images, [], **own).evaluate(load_run(run))
     assert (distance["metric"], distance["layer"]) == ("frechet_distance[colours]", "3")
     assert distance["value"] > 0 and sharpness["value"] == pytest.approx(sharpness_of(run), rel=1e-6)
 

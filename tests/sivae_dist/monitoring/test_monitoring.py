@@ -213,14 +213,14 @@ class Told:
     def __init__(self, run: RunDirectory, images: int = 0, speaks: bool = True) -> None:
         self.monitor = Monitor(run, SCHEDULE, images, {}, speaks=speaks)
         self.steps = SCHEDULE.steps(images)
-        self.loader: Any = SimpleNamespace(wait_seconds=0.0, decoded=0)
+        self.data: Any = SimpleNamespace(wait_seconds=0.0, speed=lambda: {"data/decoded": 0})
 
     def rows(self, *pairs: tuple[float, float | None]) -> None:
         """KL(real) and KL(fake), None for the latter as in the warm-up."""
         for real, fake in pairs:
             step = next(self.steps)
             terms = {"reconstruction/per_value": 0.25, "kl/real": real} | ({} if fake is None else {"kl/fake": fake})
-            self.monitor.scalars(step, terms, self.loader, 0, CPU)
+            self.monitor.scalars(step, terms, self.data, 0, CPU)
             self.monitor.step(step)
 
 

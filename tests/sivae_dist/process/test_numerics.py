@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_pipelines.images.store import open_store
 from launch import launcher, worker
 from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluators
@@ -158,8 +157,8 @@ def test_an_evaluation_is_in_ieee_whatever_training_uses(run: Path, monkeypatch:
     settings = settings_of(RunDirectory(run))
     measuring = EvaluationSettings(metrics=("fid", "psnr"), samples=4)
     configure("tf32", False, GPU)
-    with open_store(settings.data.path) as store:
-        evaluator = evaluators.Evaluator(measuring, settings.data, store, store.manifest(), torch.device("cpu"))
+    with settings.data.open(settings.seed, torch.device("cpu")) as opened:
+        evaluator = evaluators.Evaluator(measuring, opened, torch.device("cpu"))
         evaluator._extractor = Extractor("watching", "0", "8", False, network)
         monkeypatch.setattr(reference, "save", lambda folder, key, made: None)
         rows = evaluator.evaluate(load_run(run))

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from data_pipelines.images.loader import Batch
+from data_pipelines.dataset import Batch
 from sivae_dist.checkpoint.writing import write
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.process.processes import rank, world_size
@@ -87,8 +87,8 @@ class Fault:
         """All tensors before and after each of these that ended without an error."""
         self._now = False
         self._turn = ""
-        self._batches, self._told = trainer.loader.batches, trainer.monitor.step
-        trainer.loader.batches = self.batches  # type: ignore[method-assign]
+        self._batches, self._told = trainer.data.batches, trainer.monitor.step
+        trainer.data.batches = self.batches  # type: ignore[method-assign]
         trainer.monitor.step = self.told  # type: ignore[method-assign]
         for name in ("encoder", "decoder"):
             self._follow(name, getattr(trainer.players, f"{name}_engine"))
@@ -111,7 +111,7 @@ class Fault:
                     engine = getattr(self.trainer.players, f"{self.player}_engine")
                     engine.optimizer.state[self._weight][self.place][-1, 1, -1, 0] = self.value
                 self.before = snapshot(self.trainer.players.tensors())
-            yield batch._replace(images=self.spoilt(batch.images)) if self.place == "data" else batch
+            yield batch._replace(x=self.spoilt(batch.x)) if self.place == "data" else batch
 
     def told(self, step: Any) -> None:
         """After every step."""

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import SampleError
 from data_pipelines.images.manifest import Manifest
-from data_pipelines.images.reader import SampleError
+from data_pipelines.images.ranges import to_uint8
 from data_pipelines.order import Order
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.run.directory import RunDirectory
@@ -163,7 +164,7 @@ def run(*paths: str) -> list[Outcome]:
         try:
             trainer.train()
         except Exception as caught:
-            trainer.loader.close()
+            trainer.data.close()
             return [*outcomes, (f"{type(caught).__name__}: {caught}", trainer.quarantine.total, {})]
         outcomes.append((None, trainer.quarantine.total, snapshot(trainer.players.tensors())))
         trainer.close()
@@ -283,10 +284,12 @@ def test_a_fatal_run_goes_on_in_quarantine(copy: Path, tmp_path: Path) -> None:
 def test_images_for_the_eye_are_grey_where_they_are_lost(copy: Path, tmp_path: Path) -> None:
     garbage(copy)
     trainer = begin(tmp_path / "run", tiny_settings(copy, *QUARANTINE))
-    pictures = trainer.loader.pictures(8, range(9, 12))
-    assert (pictures[1] == 128).all() and pictures[0].std() > 10 and pictures[2].std() > 10
+    found = trainer.data.samples(8, range(9, 12))
+    pixels = to_uint8(found.x).numpy()
+    assert (pixels[1] == 128).all() and pixels[0].std() > 10 and pixels[2].std() > 10
+    assert list(found.damaged) == [1] and "sample 10" in found.damaged[1]
     trainer.close()
     strict = begin(tmp_path / "other", tiny_settings(copy))
     with pytest.raises(SampleError, match="sample 10"):
-        strict.loader.pictures(8, range(9, 12))
+        strict.data.samples(8, range(9, 12))
     strict.close()
