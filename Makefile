@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env pinned test lint format demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
+.PHONY: help env pinned test lint format reference demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
@@ -35,6 +35,7 @@ help:
 	echo 'make env     set up everything and print the folder that holds sivae: export PATH="$$(make env):$$PATH"'
 	echo "make test    ruff, mypy and pytest (PYTEST_ARGS='-k name' narrows the tests)"
 	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
+	echo "make reference   write docs/settings.md from the code"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
 	echo "make faults  kill, signal, fill disks and damage files, and print the table (ARGS='--help' tells more; 40 minutes)"
 	echo "make bench   measure everything; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation, -engines: one thing (ARGS='--help')"
@@ -114,6 +115,10 @@ lint: pinned
 format: pinned
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
+
+# docs/settings.md and the keys that a shell completes, from the code; a test fails when they are out of date.
+reference: pinned
+	exec "$(BIN)/python" -m sivae_dist.config.reference
 
 demo: env
 	exec "$(CLONE_ENV)/bin/python" -m launch.demo

@@ -5,14 +5,14 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Imports, Run
+from launch.cli.options import Imports, Overrides, Run
 from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
 
 
 def evaluate(
     run: Run,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Overrides = None,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a number of images seen.")] = "latest",
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; the run's by default.")] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Samples to draw from the prior.")] = None,

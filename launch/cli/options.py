@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launch.cli.completion import configurations, settings
 from sivae_dist.process import startup
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ def expanded(path: Path | None) -> Path | None:
         raise typer.BadParameter(str(error)) from None
 
 
+Config = Annotated[
+    str,
+    typer.Argument(help="A YAML file, or the name of one that comes with sivae.", autocompletion=configurations),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=settings, show_default=False)
+]
 Model = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run's directory, or an exported model's.", callback=expanded)
 ]
@@ -40,21 +48,24 @@ Imports = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="The picture to write; its ending decides: .png, .jpg, .webp, .tiff or .bmp.", callback=expanded),
+    typer.Option(
+        help="The picture to write; the extension decides the format: .png, .jpg, .webp, .tiff or .bmp.",
+        callback=expanded,
+    ),
 ]
 CheckpointOption = Annotated[
     str,
     typer.Option(
         metavar="latest|best|N",
-        help="The newest; the best by checkpoint.best_metric of the run's settings; or that after N images.",
+        help="The newest; the best by checkpoint.best_metric of the run's settings; or the one after N images.",
     ),
 ]
 Live = Annotated[bool, typer.Option("--live", help="The weights in training instead of their moving average.")]
 Device = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute; auto takes a GPU when there is one.")
 ]
-Columns = Annotated[int, typer.Option(min=1, help="Images in a row.")]
-Seed = Annotated[int, typer.Option(min=0, help="Sample i follows from the seed and its number i alone.")]
+Columns = Annotated[int, typer.Option(min=1, help="Images per row.")]
+Seed = Annotated[int, typer.Option(min=0, help="Sample i depends only on the seed and i.")]
 Numbers = Annotated[
     str | None, typer.Option("--seeds", metavar="0-7,12", help="Which samples to show, by number; instead of --count.")
 ]

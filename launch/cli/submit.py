@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Imports, RunDir, assigned
+from launch.cli.options import Config, Imports, Overrides, RunDir, assigned
 from launch.cli.resources import ClusterName, Given, asked_for, with_resources
 from sivae_dist.process.output import outlast_watchers
 
 
 @with_resources
 def submit(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with sivae.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    config: Config,
+    overrides: Overrides = None,
     data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
     run_dir: RunDir = None,
     imports: Imports = None,
@@ -33,8 +33,9 @@ def submit(
         outlast_watchers()
         from launch.clusters import Prepared
         from launch.plan import checks, on_device, preflight, untrained_keys
+        from sivae_dist.config.names import config_path, run_name
         from sivae_dist.config.opening import prepare_run
-        from sivae_dist.config.run_settings import config_path, load_config, run_name
+        from sivae_dist.config.run_settings import load_config
         from sivae_dist.run.directory import RunDirectory
 
         assignments = assigned(overrides, data, imports)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.cli.errors import one_line_errors
+from launch.cli.options import Overrides
 from launch.cli.resources import ClusterName, Given, asked_for, with_resources
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.run.atomic import write_text
@@ -19,7 +20,7 @@ from sivae_dist.run.jsonl import last_row
 @with_resources
 def sweep(
     file: Annotated[Path, typer.Argument(help="A YAML file with config, overrides, and a grid or runs.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Overrides = None,
     folder: Annotated[Path | None, typer.Option(help="Where the runs live; runs/FILE by default.")] = None,
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Tasks at once; 8, or one per GPU with --cluster local.")

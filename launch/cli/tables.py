@@ -21,6 +21,14 @@ class TableRow(NamedTuple):
     values: list[str]
 
 
+def wide_console() -> Console:
+    """A console whose lines are never broken in a file, which has no width to fit into."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 1000
+    return console
+
+
 def show(columns: list[str], rows: list[TableRow]) -> None:
     """Prints rows below `run`, `state` and these columns, or each as a paragraph where that does not fit.
 
@@ -29,9 +37,7 @@ def show(columns: list[str], rows: list[TableRow]) -> None:
     kept = [at for at in range(len(columns)) if not at or any(row.values[at] for row in rows)]
     columns = [columns[at] for at in kept]
     rows = [row._replace(values=[row.values[at] for at in kept]) for row in rows]
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 1000  # a file has no width to fit into
+    console = wide_console()
     widths = [max(len(text) for text in texts) for texts in zip(columns, *(row.values for row in rows), strict=True)]
     name = min(_NAME, max(len(row.name) for row in rows))
     state = min(_STATE, max(len(row.state) for row in rows))

@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Imports, RunDir, assigned
+from launch.cli.options import Config, Imports, Overrides, RunDir, assigned
 from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.run.progress import saved_images
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with sivae.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    config: Config,
+    overrides: Overrides = None,
     data: Annotated[str | None, typer.Option(help="A prepared data set: a directory, a URL, or pipe:COMMAND.")] = None,
     run_dir: RunDir = None,
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
@@ -29,8 +29,9 @@ def train(
         outlast_watchers()
         from launch.launcher import launch
         from launch.plan import preflight, show, untrained_keys
+        from sivae_dist.config.names import config_path, run_name
         from sivae_dist.config.opening import prepare_run
-        from sivae_dist.config.run_settings import config_path, load_config, run_name
+        from sivae_dist.config.run_settings import load_config
         from sivae_dist.process.devices import default_processes
         from sivae_dist.run.directory import RunDirectory
         from sivae_dist.run.ends import STOPPED

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sivae_dist.config.run_settings import RunSettings, config_path
+from sivae_dist.config.names import config_path
+from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.models import AnyModel, ModelSettings
 from sivae_dist.step.schedule import Schedule

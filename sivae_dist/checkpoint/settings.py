@@ -22,6 +22,7 @@ class CheckpointSettings(Settings):
     """A value of metrics.jsonl (the last row before a checkpoint), or of the evaluation at a checkpoint
     (`evaluation/fid`). Of two resolutions the larger one is better, whatever the values."""
     best_mode: Literal["min", "max"] = "min"
+    """Whether the least or the greatest value of `best_metric` is the best."""
     background: bool = True
     """Write while training goes on. A checkpoint is the same either way."""
     max_failures: int = Field(3, ge=1)

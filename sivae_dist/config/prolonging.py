@@ -40,6 +40,13 @@ def continued(
     return new, notes
 
 
+def when_resumed(key: str) -> str:
+    """What may become of a dotted key when its run is resumed, as the end of a sentence."""
+    if key.startswith(_SCHEDULE):
+        return "may change for what lies ahead"
+    return "must stay the same" if changes_the_past(key) else "may change"
+
+
 def _rounds(key: str, old: RunSettings, new: RunSettings) -> bool:
     """Whether a change is one of rounding alone: on CPUs not even that, and before `tf32` had a name of its own, `fp32`
     on GPUs was between the two."""

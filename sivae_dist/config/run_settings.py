@@ -1,7 +1,6 @@
 """One run's settings: each component's own, composed, read from YAML and overridden by `key=value`."""
 
 import copy
-import difflib
 import math
 import os
 import re
@@ -12,11 +11,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from data_pipelines.kinds import DataSettings
-from data_pipelines.problems import Problem, did_you_mean, known_keys, nearest, problems
+from data_pipelines.problems import Problem, known_keys, nearest, problems
 from data_pipelines.settings import expand
 from sivae_dist.checkpoint.settings import CheckpointSettings, InitSettings
 from sivae_dist.config import imports
 from sivae_dist.config.imports import import_all
+from sivae_dist.config.names import config_path
 from sivae_dist.config.yaml_reading import dump, parse, read_yaml
 from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.evaluation.settings import EvaluationSettings
@@ -35,25 +35,39 @@ class RunSettings(Settings):
     """Everything that a run is made from."""
 
     seed: int = Field(0, ge=0)
-    """Of the order, flips, latents, noise and initial weights."""
+    """Seed of the order, flips, latents, noise and initial weights."""
     device: Annotated[str, AfterValidator(check_name)] = "auto"
     """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
     imports: tuple[str, ...] = ()
     """Modules of your own, by name or as `.py` files, that add models, objectives, distances, metrics or data sets.
     They are imported whenever the run's settings are read."""
     init: InitSettings = InitSettings()
+    """Weights to begin a new run with, instead of weights drawn from the seed. A run's own checkpoint comes first."""
     data: DataSettings
+    """The prepared data set, and how it is read."""
     model: AnyModel = Field({}, validate_default=True)
+    """The networks."""
     objective: ObjectiveSettings
+    """The loss."""
     schedule: ScheduleSettings
+    """How long, how fast and in which batches each resolution is trained. Values are one number for all resolutions or
+    one per resolution."""
     optimizer: OptimizerSettings = OptimizerSettings()
+    """Adam, for both networks."""
     ema: EmaSettings = EmaSettings()
+    """The moving average of the weights, with which samples are drawn."""
     engine: EngineSettings = Field({}, validate_default=True)
+    """How the steps are computed, and how processes share them."""
     checkpoint: CheckpointSettings = CheckpointSettings()
+    """When the run is saved, and which checkpoints stay."""
     monitoring: MonitoringSettings = MonitoringSettings()
+    """What is logged during training."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """Metrics in training, and the defaults of `sivae evaluate`."""
     guard: GuardSettings = GuardSettings()
+    """What happens when a loss or gradient is not finite."""
     watchdog: WatchdogSettings = WatchdogSettings()
+    """When a process that makes no progress ends the run."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> "RunSettings":
@@ -133,51 +147,6 @@ RUN_PATH_INDEPENDENT = frozenset(
     }
 )
 """Keys (or groups of keys) that may differ when a run is resumed: they do not change what is learned."""
-
-
-def config_path(name: str | Path) -> Path:
-    """A configuration by path, or by the name of one that comes with the package (`tiny`, `configs/tiny.yaml`).
-
-    ValueError with the nearest name when there is none.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
-    for folder in _config_folders():
-        for candidate in (folder / relative, folder / f"{relative}.yaml"):
-            if candidate.is_file():
-                return candidate
-    if path.is_dir():
-        inside = sorted(path.glob("*.y*ml"))
-        raise ValueError(
-            f"{name} is a directory, not a configuration; name a YAML file" + (f", like {inside[0]}" if inside else "")
-        )
-    ours = sorted({name for folder in _config_folders() for name in _names_in(folder)})
-    beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(name), [*beside, *ours], n=1) or difflib.get_close_matches(
-        path.stem, ours, n=1
-    )
-    raise ValueError(
-        f"there is no configuration {name}{did_you_mean(near)} "
-        f"(neither a file {path.absolute()} nor one that comes with sivae: {', '.join(ours)})"
-    )
-
-
-def _config_folders() -> tuple[Path, Path]:
-    package = Path(__file__).parents[1]
-    return package / "configs", package.parent / "configs"
-
-
-def _names_in(folder: Path) -> list[str]:
-    found = (file.relative_to(folder).with_suffix("") for file in folder.rglob("*.yaml"))
-    return [name.as_posix() for name in found if name.parts[0] != "clusters"]
-
-
-def run_name(path: Path) -> str:
-    """What a configuration's runs are called: `ffhq256`, `official/ffhq256`; other people's by the file's name."""
-    parts = path.with_suffix("").parts
-    return "/".join(parts[parts.index("configs") + 1 :]) if "configs" in parts[:-1] else parts[-1]
 
 
 def override(values: dict[str, Any], assignments: Sequence[str]) -> None:

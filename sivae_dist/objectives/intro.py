@@ -78,6 +78,8 @@ class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
 
 
 class IntroSettings(IntrospectiveSettings):
+    """IntroVAE, with a hard margin."""
+
     players = (IntroEncoderObjective, IntroDecoderObjective)
 
     name: Literal["intro"] = "intro"

@@ -100,6 +100,8 @@ class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights])
 
 
 class SoftIntroSettings(IntrospectiveSettings):
+    """Soft-IntroVAE, Algorithm 2 and equation 7."""
+
     players = (SoftIntroEncoderObjective, SoftIntroDecoderObjective)
 
     name: Literal["soft_intro"] = "soft_intro"

@@ -116,6 +116,8 @@ class ElboSettings(Settings):
 
 
 class VaeSettings(ElboSettings):
+    """The plain VAE."""
+
     players = (VaeEncoderObjective, VaeDecoderObjective)
 
     name: Literal["vae"] = "vae"

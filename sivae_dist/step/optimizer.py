@@ -16,6 +16,7 @@ class OptimizerSettings(Settings):
     beta2: float = Field(0.999, ge=0, lt=1)
     """The authors' style code: 0.99."""
     eps: float = Field(1e-8, gt=0)
+    """Added to the denominator of Adam's step."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of a network's gradient; None does not clip."""
 

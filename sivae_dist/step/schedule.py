@@ -35,7 +35,9 @@ class ScheduleSettings(Settings):
     batch: IntPerResolution = 32
     """Images of one step over all processes."""
     lr_encoder: PerResolution = 0.0015
+    """Learning rate of the encoder."""
     lr_decoder: PerResolution = 0.0015
+    """Learning rate of the decoder."""
     final_decay: float = Field(0.0, ge=0, le=1)
     """Share of the last phase, at its end, over which both learning rates fall linearly."""
     final_lr: float = Field(0.05, ge=0, le=1)

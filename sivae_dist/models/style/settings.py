@@ -10,7 +10,10 @@ from sivae_dist.models.style.encoder import StyleEncoder
 
 
 class StyleSettings(ModelSettings):
+    """The style-based encoder and decoder of appendix 9.2.2, which grow from 4x4 pixels."""
+
     name: Literal["style"] = "style"
+    """The family of networks."""
     variant: Literal["paper", "official"] = "paper"
     """`paper`: appendix 9.2.2 as printed. `official`: what the authors' code does beyond it, which is to normalise z
     to its direction before the decoder's mapping, to rectify mu and logvar, and to rectify FromRGB twice."""
@@ -23,6 +26,7 @@ class StyleSettings(ModelSettings):
     base_width: int = Field(64, ge=1)
     """Feature maps at the final resolution; doubled at every halving up to max_width."""
     max_width: int = Field(512, ge=1)
+    """Most feature maps at any resolution."""
     encoder_mapping: int = Field(3, ge=1)
     """Fully connected layers from the summed styles to mu and logvar."""
     decoder_mapping: int = Field(8, ge=1)

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
+from sivae_dist.config.names import config_path
 from sivae_dist.config.opening import prepare_run, settings_of
-from sivae_dist.config.run_settings import RunSettings, config_path, differences, load_config, override, validate
+from sivae_dist.config.run_settings import RunSettings, differences, load_config, override, validate
 from sivae_dist.config.yaml_reading import parse
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.settings import parse_images
