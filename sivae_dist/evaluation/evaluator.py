@@ -96,7 +96,7 @@ class Evaluator:
             "device": device_model(self._device),
         }
         metrics = self._measurable(model.stage.resolution)
-        with ieee():
+        with torch.no_grad(), ieee():
             found = self._found(model, list(metrics.values()))
             rows = on_first(lambda: [self._row(name, metric, found[metric]) for name, metric in metrics.items()])
         return [{"images": model.images, "metric": row["metric"], "value": row["value"]} | common | row for row in rows]
@@ -215,7 +215,6 @@ class Evaluator:
                 "reference": settings.reference,
                 "reference_samples": found.features.real.statistics.count,
             }
-        assert need is not Features
         count = found.totals[need].count  # type: ignore[index]
         if need is Samples:
             return {"samples": count, "seed": settings.seed}

@@ -124,7 +124,7 @@ class Metric(ABC):
     def add(self, batch: Batch) -> Tensor:
         """A batch of one of the needs, on the device -> fp64 [sums], which is summed over batches and processes.
 
-        Computed in IEEE fp32 or fp64. Batches of Features do not come; no batch is empty.
+        Computed in IEEE fp32 or fp64, without gradients. Batches of Features do not come; no batch is empty.
         """
         raise NotImplementedError(f"{type(self).__name__} needs batches and has no `add`")
 

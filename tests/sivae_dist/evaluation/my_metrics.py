@@ -38,7 +38,7 @@ class BrightnessDifference(Metric):
 
 @METRICS.add("careless")
 class Careless(Metric):
-    """Returns other sums than it announces."""
+    """Returns other sums than it announces: one of each colour, in single precision."""
 
     needs = (Samples,)
     sums = 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data_pipelines.dataset import Dataset
 from data_pipelines.images.opening import open_store
@@ -19,7 +20,7 @@ from launch.plan.sense import check_best_metric
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.extractors import EXTRACTORS
-from sivae_dist.evaluation.metrics import METRICS
+from sivae_dist.evaluation.metrics import METRICS, Samples
 from sivae_dist.evaluation.rows import describe
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.run.directory import RunDirectory
@@ -125,10 +126,28 @@ def test_real_images_are_gone_through_once(data: Path, run: Path) -> None:
     assert done == ["real images", "samples", "samples"]
 
 
-def test_sums_of_another_shape_are_refused(data: Path, run: Path) -> None:
+@pytest.mark.parametrize("announced", [1, 3])
+def test_sums_of_another_shape_or_type_are_refused(
+    data: Path, run: Path, announced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(METRICS["careless"], "sums", announced)
     with opened(data) as images, pytest.raises(ValueError) as error:
         evaluator(images, [], metrics="careless").evaluate(load_run(run))
-    assert str(error.value) == "Careless.add returned float32 [3] instead of float64 [1]"
+    assert str(error.value) == f"Careless.add returned float32 [3] instead of float64 [{announced}]"
+
+
+def test_a_network_of_a_metric_leaves_no_graph(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    seen: list[torch.Tensor] = []
+
+    def each(self: Any, batch: Samples) -> torch.Tensor:
+        seen.append(batch.images.double().mean((1, 2, 3)) * weight)
+        return seen[-1]
+
+    monkeypatch.setattr(METRICS["sharpness"], "each", each)
+    with opened(data) as images:
+        evaluator(images, [], metrics="sharpness").evaluate(load_run(run))
+    assert seen and not any(tensor.requires_grad for tensor in seen)
 
 
 def test_features_of_ones_own(data: Path, run: Path, tmp_path: Path) -> None:
