@@ -1,12 +1,23 @@
-"""Which kind of source stands at a path or URL: told by what is there, as far as that tells it."""
+"""Which kind of source stands at a path or URL: recognized by what is there.
+
+A kind of one's own is a function from a `Place` to a `Source`, or to None where it recognizes nothing of its own:
+
+    @SOURCES.add("sprites")
+    def sprites(place: Place) -> Source | None:
+        return SpriteSource(place.path) if place.path.suffix == ".sprites" else None
+
+The kinds are asked in turn, the last that was added first.
+"""
 
 import os
 import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.choices import Registry
 from data_pipelines.images.circumstances import explained, is_circumstance
 from data_pipelines.images.sources import Labels, Source, SourceError, cifar, idx, lsun, tars
 from data_pipelines.images.sources.findings import is_hidden
@@ -42,7 +53,7 @@ def open_source(
     """
     where = "::".join(map(os.path.expanduser, where.split("::")))
     try:
-        return _Opening(where, labels, member, Spool(spool, say), _Count(where, say), follow_links).source()
+        return _source(Place(where, labels, member, Spool(spool, say), _Count(where, say), follow_links))
     except SourceError as error:
         message, name = str(error), shown(where)
         raise SourceError(message if name in message else f"source {name}: {message}") from None
@@ -69,80 +80,136 @@ class _Count:
             self._say(f"looking through {shown(self._where)}: {self._files:,} entries read")
 
 
-class _Opening:
-    def __init__(
-        self, where: str, labels: Labels, member: str | None, spool: Spool, tick: Callable[[], object], follow: bool
-    ) -> None:
-        self._where, self._labels, self._member, self._spool, self._tick = where, labels, member, spool, tick
-        self._path, self._follow_links = Path(where), follow
+@dataclass(frozen=True)
+class Place:
+    """A path or URL at which a source is looked for, and how its images are to be taken: as open_source describes."""
 
-    def source(self) -> Source:
-        if is_elsewhere(self._where):
-            return self._tars(tars.expand(self._where))
-        if self._path.is_dir():
-            return self._of_folder()
-        if self._path.is_file():
-            return self._of_file()
-        if not self._path.exists() and any(sign in self._where for sign in _PATTERNS):
-            found = tars.expand(self._where)
-            if any(has_image_ending(name) for name in found):
-                raise SourceError(f"source {self._where} names images: give the folder that holds them")
-            return self._tars(found)
-        raise SourceError(f"source {self._where} {'is ' + _KINDS if self._path.exists() else 'does not exist'}")
+    where: str
+    labels: Labels
+    member: str | None
+    spool: Spool
+    """Takes copies of what cannot be read in any order where it stands."""
+    tick: Callable[[], object]
+    """To be called for each file that is looked at."""
+    follow_links: bool
 
-    def _of_folder(self) -> Source:
-        if databases := lsun.find(self._path):
-            return self._lmdb(databases)
-        if batches := cifar.find(self._path):
-            return self._cifar(batches)
-        if splits := idx.find(self._path):
-            self._refuse_member("IDX files")
-            self._refuse_folders("IDX files")
-            return idx.IdxSource(splits, self._labels, self._spool)
-        if shards := tars.find(self._path):
-            return self._tars(shards)
-        self._refuse_member("a folder of images")
-        return FolderSource(self._path, self._labels, self._tick, self._follow_links)
+    @property
+    def path(self) -> Path:
+        return Path(self.where)
 
-    def _of_file(self) -> Source:
-        if databases := lsun.find(self._path):
-            return self._lmdb(databases)
-        if zipfile.is_zipfile(self._path) or read_head(self._path, tarfile.BLOCKSIZE).startswith(b"PK\x03\x04"):
-            self._refuse_member("a zip")
-            return ZipSource(self._path, self._labels, self._tick)
-        if is_tar(read_head(self._path, tarfile.BLOCKSIZE)) or tars.is_tar_name(self._path.name):
-            tar = tars.local_tar(self._where, self._spool)
-            names = (member.name for member in members(tar, self._where))
-            first = next((name for name in names if not is_hidden(name.removeprefix("./"))), None)
-            if first is not None and cifar.is_member(first):
-                return self._cifar(cifar.find_in_tar(tar, self._where))
-            return self._tars([self._where])
-        with self._path.open("rb") as file:
-            found = identify(file.read(HEAD_BYTES), self._path.name)
-        if found.role in ("image", "text", "page", "unknown"):
-            raise SourceError(f"source {self._where} is {_KINDS}: give the folder that holds the images")
-        advice = {"picture": "give the folder that holds the images", "archive": "unpack it and give the folder"}
-        raise SourceError(
-            f"source {self._where} is {found.described}, which is not read: {advice.get(found.role) or found.advice}"
-        )
+    @property
+    def is_folder(self) -> bool:
+        return not is_elsewhere(self.where) and self.path.is_dir()
 
-    def _tars(self, shards: list[str]) -> Source:
-        return tars.TarSource(self._where, shards, self._labels, self._member, self._spool, self._tick)
+    @property
+    def is_file(self) -> bool:
+        return not is_elsewhere(self.where) and self.path.is_file()
 
-    def _lmdb(self, databases: dict[str, Path]) -> Source:
-        self._refuse_member("LMDB")
-        self._refuse_folders("LMDB")
-        return lsun.LmdbSource(databases, self._tick)
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it names several files."""
+        return not self.path.exists() and any(sign in self.where for sign in _PATTERNS)
 
-    def _cifar(self, files: cifar.Files) -> Source:
-        self._refuse_member("CIFAR")
-        self._refuse_folders("CIFAR")
-        return cifar.CifarSource(self._where, files, self._labels, self._spool)
+    def refuse_member(self, kind: str) -> None:
+        """SourceError when a member of samples was asked for, and `kind` has no samples."""
+        if self.member is not None:
+            raise SourceError(f"source {self.where} is {kind}, but --member is for WebDataset's samples: leave it out")
 
-    def _refuse_member(self, kind: str) -> None:
-        if self._member is not None:
-            raise SourceError(f"source {self._where} is {kind}, but --member is for WebDataset's samples: leave it out")
+    def refuse_folders(self, kind: str) -> None:
+        """SourceError when sub-folders shall be classes, and `kind` has none."""
+        if self.labels == "folders":
+            raise SourceError(f"source {self.where} is {kind} and has no sub-folders: leave out --labels folders")
 
-    def _refuse_folders(self, kind: str) -> None:
-        if self._labels == "folders":
-            raise SourceError(f"source {self._where} is {kind} and has no sub-folders: leave out --labels folders")
+
+Opener = Callable[[Place], Source | None]
+
+
+def _folder(place: Place) -> Source | None:
+    if not place.is_folder:
+        return None
+    place.refuse_member("a folder of images")
+    return FolderSource(place.path, place.labels, place.tick, place.follow_links)
+
+
+def _tar(place: Place) -> Source | None:
+    if is_elsewhere(place.where):
+        shards = tars.expand(place.where)
+    elif place.is_folder:
+        shards = tars.find(place.path) or []
+    elif place.is_file:
+        shards = [place.where] if _is_tar_file(place) else []
+    else:
+        shards = tars.expand(place.where) if place.is_pattern else []
+        if any(has_image_ending(name) for name in shards):
+            raise SourceError(f"source {place.where} names images: give the folder that holds them")
+    if not shards:
+        return None
+    return tars.TarSource(place.where, shards, place.labels, place.member, place.spool, place.tick)
+
+
+def _is_tar_file(place: Place) -> bool:
+    return is_tar(read_head(place.path, tarfile.BLOCKSIZE)) or tars.is_tar_name(place.path.name)
+
+
+def _idx(place: Place) -> Source | None:
+    if not place.is_folder or not (splits := idx.find(place.path)):
+        return None
+    place.refuse_member("IDX files")
+    place.refuse_folders("IDX files")
+    return idx.IdxSource(splits, place.labels, place.spool)
+
+
+def _cifar(place: Place) -> Source | None:
+    files = cifar.find(place.path) if place.is_folder else None
+    if place.is_file and _is_tar_file(place):
+        tar = tars.local_tar(place.where, place.spool)
+        names = (member.name for member in members(tar, place.where))
+        first = next((name for name in names if not is_hidden(name.removeprefix("./"))), None)
+        if first is not None and cifar.is_member(first):
+            files = cifar.find_in_tar(tar, place.where)
+    if not files:
+        return None
+    place.refuse_member("CIFAR")
+    place.refuse_folders("CIFAR")
+    return cifar.CifarSource(place.where, files, place.labels, place.spool)
+
+
+def _zip(place: Place) -> Source | None:
+    if not place.is_file:
+        return None
+    if not zipfile.is_zipfile(place.path) and not read_head(place.path, tarfile.BLOCKSIZE).startswith(b"PK\x03\x04"):
+        return None
+    place.refuse_member("a zip")
+    return ZipSource(place.path, place.labels, place.tick)
+
+
+def _lmdb(place: Place) -> Source | None:
+    databases = lsun.find(place.path) if place.is_folder or place.is_file else None
+    if not databases:
+        return None
+    place.refuse_member("LMDB")
+    place.refuse_folders("LMDB")
+    return lsun.LmdbSource(databases, place.tick)
+
+
+SOURCES: Registry[Opener] = Registry(
+    "source", {"folder": _folder, "tar": _tar, "idx": _idx, "cifar": _cifar, "zip": _zip, "lmdb": _lmdb}
+)
+"""From the kind that takes nearly anything to those that are sure of what they see, which are asked first."""
+
+
+def _source(place: Place) -> Source:
+    """What the first kind that recognizes something there opens. SourceError when none does."""
+    for opener in reversed(list(SOURCES.values())):
+        if (source := opener(place)) is not None:
+            return source
+    if not place.is_file:
+        raise SourceError(f"source {place.where} {'is ' + _KINDS if place.path.exists() else 'does not exist'}")
+    with place.path.open("rb") as file:
+        found = identify(file.read(HEAD_BYTES), place.path.name)
+    if found.role in ("image", "text", "page", "unknown"):
+        raise SourceError(f"source {place.where} is {_KINDS}: give the folder that holds the images")
+    advice = {"picture": "give the folder that holds the images", "archive": "unpack it and give the folder"}
+    raise SourceError(
+        f"source {place.where} is {found.described}, which is not read: {advice.get(found.role) or found.advice}"
+    )
