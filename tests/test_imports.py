@@ -45,7 +45,7 @@ def circle_in(root: Path, *packages: str) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("package", ["sivae_dist", "launch"])
+@pytest.mark.parametrize("package", ["data_pipelines", "sivae_dist", "launch"])
 def test_there_is_no_circle(package: str) -> None:
     assert circle_in(ROOT, package) == []
 

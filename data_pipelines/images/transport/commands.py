@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Generator
 from typing import Any
 
-from data_pipelines.images.transport import CHUNK, TransferError, Transport
+from data_pipelines.images.transport.base import CHUNK, TransferError, Transport
 
 _NO_SUCH_COMMAND = (126, 127)
 

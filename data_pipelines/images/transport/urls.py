@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Generator
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from data_pipelines.images.transport import CHUNK, TransferError, Transport, shown
+from data_pipelines.images.transport.base import CHUNK, TransferError, Transport, shown
 
 BLOCK = 8 << 20
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
