@@ -169,25 +169,3 @@ def test_nothing_knows_which_clusters_there_are() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
         ]
     assert not strays
-
-
-def test_launch_has_no_import_circle() -> None:
-    """Late imports within functions count too; those that only type checkers see do not exist at run time."""
-    trees = modules("launch")
-    graph = {
-        module: sorted(name for name in imported(module, _at_run_time(tree)) if name in trees)
-        for module, tree in trees.items()
-    }
-    with_circle = []
-    while graph:
-        free = [module for module, names in graph.items() if not any(name in graph for name in names)]
-        if not free:
-            with_circle = sorted(graph)
-            break
-        graph = {module: names for module, names in graph.items() if module not in free}
-    assert not with_circle
-
-
-def _at_run_time(tree: ast.Module) -> ast.Module:
-    kept = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))]
-    return ast.Module(kept, [])
