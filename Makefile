@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env pinned test lint format reference demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
+.PHONY: help env pinned test lint format pinned-bin reference demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
@@ -102,6 +102,10 @@ pinned:
 			touch "$(ENV)/.ready"
 		fi
 	fi
+
+# For the hooks of pre-commit.
+pinned-bin: pinned
+	echo "$(BIN)"
 
 test: lint
 	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
