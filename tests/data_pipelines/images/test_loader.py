@@ -119,6 +119,7 @@ def test_processes_share_a_batch(root: Path) -> None:
     (batch,) = whole.batches([Request(24, 12, 16)])
     slices = [part for k, loader in enumerate(ranks) for part in loader.batches([Request(24 + 6 * k, 6, 16)])]
     assert torch.equal(torch.cat([part.x for part in slices]), batch.x)
+    assert [part.position for part in (batch, *slices)] == [24, 24, 30]
     for loader in (whole, *ranks):
         loader.close()
 
