@@ -137,3 +137,11 @@ def overrides() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "span"), overrides())
 def test_settings_can_be_typed(page: str, span: str) -> None:
     check_overrides("", words_of(span))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_lines_are_short(page: Path) -> None:
+    """Tables, pictures, code and lines that are one link or one piece of code excepted."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    lines = [line for line in text.splitlines() if not re.match(r"\||!\[|    |\S+$|`[^`]*`\S*$", line)]
+    assert [line for line in lines if len(line) > 120] == []
