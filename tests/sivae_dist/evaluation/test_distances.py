@@ -21,7 +21,7 @@ from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluator_module
 from sivae_dist.evaluation import statistics, streams
 from sivae_dist.evaluation.evaluator import Evaluator
-from sivae_dist.evaluation.extractors import Extractor, make_extractor
+from sivae_dist.evaluation.extractors import Extractor, make_extractor, networks
 from sivae_dist.evaluation.metrics.fid import frechet_distance
 from sivae_dist.evaluation.rows import Row
 from sivae_dist.evaluation.settings import EvaluationSettings
@@ -92,6 +92,7 @@ def real_images(run: Path, first: int, stop: int) -> Tensor:
 @pytest.fixture(scope="module")
 def expected(run: Path) -> dict[str, float]:
     """By torch-fidelity, from all images at once."""
+    assert networks.RandomInception  # torch-fidelity knows it by name once this module is imported
     found = torch_fidelity.calculate_metrics(
         input1=Images(to_uint8(load_run(run).sample(SAMPLES))),
         input2=Images(real_images(run, 0, 37)),
