@@ -20,7 +20,7 @@ def curves(
         ),
     ] = None,
 ) -> None:
-    """Draw a run's reconstruction error, KL divergences, expELBO and losses over images seen."""
+    """Draw the terms and losses of a run's objective over images seen."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist.config.opening import settings_of
         from sivae_dist.run.directory import RunDirectory
@@ -31,10 +31,10 @@ def curves(
         if out is not None:
             figures.check_out(out, CURVES)
         directory = RunDirectory(run)
-        settings_of(directory)  # says so when this is no run
+        settings = settings_of(directory)  # ValueError when this is no run
         rows = read_rows(directory.metrics)
         if not rows:
             raise ValueError(f"{run} has no metrics yet")
         out = out or directory.curves
-        figures.curves(rows, out, f"{run.name}, {rows[-1]['images']:,} images")
+        figures.curves(rows, out, run.name, settings.objective)
         typer.echo(f"{out}: {len(rows)} points")

@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sivae_dist.config.names import config_path
+from sivae_dist.config.yaml_reading import read_yaml
+
 Name = Literal["narrow", "paper"]
+
+_LIKE: dict[Name, str] = {"narrow": "demo", "paper": "ffhq256"}
+"""The configuration that each is made after, and whose objective it has."""
 
 FEW = 2_000
 """Training images below which wide networks would learn them by heart."""
@@ -79,7 +85,8 @@ class Recipe:
             if self.name == "paper"
             else {"gamma_r": 0, "stop_gradient": "reencoded"}
         )
-        return {"name": "soft_intro", "beta_rec": rec, "beta_kl": kl, "beta_neg": neg, **own}
+        name = read_yaml(config_path(_LIKE[self.name]))["objective"]["name"]
+        return {"name": name, "beta_rec": rec, "beta_kl": kl, "beta_neg": neg, **own}
 
     @property
     def most(self) -> float:

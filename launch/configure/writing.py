@@ -86,11 +86,9 @@ def _wrapped(text: str) -> list[str]:
 
 def _comments(plan: Plan) -> dict[str, str]:
     from sivae_dist.config.run_settings import validate
-    from sivae_dist.objectives.soft_intro import SoftIntroWeights
 
     recipe, settings = plan.recipe, validate(plan.values(), "plan")
-    weights = settings.objective.weights(recipe.resolution, settings.model.dimensions)
-    assert isinstance(weights, SoftIntroWeights)
+    remarks = settings.objective.remarks(recipe.resolution, settings.model.dimensions)
     paper = recipe.name == "paper"
     whose = "the paper's, as ffhq256" if paper else "as demo and fluent_emoji64, which were measured"
     spread = (
@@ -105,7 +103,7 @@ def _comments(plan: Plan) -> dict[str, str]:
         "model.resolution": f"the data set has up to {plan.manifest.resolution}",
         "model.base_width": spread,
         "objective.beta_rec": whose,
-        "objective.beta_neg": f"KL(fake) settles near {weights.resting_kl:.0f} nats: should be 1 to 2 times kl/real",
+        **{f"objective.{key}": remark for key, remark in remarks.items()},
         "objective.warmup": "images of a plain VAE first"
         + (
             ", one pass of 30"

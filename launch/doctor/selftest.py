@@ -44,8 +44,10 @@ class SelfTest:
 
     def settings(self, data: str | Path, *assignments: str) -> "RunSettings":
         """A run of eight steps, 4 to 16 px, in fp64."""
-        from sivae_dist.config.run_settings import override, validate
+        from sivae_dist.config.names import config_path, override, validate
+        from sivae_dist.config.yaml_reading import read_yaml
 
+        objective = read_yaml(config_path("tiny"))["objective"]["name"]
         batch = self.processes * -(-8 // self.processes)
         values: dict[str, Any] = {
             "device": self.device.type,
@@ -58,7 +60,7 @@ class SelfTest:
                 "encoder_mapping": 2,
                 "decoder_mapping": 2,
             },
-            "objective": {"name": "soft_intro", "beta_neg": 16.0, "style_mixing": 0.5},
+            "objective": {"name": objective, "beta_neg": 16.0, "style_mixing": 0.5},
             "schedule": {"images": {4: 2 * batch, 8: 2 * batch, 16: 4 * batch}, "batch": batch},
             "engine": {"precision": "fp64"},
             "optimizer": {"eps": 1e-3},  # with less, gradients that are rounding errors alone would become steps

@@ -11,7 +11,7 @@ from data_pipelines.dataset import Dataset
 from launch.clusters import Cluster
 from launch.plan.check import Check
 from launch.plan.memory import Place, check_memory
-from launch.plan.sense import check_best_metric, check_resolutions, check_warmup
+from launch.plan.sense import check_best_metric, check_resolutions
 from launch.plan.submission import check_idle, cluster_checks
 from launch.plan.trial import check_space, try_checkpoint
 from sivae_dist.checkpoint.initial import check_initial
@@ -147,7 +147,7 @@ class _Examination:
             return None
         check_resolutions(self.settings, self.untrained)
         check_best_metric(self.settings)
-        if warning := check_warmup(self.settings, self.plan.schedule):
+        if warning := self.settings.objective.check_length(self.plan.schedule.total):
             self.plan.warnings.append(warning)
         return f"{self.plan.schedule.end:,} images"
 

@@ -9,7 +9,6 @@ from sivae_dist.config.names import config_path
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.models import AnyModel, ModelSettings
-from sivae_dist.step.schedule import Schedule
 from sivae_dist.train.memory import logged_terms
 
 _WITHOUT_KEYS_OF_THEIR_OWN = ("schedule.blend_of",)
@@ -54,20 +53,6 @@ def _by_resolution(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
                 yield from ((f"{key}.{resolution}", resolution) for resolution in value)
             else:
                 yield from _by_resolution(value, f"{key}.")
-
-
-def check_warmup(settings: RunSettings, schedule: Schedule) -> str | None:
-    """A warning of a long warm-up. ValueError when it never ends."""
-    warmup, total = settings.objective.warmup_images, schedule.total
-    if not warmup or 10 * warmup <= 9 * total:  # small recipes, such as the demo, warm up for four fifths
-        return None
-    what = f"objective.warmup={warmup:,} of {total:,} images"
-    if warmup >= total:
-        raise ValueError(
-            f"{what}: the run would end before its warm-up as a plain VAE does; shorten it, or train a VAE on purpose "
-            "with 'objective={name: vae}'"
-        )
-    return f"{what}: more than nine tenths of the run train a plain VAE"
 
 
 def check_best_metric(settings: RunSettings) -> None:

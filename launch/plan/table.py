@@ -7,8 +7,6 @@ from rich.table import Table
 from launch.plan.memory import estimate_phase, images_at_once
 from launch.plan.preflight import Plan
 from launch.plan.trial import check_space
-from sivae_dist.objectives.intro import IntroWeights
-from sivae_dist.objectives.soft_intro import SoftIntroWeights
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Phase
 from sivae_dist.train.memory import Estimate, meta_networks
@@ -16,17 +14,7 @@ from sivae_dist.train.memory import Estimate, meta_networks
 _WIDE = 116
 """Columns from which all fits into one table."""
 
-_FAKES = {
-    "soft_intro": (
-        ("c", "resting KL"),
-        ("c: fall of a fake's exponent per nat", "resting KL: nats where KL(fake) settles (aim at 1-2 times KL(real))"),
-    ),
-    "intro": (("m",), ("m: KL(fake) in nats up to which fakes are pushed away (aim above KL(real))",)),
-}
-"""By objective: the columns of a dry run that say how generated images fare, and what they mean."""
-
 _SCHEDULE = ("images", "epochs", "steps", "blend", "batch", "x rank", "memory")
-_OBJECTIVE = ("lr E/D", "beta rec/kl/neg")
 
 
 def show(plan: Plan, run: RunDirectory) -> None:
@@ -36,19 +24,19 @@ def show(plan: Plan, run: RunDirectory) -> None:
         console.width = max(console.width, 120)  # a file has no width to fit into
     phases = plan.schedule.phases
     estimates = [estimate_phase(plan.settings, plan.schedule, p, plan.processes, plan.place.device) for p in phases]
-    columns, legend = _FAKES.get(plan.settings.objective.name, ((), ()))
     left = [_schedule_cells(plan, *row) for row in zip(phases, estimates, strict=True)]
-    right = [_objective_cells(plan, phase) for phase in phases]
+    cells = [_objective_cells(plan, phase) for phase in phases]
+    columns, right = (*cells[0],), [[*row.values()] for row in cells]
     if console.width >= _WIDE:
-        tables = [((*_SCHEDULE, *_OBJECTIVE, *columns), [a + b for a, b in zip(left, right, strict=True)])]
+        tables = [((*_SCHEDULE, *columns), [a + b for a, b in zip(left, right, strict=True)])]
     else:
-        tables = [(_SCHEDULE, left), ((*_OBJECTIVE, *columns), right)]
+        tables = [(_SCHEDULE, left), (columns, right)]
     for names, rows in tables:
         table = Table("px", *names, box=SIMPLE)
-        for phase, cells in zip(phases, rows, strict=True):
-            table.add_row(str(phase.resolution), *cells)
+        for phase, row in zip(phases, rows, strict=True):
+            table.add_row(str(phase.resolution), *row)
         console.print(table)
-    for line in (*legend, *_summary(plan, run, estimates)):
+    for line in (*plan.settings.objective.legend, *_summary(plan, run, estimates)):
         console.print(line)
 
 
@@ -67,18 +55,11 @@ def _schedule_cells(plan: Plan, phase: Phase, found: Estimate) -> list[str]:
     ]
 
 
-def _objective_cells(plan: Plan, phase: Phase) -> list[str]:
-    weights = plan.settings.objective.weights(phase.resolution, plan.settings.model.dimensions)
-    betas = [weights.beta_rec, weights.beta_kl]
-    fakes = []
-    if isinstance(weights, SoftIntroWeights | IntroWeights):
-        betas.append(weights.beta_neg)
-    if isinstance(weights, SoftIntroWeights):
-        fakes = [f"{weights.slope:.3g}", f"{weights.resting_kl:.1f}"]
-    if isinstance(weights, IntroWeights):
-        fakes = [f"{weights.margin:g}"]
+def _objective_cells(plan: Plan, phase: Phase) -> dict[str, str]:
+    """By the heading of their column."""
     rates = dict.fromkeys((phase.lr_encoder, phase.lr_decoder))
-    return ["/".join(f"{rate:g}" for rate in rates), "/".join(f"{beta:g}" for beta in betas), *fakes]
+    own = plan.settings.objective.columns(phase.resolution, plan.settings.model.dimensions)
+    return {"lr E/D": "/".join(f"{rate:g}" for rate in rates), **own}
 
 
 def _summary(plan: Plan, run: RunDirectory, estimates: list[Estimate]) -> list[str]:
@@ -90,9 +71,10 @@ def _summary(plan: Plan, run: RunDirectory, estimates: list[Estimate]) -> list[s
     )
     most = max(estimates, key=lambda found: found.peak)
     data = plan.data.stored_bytes(settings.model.resolutions)
-    warmup = settings.objective.warmup_images
+    objective = settings.objective
     lines = [
-        f"{schedule.end:,} images in {steps:,} steps, {warmup:,} images of warm-up as a plain VAE",
+        f"{objective.title}: {schedule.end:,} images in {steps:,} steps, {objective.warmup_images:,} images of warm-up "
+        "as a plain VAE",
         f"{plan.processes} process(es) on {plan.place.device}, {plan.data.train:,} training samples",
         *plan.data.notes(),
         f"parameters: encoder {encoder:,}, decoder {decoder:,}",

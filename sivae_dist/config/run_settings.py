@@ -22,7 +22,7 @@ from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.models import AnyModel
 from sivae_dist.monitoring.settings import MonitoringSettings
-from sivae_dist.objectives import DISTANCES, ObjectiveSettings
+from sivae_dist.objectives import ObjectiveSettings
 from sivae_dist.process.devices import check_name
 from sivae_dist.process.watchdog import WatchdogSettings
 from sivae_dist.settings import Settings, flatten
@@ -71,15 +71,9 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "RunSettings":
-        for resolution in self.model.resolutions:
-            self.objective.weights(resolution, self.model.dimensions)  # ValueError for a missing value
-        distance = self.objective.reconstruction
-        if DISTANCES[distance].bounded and not self.model.bounded:
-            raise ValueError(f"objective.reconstruction={distance} needs images inside [-1, 1]: set model.output=tanh")
+        self.objective.check(self)
         if self.objective.mixing_share and not self.model.styled:
             raise ValueError(f"objective.style_mixing needs a model with styles, and {self.model.name} has none")
-        if getattr(self.objective, "hinge", None) == "batch" and self.engine.max_batch_per_rank == "auto":
-            raise ValueError("objective.hinge=batch depends on engine.max_batch_per_rank: give a number, not auto")
         best = self.checkpoint.best_metric
         if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
             raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")

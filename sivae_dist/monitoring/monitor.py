@@ -2,6 +2,7 @@
 
 import resource
 from collections import deque
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -14,42 +15,34 @@ from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.grids import GridFiles
+from sivae_dist.objectives import Objective
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import Rows, read_rows
 from sivae_dist.step.schedule import Schedule, Step
 
 _WATCHED = 20
-"""Rows in which generated images must be out of the encoder's reach before warning."""
-
-DEAD_EXPONENT = (
-    "warning: KL(fake) {fake:.1f} has stayed below KL(real) {real:.1f} since the warm-up: generated images are not "
-    "pushed away and the model trains as a plain VAE. Lower objective.beta_neg (see the dry run's column "
-    "'resting KL', which should lie at 1 to 2 times KL(real))."
-)
-
-BELOW_REAL = (
-    "warning: KL(fake) {fake:.1f} has stayed below KL(real) {real:.1f} since the warm-up: the encoder does not tell "
-    "generated images from real ones. objective.margin should lie above KL(real): raise it, or lower "
-    "objective.beta_rec, and KL(real) with it."
-)
-
-BEYOND_MARGIN = (
-    "warning: generated images have stayed beyond objective.margin (KL(fake) {fake:.1f}, KL(real) {real:.1f}): the "
-    "encoder pushes none away and trains as a plain VAE's. Raise objective.margin above KL(fake)."
-)
+"""Rows that must have the same fault before a warning."""
 
 
 class Monitor:
     def __init__(
-        self, run: RunDirectory, schedule: Schedule, images: int, metrics: dict[str, float], *, speaks: bool
+        self,
+        run: RunDirectory,
+        objective: Objective,
+        schedule: Schedule,
+        images: int,
+        metrics: dict[str, float],
+        *,
+        speaks: bool,
     ) -> None:
         """`images`: where the run begins; everything written past it is taken back. `metrics`: the last row there."""
         self.run = run
+        self.objective = objective
         self.speaks = speaks
         self.schedule = schedule
         self.reporter = Reporter(schedule.end, images, enabled=speaks)
         self._waited = 0.0
-        self._details: list[tuple[str, ...]] = []
+        self._details: list[Sequence[str]] = []
         self._warned = False
         self._open(images, metrics)
 
@@ -114,27 +107,16 @@ class Monitor:
         self._metrics.write(step.end, metrics)
         self._speed.write(step.end, speed)
         self._events.scalars(step.end, metrics | speed)
-        kl = [terms[name] for name in ("kl/real", "kl/fake") if name in terms]
-        self._details = [
-            (f"rec {terms['reconstruction/per_value']:.4f}",),
-            ("KL " + " fake ".join(f"{value:.1f}" for value in kl), "KL " + "/".join(f"{value:.3g}" for value in kl)),
-        ]
-        if "kl/fake" in terms:
-            self._watch(terms)
+        self._details = self.objective.brief(terms)
+        self._watch(terms)
 
     def _watch(self, terms: dict[str, float]) -> None:
-        """Warns, once, when generated images have long been out of the encoder's reach."""
-        real, fake = terms["kl/real"], terms["kl/fake"]
-        margin = "hinge/fake" in terms
-        fault = None
-        if fake < real:
-            fault = BELOW_REAL if margin else DEAD_EXPONENT
-        elif margin and terms["hinge/fake"] == terms["hinge/rec"] == 0:
-            fault = BEYOND_MARGIN
+        """Warns, once, of what the objective has long found wrong."""
+        fault = self.objective.fault(terms)
         self._faults.append(fault)
         if fault is not None and not self._warned and self._faults.count(fault) == _WATCHED:
             self._warned = True
-            self.say(fault.format(real=real, fake=fake))
+            self.say(f"warning: {fault.format_map(terms)}")
 
     def images(self, step: Step, grids: dict[str, Tensor]) -> None:
         if self.speaks:
@@ -181,8 +163,7 @@ class Monitor:
 
         try:
             if rows := read_rows(self.run.metrics):
-                title = f"{self.run.path.name}, {rows[-1]['images']:,} images"
-                figures.curves(rows, self.run.curves, title)
+                figures.curves(rows, self.run.curves, self.run.path.name, self.objective)
         except OSError as error:
             self.say(f"warning: {self.run.curves} cannot be written: {error}")
 

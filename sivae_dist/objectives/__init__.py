@@ -3,16 +3,16 @@
 from typing import Annotated
 
 from data_pipelines.choices import Registry, one_of
-from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Terms
+from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Objective, Terms
 from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.intro import IntroSettings
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
-from sivae_dist.objectives.vae import ElboSettings, VaeSettings
+from sivae_dist.objectives.vae import VaeSettings
 
-OBJECTIVES: Registry[type[ElboSettings]] = Registry(
+OBJECTIVES: Registry[type[Objective]] = Registry(
     "objective", {"soft_intro": SoftIntroSettings, "intro": IntroSettings, "vae": VaeSettings}
 )
-ObjectiveSettings = Annotated[ElboSettings, one_of(OBJECTIVES)]
+ObjectiveSettings = Annotated[Objective, one_of(OBJECTIVES)]
 
 __all__ = [
     "DISTANCES",
@@ -22,6 +22,7 @@ __all__ = [
     "Draws",
     "EncoderObjective",
     "IntroSettings",
+    "Objective",
     "ObjectiveSettings",
     "SoftIntroSettings",
     "Terms",

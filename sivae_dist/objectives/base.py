@@ -1,19 +1,30 @@
-"""The shape of an objective: one module a player, whose forward returns the loss that the player minimises.
+"""The contract of an objective: its settings, which describe it, and one module per player that returns its loss.
 
-The player's own network is a submodule; its partner and the distance are plain references, so that the module's
-parameters are the player's alone. That is what DDP, DeepSpeed and torch.compile expect, and it halves what is
-communicated. Whoever calls freezes the partner for the player's turn. All passes happen inside one forward, so one
-forward meets one backward.
+To add one, subclass `Objective` (or one of ours), say by `build` what encoder and decoder minimise, and put the class
+into the list, under the name by which a configuration chooses it:
+
+    @OBJECTIVES.add("soft_tv")
+    class SoftTvSettings(SoftIntroSettings):
+        name: Literal["soft_tv"] = "soft_tv"
+
+All that the program shows of an objective or warns of comes from its class; no other file knows it by name.
+
+Of each pair of modules, the player's own network is a submodule; its partner and the distance are plain references, so
+that the module's parameters are the player's alone. That is what DDP, DeepSpeed and torch.compile expect, and it halves
+what is communicated. Whoever calls freezes the partner for the player's turn. All passes happen inside one forward, so
+one forward meets one backward.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sivae_dist.models.stage import Mixing
 from sivae_dist.objectives.distances import Distance
+from sivae_dist.settings import Settings
 
 Weights = TypeVar("Weights")
 """What an objective's settings come to at one resolution."""
@@ -80,3 +91,103 @@ class EncoderObjective(_Objective[Weights]):
 
 class DecoderObjective(_Objective[Weights]):
     """forward(x [B, ...], z [B, latent], cond, draws) -> (loss, terms), for Algorithm 2's second half."""
+
+
+class ModelOfRun(Protocol):
+    """What an objective may ask of the model's settings."""
+
+    @property
+    def resolutions(self) -> list[int]: ...
+    @property
+    def dimensions(self) -> int:
+        """C H W of the final images."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all values of generated images lie inside [-1, 1]."""
+
+
+class EngineOfRun(Protocol):
+    """What an objective may ask of the engine's settings."""
+
+    @property
+    def max_batch_per_rank(self) -> int | dict[int, int] | Literal["auto"] | None: ...
+
+
+class Run(Protocol):
+    """The settings of a run, as far as an objective may depend on them."""
+
+    @property
+    def model(self) -> ModelOfRun: ...
+    @property
+    def engine(self) -> EngineOfRun: ...
+
+
+class Objective(Settings):
+    """Settings of an objective, and what the rest of the program asks of it. Only `build` has to be written."""
+
+    title: ClassVar[str]
+    """What it is called in figures and on the terminal."""
+    card: ClassVar[str]
+    """What a model trained with it is, for the model card: `A Soft-IntroVAE ([authors, year](link))`."""
+    tags: ClassVar[tuple[str, ...]] = ()
+    """Tags of the model card, the most specific one first."""
+    legend: ClassVar[tuple[str, ...]] = ()
+    """Lines below a dry run's table that explain `columns`."""
+    panels: ClassVar[Mapping[str, tuple[str, ...]]] = {"loss": ("loss/encoder", "loss/decoder")}
+    """What curves show: the terms in each panel by its label. A term that a run does not log is left out."""
+
+    name: str
+
+    @property
+    def warmup_images(self) -> int:
+        """Images at the start of the run that train a plain VAE before this objective."""
+        return 0
+
+    @property
+    def mixing_share(self) -> float:
+        """Share of generated images with two styles."""
+        return 0.0
+
+    def build(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        resolution: int,
+        dimensions: int,
+        *,
+        warming_up: bool = False,
+        amp: torch.dtype | None = None,
+    ) -> tuple[EncoderObjective[Any], DecoderObjective[Any]]:
+        """The modules of both players at `resolution`; `dimensions` is C H W of the final images.
+
+        `warming_up`: those of the first `warmup_images`. `amp`: the type of passes through the networks, None for
+        their own.
+        """
+        raise NotImplementedError
+
+    def check(self, run: Run) -> None:
+        """ValueError when the rest of a run's settings does not go with this objective."""
+
+    def check_length(self, images: int) -> str | None:
+        """A warning about a run of so many images, or None. ValueError when it cannot be meant."""
+        return None
+
+    def columns(self, resolution: int, dimensions: int) -> dict[str, str]:
+        """Cells of a dry run's row for a phase at `resolution`, by the heading of their column."""
+        return {}
+
+    def remarks(self, resolution: int, dimensions: int) -> dict[str, str]:
+        """Of own keys, comments that `sivae configure` writes beside their values for final images of `resolution`."""
+        return {}
+
+    def brief(self, terms: Mapping[str, float]) -> list[Sequence[str]]:
+        """The terms that the terminal shows, most important first, each in its variants, the longest first."""
+        return []
+
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        """What is wrong with a logged row, None when nothing is; a warning once 20 rows in a row have the same fault.
+
+        The text is constant and names terms in braces, as in `KL(real) is {kl/real:.1f}`, for their last values.
+        """
+        return None

@@ -12,6 +12,7 @@ IntroVAE needs no s. It multiplies the whole, so that Adam's eps, optimizer.clip
 Soft-IntroVAE; scale=1 is the printed form.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.models.stage import Cond
-from sivae_dist.objectives.base import Draws, Terms, detached
+from sivae_dist.objectives.base import Draws, Run, Terms, detached
 from sivae_dist.objectives.elbo import kl_divergence, terms_of_real
 from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
@@ -30,6 +31,17 @@ from sivae_dist.objectives.vae import VaeWeights
 from sivae_dist.settings import PerResolution, at
 
 Hinge = Literal["image", "batch"]
+
+BELOW_REAL = (
+    "KL(fake) {kl/fake:.1f} has stayed below KL(real) {kl/real:.1f} since the warm-up: the encoder does not tell "
+    "generated images from real ones. objective.margin should lie above KL(real): raise it, or lower "
+    "objective.beta_rec, and KL(real) with it."
+)
+
+BEYOND_MARGIN = (
+    "generated images have stayed beyond objective.margin (KL(fake) {kl/fake:.1f}, KL(real) {kl/real:.1f}): the "
+    "encoder pushes none away and trains as a plain VAE's. Raise objective.margin above KL(fake)."
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,11 @@ class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
 class IntroSettings(IntrospectiveSettings):
     """IntroVAE, with a hard margin."""
 
+    title = "IntroVAE"
+    card = "An IntroVAE ([Huang et al., 2018](https://arxiv.org/abs/1807.06358))"
+    tags = ("introvae", "vae")
+    legend = ("m: KL(fake) in nats up to which fakes are pushed away (aim above KL(real))",)
+    panels = IntrospectiveSettings.panels | {"missing to the margin (nats)": ("hinge/rec", "hinge/fake")}
     players = (IntroEncoderObjective, IntroDecoderObjective)
 
     name: Literal["intro"] = "intro"
@@ -102,3 +119,18 @@ class IntroSettings(IntrospectiveSettings):
             margin=at(self.margin, resolution, "objective.margin"),
             hinge=self.hinge,
         )
+
+    def check(self, run: Run) -> None:
+        super().check(run)
+        if self.hinge == "batch" and run.engine.max_batch_per_rank == "auto":
+            raise ValueError("objective.hinge=batch depends on engine.max_batch_per_rank: give a number, not auto")
+
+    def columns(self, resolution: int, dimensions: int) -> dict[str, str]:
+        return super().columns(resolution, dimensions) | {"m": f"{self.weights(resolution, dimensions).margin:g}"}
+
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        if "kl/fake" not in terms:
+            return None  # warm-up
+        if terms["kl/fake"] < terms["kl/real"]:
+            return BELOW_REAL
+        return BEYOND_MARGIN if terms["hinge/fake"] == terms["hinge/rec"] == 0 else None

@@ -3,6 +3,8 @@
 Symbols as in Algorithm 2: X real, Z = E(X), X_r = D(Z), Z_f ~ N(0, I), X_f = D(Z_f).
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -34,6 +36,9 @@ class IntrospectiveDecoderObjective(DecoderObjective[Weights]):
 
 
 class IntrospectiveSettings(ElboSettings):
+    betas = ("rec", "kl", "neg")
+    panels = ElboSettings.panels | {"KL divergence (nats)": ("kl/real", "kl/rec", "kl/fake")}
+
     beta_neg: PerResolution
     """Weight of the KL divergence of generated images."""
     warmup: Images = 0
@@ -48,3 +53,21 @@ class IntrospectiveSettings(ElboSettings):
     @property
     def mixing_share(self) -> float:
         return self.style_mixing
+
+    def brief(self, terms: Mapping[str, float]) -> list[Sequence[str]]:
+        error, (long, short) = super().brief(terms)
+        if "kl/fake" not in terms:
+            return [error, (long, short)]  # warm-up
+        fake = terms["kl/fake"]
+        return [error, (f"{long} fake {fake:.1f}", f"{short}/{fake:.3g}")]
+
+    def check_length(self, images: int) -> str | None:
+        if not self.warmup or 10 * self.warmup <= 9 * images:  # small recipes, as the demo, warm up for four fifths
+            return None
+        what = f"objective.warmup={self.warmup:,} of {images:,} images"
+        if self.warmup >= images:
+            raise ValueError(
+                f"{what}: the run would end before its warm-up as a plain VAE does; shorten it, or train a VAE on "
+                "purpose with 'objective={name: vae}'"
+            )
+        return f"{what}: more than nine tenths of the run train a plain VAE"

@@ -6,6 +6,7 @@ decoder's update as a value, and line 22's stop-gradient spares the decoder a ba
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,13 @@ from sivae_dist.objectives.vae import VaeWeights
 from sivae_dist.settings import PerResolution, at
 
 StopGradient = Literal["none", "reencoded"]
+
+
+DEAD_EXPONENT = (
+    "KL(fake) {kl/fake:.1f} has stayed below KL(real) {kl/real:.1f} since the warm-up: generated images are not pushed "
+    "away and the model trains as a plain VAE. Lower objective.beta_neg (see the dry run's column 'resting KL', which "
+    "should lie at 1 to 2 times KL(real))."
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,14 @@ class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights])
 class SoftIntroSettings(IntrospectiveSettings):
     """Soft-IntroVAE, Algorithm 2 and equation 7."""
 
+    title = "Soft-IntroVAE"
+    card = "A Soft-IntroVAE ([Daniel & Tamar, 2021](https://arxiv.org/abs/2012.13253))"
+    tags = ("soft-introvae", "vae")
+    legend = (
+        "c: fall of a fake's exponent per nat",
+        "resting KL: nats where KL(fake) settles (aim at 1-2 times KL(real))",
+    )
+    panels = IntrospectiveSettings.panels | {"expELBO": ("exp_elbo/rec", "exp_elbo/fake")}
     players = (SoftIntroEncoderObjective, SoftIntroDecoderObjective)
 
     name: Literal["soft_intro"] = "soft_intro"
@@ -124,3 +140,15 @@ class SoftIntroSettings(IntrospectiveSettings):
             alpha=self.alpha,
             stop_gradient=self.stop_gradient,
         )
+
+    def columns(self, resolution: int, dimensions: int) -> dict[str, str]:
+        weights = self.weights(resolution, dimensions)
+        own = {"c": f"{weights.slope:.3g}", "resting KL": f"{weights.resting_kl:.1f}"}
+        return super().columns(resolution, dimensions) | own
+
+    def remarks(self, resolution: int, dimensions: int) -> dict[str, str]:
+        resting = self.weights(resolution, dimensions).resting_kl
+        return {"beta_neg": f"KL(fake) settles near {resting:.0f} nats: should be 1 to 2 times kl/real"}
+
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        return DEAD_EXPONENT if "kl/fake" in terms and terms["kl/fake"] < terms["kl/real"] else None

@@ -4,6 +4,7 @@ The encoder minimises s (beta_rec L_rec + beta_kl KL), the decoder s beta_rec L_
 not moved in between, the two updates together are the usual joint step.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 
 from data_pipelines.choices import name_in
 from sivae_dist.models.stage import Cond
-from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Terms, detached
+from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Objective, Run, Terms, detached
 from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.elbo import (
     kl_divergence,
     reparameterize,
     terms_of_real,
 )
-from sivae_dist.settings import PerResolution, Settings, at
+from sivae_dist.settings import PerResolution, at
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,19 @@ class VaeDecoderObjective(DecoderObjective[VaeWeights]):
         return loss, {"loss/decoder": loss.detach()}
 
 
-class ElboSettings(Settings):
-    """What the settings of every objective begin with: the weights in the ELBO of real images."""
+class ElboSettings(Objective):
+    """What the settings of every objective of ours begin with: the weights in the ELBO of real images."""
 
     players: ClassVar[tuple[type[EncoderObjective[Any]], type[DecoderObjective[Any]]]]
     """The objectives of encoder and decoder once the warm-up is over."""
+    betas: ClassVar[tuple[str, ...]] = ("rec", "kl")
+    """Weights that a dry run shows, by the end of their names."""
+    panels = {
+        "reconstruction error of a value": ("reconstruction/per_value",),
+        "KL divergence (nats)": ("kl/real",),
+        **Objective.panels,
+    }
 
-    name: str
     beta_rec: PerResolution = 1.0
     """Weight of the reconstruction error."""
     beta_kl: PerResolution = 1.0
@@ -72,16 +79,6 @@ class ElboSettings(Settings):
     reconstruction: Annotated[str, name_in(DISTANCES)] = "mse"
     """Distance of an image from its reconstruction, summed over its values: `mse` is the squared error, `l1` the
     absolute one, `bce` the cross entropy in nats, for which model.output=tanh is needed."""
-
-    @property
-    def warmup_images(self) -> int:
-        """Images at the start of the run that train a plain VAE before this objective."""
-        return 0
-
-    @property
-    def mixing_share(self) -> float:
-        """Share of generated images with two styles."""
-        return 0.0
 
     def weights(self, resolution: int, dimensions: int) -> VaeWeights:
         """What holds at `resolution`; `dimensions` is C H W of the final images."""
@@ -101,13 +98,29 @@ class ElboSettings(Settings):
         warming_up: bool = False,
         amp: torch.dtype | None = None,
     ) -> tuple[EncoderObjective[Any], DecoderObjective[Any]]:
-        """The objectives of encoder and decoder at `resolution`; `dimensions` is C H W of the final images."""
         weights, distance = self.weights(resolution, dimensions), self._distance(encoder)
         of_encoder, of_decoder = VaeSettings.players if warming_up else self.players
         return (
             of_encoder(weights, encoder, decoder, distance, amp),
             of_decoder(weights, decoder, encoder, distance, amp),
         )
+
+    def check(self, run: Run) -> None:
+        for resolution in run.model.resolutions:
+            self.weights(resolution, run.model.dimensions)  # ValueError for a missing value
+        if DISTANCES[self.reconstruction].bounded and not run.model.bounded:
+            raise ValueError(
+                f"objective.reconstruction={self.reconstruction} needs images inside [-1, 1]: set model.output=tanh"
+            )
+
+    def columns(self, resolution: int, dimensions: int) -> dict[str, str]:
+        weights = self.weights(resolution, dimensions)
+        betas = "/".join(f"{getattr(weights, f'beta_{beta}'):g}" for beta in self.betas)
+        return {f"beta {'/'.join(self.betas)}": betas}
+
+    def brief(self, terms: Mapping[str, float]) -> list[Sequence[str]]:
+        kl = terms["kl/real"]
+        return [(f"rec {terms['reconstruction/per_value']:.4f}",), (f"KL {kl:.1f}", f"KL {kl:.3g}")]
 
     def _distance(self, network: nn.Module) -> Distance:
         """L_rec, frozen, where the network is."""
@@ -118,6 +131,9 @@ class ElboSettings(Settings):
 class VaeSettings(ElboSettings):
     """The plain VAE."""
 
+    title = "VAE"
+    card = "A variational autoencoder ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114))"
+    tags = ("vae",)
     players = (VaeEncoderObjective, VaeDecoderObjective)
 
     name: Literal["vae"] = "vae"

@@ -68,7 +68,7 @@ class Trainer:
         self._owed: Stage | None = None  # an evaluation that a request to stop came before
         self._returns = (0, 0)  # where the last non-finite step was, and how often the run went back from there
         origin, metrics, notes = self._begin(run)
-        self.monitor = Monitor(run, self.schedule, self.images, metrics, speaks=rank() == 0)
+        self.monitor = Monitor(run, settings.objective, self.schedule, self.images, metrics, speaks=rank() == 0)
         for note in notes:
             self.monitor.say(f"warning: {note}")
         self.monitor.say(origin)

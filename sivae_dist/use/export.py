@@ -24,6 +24,7 @@ from data_pipelines.settings import expand
 from sivae_dist.checkpoint.state import network_tensors
 from sivae_dist.config.opening import settings_of
 from sivae_dist.models import AnyModel, Stage
+from sivae_dist.objectives import OBJECTIVES
 from sivae_dist.run.atomic import new_folder
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
@@ -46,7 +47,7 @@ class ExportConfig(Settings):
     version: Literal[1] = 1
     model: AnyModel
     objective: str
-    """What the networks were trained with: soft_intro, intro or vae."""
+    """Name of the objective that the networks were trained with."""
     dtype: Literal["float32", "float64"]
     resolution: int
     """Of the stage of growth that the networks had reached."""
@@ -171,25 +172,17 @@ not look like it are not reconstructed well.
 """
 
 
-_KINDS = {
-    "soft_intro": ("A Soft-IntroVAE ([Daniel & Tamar, 2021](https://arxiv.org/abs/2012.13253))", "soft-introvae"),
-    "intro": ("An IntroVAE ([Huang et al., 2018](https://arxiv.org/abs/1807.06358))", "introvae"),
-    "vae": ("A variational autoencoder ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114))", "vae"),
-}
-"""By objective: what the model is, and its tag."""
-
-
 def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]], license: str) -> str:
     """README.md of an export. `evaluations`: rows of evaluation.jsonl."""
     model = config.model
     with torch.device("meta"):
         counts = [sum(p.numel() for p in network.parameters()) for network in model.build(0)]
-    kind, tag = _KINDS.get(config.objective, _KINDS["vae"])
+    objective = OBJECTIVES[config.objective]
     front = {
         "license": license,
         "library_name": "sivae",
         "pipeline_tag": "unconditional-image-generation",
-        "tags": list(dict.fromkeys([tag, "vae", "image-generation"])),
+        "tags": [*objective.tags, "image-generation"],
     }
     final = model.final_resolution
     growth = "" if config.resolution == final else f", on the way to {final}x{final}"
@@ -198,7 +191,7 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
     return _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         name=name,
-        kind=kind,
+        kind=objective.card,
         size=f"{config.resolution}x{config.resolution} px",
         growth=growth,
         images=config.images,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sivae_dist.objectives import Objective
 from sivae_dist.run.atomic import replacing
 from sivae_dist.use.figures.files import PICTURES, check_out, save_picture
 
@@ -16,16 +17,9 @@ _VECTOR = {".pdf": "CreationDate", ".svg": "Date"}
 CURVES = (*PICTURES, *_VECTOR)
 """Endings of curves."""
 
-_PANELS = {
-    "reconstruction error of a value": ("reconstruction/per_value",),
-    "KL divergence (nats)": ("kl/real", "kl/rec", "kl/fake"),
-    "expELBO, or what is missing to the margin (nats)": ("exp_elbo/rec", "exp_elbo/fake", "hinge/rec", "hinge/fake"),
-    "loss": ("loss/encoder", "loss/decoder"),
-}
 
-
-def curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws a run's metrics over images seen; dashed lines stand where the resolution changes.
+def curves(rows: list[dict[str, Any]], path: Path, name: str, objective: Objective) -> None:
+    """Draws the metrics of the run `name` over images seen; dashed lines stand where the resolution changes.
 
     The ending of `path` decides the format (CURVES). The same rows make the same bytes.
     """
@@ -34,14 +28,17 @@ def curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     ending = check_out(path, CURVES)
-    figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained")
-    figure.suptitle(title)
+    panels = objective.panels
+    height, width = min(len(panels), 2), -(-len(panels) // 2)
+    figure = Figure(figsize=(6 * width, 3.25 * height), dpi=110, layout="constrained")
+    figure.suptitle(f"{name}, {objective.title}, {rows[-1]['images']:,} images")
     changes = [
         (after["images"], after["schedule/resolution"])
         for before, after in pairwise(rows)
         if before["schedule/resolution"] != after["schedule/resolution"]
     ]
-    for axes, (label, tags) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
+    for place, (label, tags) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(height, width, place)
         for tag in tags:
             points = [(row["images"], row[tag]) for row in rows if tag in row]
             if points:

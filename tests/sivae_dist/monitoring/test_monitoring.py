@@ -19,6 +19,7 @@ from sivae_dist.monitoring.console import Reporter, fit
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.grids import GridFiles
 from sivae_dist.monitoring.monitor import Monitor
+from sivae_dist.objectives import SoftIntroSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
@@ -211,7 +212,7 @@ class Told:
     """A monitor fed with made-up terms, a row every step."""
 
     def __init__(self, run: RunDirectory, images: int = 0, speaks: bool = True) -> None:
-        self.monitor = Monitor(run, SCHEDULE, images, {}, speaks=speaks)
+        self.monitor = Monitor(run, SoftIntroSettings(), SCHEDULE, images, {}, speaks=speaks)
         self.steps = SCHEDULE.steps(images)
         self.data: Any = SimpleNamespace(wait_seconds=0.0, speed=lambda: {"data/decoded": 0})
 

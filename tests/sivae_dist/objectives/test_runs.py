@@ -13,6 +13,7 @@ from launch.cli import app
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.monitoring.monitor import Monitor
+from sivae_dist.objectives import IntroSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
@@ -159,7 +160,7 @@ def warnings(path: Path, capsys: pytest.CaptureFixture[str], *rows: tuple[float,
     """What a monitor warns of when told KL(real), KL(fake), hinge/rec and hinge/fake, a row every step."""
     path.mkdir()
     schedule = Schedule(ScheduleSettings(images=5_000, batch=10), [4], 100)
-    monitor = Monitor(RunDirectory(path), schedule, 0, {}, speaks=True)
+    monitor = Monitor(RunDirectory(path), IntroSettings(margin=40), schedule, 0, {}, speaks=True)
     loader: Any = SimpleNamespace(wait_seconds=0.0, decoded=0)
     for step, (real, fake, hinge_rec, hinge_fake) in zip(schedule.steps(0), rows, strict=False):
         terms = {"kl/real": real, "kl/fake": fake, "hinge/rec": hinge_rec, "hinge/fake": hinge_fake}
