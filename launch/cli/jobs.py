@@ -13,6 +13,7 @@ from launch.cli.errors import one_line_errors
 from sivae_dist.process.durations import duration
 from sivae_dist.run.directory import RunDirectory, runs_below
 from sivae_dist.run.jsonl import last_row
+from sivae_dist.run.terms import HEADLINES
 
 if TYPE_CHECKING:
     from launch.clusters import State
@@ -49,7 +50,7 @@ def status(
             TableRow(run.name if together else str(run), str(state), _values(run, state))
             for run, state in zip(found, states, strict=True)
         ]
-        show(["images", "rate", "left", "rec", "KL", "fake", "restarts"], rows)
+        show(["images", "rate", "left", *HEADLINES, "restarts"], rows)
         if len(rows) > 1:
             counts = Counter(state.name for state in states)
             typer.echo(f"{len(rows)} runs: {', '.join(f'{count} {name}' for name, count in counts.most_common())}")
@@ -77,7 +78,7 @@ def _values(run: Path, state: "State") -> list[str]:
         left = duration((total - images) / rate)
     job = record.last_job()
     restarts = max(len(record.starts_of(job["job"])) - 1, 0) if job else 0
-    values = [metrics.get(tag) for tag in ("reconstruction/per_value", "kl/real", "kl/fake")]
+    values = [metrics.get(tag) for tag in HEADLINES.values()]
     return [
         f"{images:,}" + (f" / {total:,}" if total else ""),
         f"{rate:.1f}/s" if rate else "",

@@ -15,6 +15,7 @@ from sivae_dist.process.output import outlast_watchers
 from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import RunDirectory, SweepFolder
 from sivae_dist.run.jsonl import last_row
+from sivae_dist.run.terms import RECONSTRUCTION
 
 
 @with_resources
@@ -88,7 +89,7 @@ def sweep_table(
     folder: Annotated[Path, typer.Argument(help="The folder of a sweep.")],
     metric: Annotated[
         str, typer.Option(help="To sort by: a value of metrics.jsonl, or evaluation/NAME.")
-    ] = "reconstruction/per_value",
+    ] = RECONSTRUCTION,
     largest: Annotated[bool, typer.Option("--largest", help="The largest value first.")] = False,
 ) -> None:
     """List the runs of a sweep, the best first."""

@@ -44,7 +44,8 @@ class SelfTest:
 
     def settings(self, data: str | Path, *assignments: str) -> "RunSettings":
         """A run of eight steps, 4 to 16 px, in fp64."""
-        from sivae_dist.config.names import config_path, override, validate
+        from sivae_dist.config.names import config_path
+        from sivae_dist.config.run_settings import override, validate
         from sivae_dist.config.yaml_reading import read_yaml
 
         objective = read_yaml(config_path("tiny"))["objective"]["name"]

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from data_pipelines.settings import expand
+from sivae_dist.run.terms import RECONSTRUCTION
 from sivae_dist.settings import Images, Settings
 
 
@@ -18,7 +19,7 @@ class CheckpointSettings(Settings):
     """A checkpoint of every so many images stays for good; 0 for none."""
     keep_best: int = Field(0, ge=0)
     """Best checkpoints that stay, by `best_metric`. More than 0 saves at every evaluation as well."""
-    best_metric: str = "reconstruction/per_value"
+    best_metric: str = RECONSTRUCTION
     """A value of metrics.jsonl (the last row before a checkpoint), or of the evaluation at a checkpoint
     (`evaluation/fid`). Of two resolutions the larger one is better, whatever the values."""
     best_mode: Literal["min", "max"] = "min"

@@ -7,6 +7,7 @@ into the list, under the name by which a configuration chooses it:
     class SoftTvSettings(SoftIntroSettings):
         name: Literal["soft_tv"] = "soft_tv"
 
+Terms are logged by the names in what the modules return; those of sivae_dist/run/terms.py are shown by `sivae status`.
 All that the program shows of an objective or warns of comes from its class; no other file knows it by name.
 
 Of each pair of modules, the player's own network is a submodule; its partner and the distance are plain references, so
