@@ -6,6 +6,7 @@ import pytest
 
 from sivae_dist.config.imports import import_all, located
 from sivae_dist.config.run_settings import load_config
+from sivae_dist.models import MODELS
 
 KIND = """
 from sivae_dist.models import MODELS
@@ -48,7 +49,8 @@ def test_a_module_of_a_package_keeps_its_place(tmp_path: Path, monkeypatch: pyte
     assert located("json") == "json"  # which is found from anywhere
 
 
-def test_a_name_that_is_taken(tmp_path: Path) -> None:
+def test_a_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODELS, "_kinds", dict(MODELS))  # which forgets the new one afterwards
     files = [tmp_path / "mine_once.py", tmp_path / "mine_again.py"]
     for file in files:
         file.write_text(KIND)

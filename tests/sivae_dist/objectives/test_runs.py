@@ -161,7 +161,7 @@ def warnings(path: Path, capsys: pytest.CaptureFixture[str], *rows: tuple[float,
     path.mkdir()
     schedule = Schedule(ScheduleSettings(images=5_000, batch=10), [4], 100)
     monitor = Monitor(RunDirectory(path), IntroSettings(margin=40), schedule, 0, {}, speaks=True)
-    loader: Any = SimpleNamespace(wait_seconds=0.0, decoded=0)
+    loader: Any = SimpleNamespace(wait_seconds=0.0, speed=dict)
     for step, (real, fake, hinge_rec, hinge_fake) in zip(schedule.steps(0), rows, strict=False):
         terms = {"kl/real": real, "kl/fake": fake, "hinge/rec": hinge_rec, "hinge/fake": hinge_fake}
         monitor.scalars(step, {"reconstruction/per_value": 0.25} | terms, loader, 0, CPU)
