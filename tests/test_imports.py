@@ -76,3 +76,22 @@ def test_a_circle_is_found(tmp_path: Path, text: str, circle: bool) -> None:
     (package / "a.py").write_text("from package.b import g\n")
     (package / "b.py").write_text(f"{text}\n")
     assert ({*circle_in(tmp_path, "package")} == {"package.a", "package.b"}) is circle
+
+
+KINDS = {
+    "sivae_dist.models": ("style",),
+    "sivae_dist.objectives": ("intro", "soft_intro", "vae"),
+    "sivae_dist.engines": ("ddp", "zero", "zero_divided"),
+    "sivae_dist.evaluation.metrics": ("fid", "kid", "psnr", "ssim", "mse"),
+}
+"""Modules of one kind each, by the package that alone may import them."""
+
+
+@pytest.mark.parametrize("package", KINDS)
+def test_no_kind_is_imported_from_elsewhere(package: str) -> None:
+    kinds = tuple(f"{package}.{name}." for name in KINDS[package])
+    modules = modules_of(ROOT, ORDER)
+    assert all(kind[:-1] in modules for kind in kinds)
+    for name, path in modules.items():
+        if not f"{name}.".startswith(f"{package}."):
+            assert [other for other in imports_of(path, modules) if f"{other}.".startswith(kinds)] == [], name
