@@ -86,3 +86,14 @@ def test_a_class_conditional_model(labelled: Path, images: Path, tmp_path: Path)
     assert "3 samples" in sivae("sample", path, "--count", 3, "--out", tmp_path / "samples.png").stdout
     refused = sivae(*command, *more, images, "--run-dir", tmp_path / "bare", code=1, folder=code)
     assert f"{images} has no labels, and the model is told 3 classes" in refused.stderr
+
+
+def test_a_data_set_that_is_drawn(tmp_path: Path) -> None:
+    path, code = tmp_path / "run", tmp_path / "code"
+    command = written("moons.py", code)
+    short = ("schedule.images=64", "schedule.batch=16", "device=cpu", "checkpoint.every=32", "objective.warmup=16",
+             "monitoring.scalars_every=16", "--run-dir", path)  # fmt: skip
+    sivae(*command, *short, "--nproc", 2, folder=code)
+    checkpoint = CheckpointFolder(path / "checkpoints").readable()[-1]
+    assert checkpoint.images == 64 and checkpoint.meta.data == "moons, 1000"
+    assert checkpoint.load()["decoder.layers.2.bias"].shape == (2,)
