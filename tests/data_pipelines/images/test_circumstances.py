@@ -102,7 +102,7 @@ def test_a_set_of_many_shards_is_read_within_few_open_files(root: Path, resoluti
         found = batches(root, resolution)
     for one, other in zip(found, want, strict=True):
         assert not one.replaced
-        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.x, other.x)
 
 
 def test_a_reader_holds_its_share_of_the_files_that_may_be_open(root: Path) -> None:

@@ -90,7 +90,7 @@ def assert_equal(got: Sequence[Batch], want: Sequence[Batch]) -> None:
     for batch, other in zip(got, want, strict=True):
         assert batch.x.dtype == torch.float32 and batch.x.is_contiguous()
         assert torch.equal(batch.x, other.x)
-        assert batch.labels is not None and other.labels is not None and torch.equal(batch.labels, other.labels)
+        assert batch.y is not None and other.y is not None and torch.equal(batch.y, other.y)
         assert batch.replaced == other.replaced
 
 
@@ -141,7 +141,7 @@ def test_without_flips(root: Path) -> None:
         for loader, flip in (("dali", False), ("cpu", False), ("dali", True))
     )
     assert_equal(got, want)
-    assert not torch.equal(got[0].images, flipped[0].images)
+    assert not torch.equal(got[0].x, flipped[0].x)
 
 
 def test_no_array_is_decoded(root: Path) -> None:
@@ -451,7 +451,7 @@ def test_on_a_gpu(root: Path) -> None:
     for batch, other in zip(loader.batches(REQUESTS), want, strict=True):
         assert batch.x.device.type == "cuda" and batch.x.is_contiguous()
         torch.testing.assert_close(batch.x.cpu(), other.x, rtol=0, atol=atol)
-        assert batch.labels is not None and batch.labels.device.type == "cuda"
+        assert batch.y is not None and batch.y.device.type == "cuda"
     assert decoded_by_dali(loader) == DECODED
     loader.close()
 
