@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from data_pipelines.images.store import Store, unreadable
 
 OPEN_SHARDS = 32
 """Shards that a reader keeps open at most, besides those in use at the moment; fewer where few files may be open."""
+
+_PATIENCE = 50
+"""How often a file that may not be opened is tried again while other threads have theirs open: for a second."""
 
 _AGAIN = "prepare the data set again"
 
@@ -268,18 +272,23 @@ class Reader:
         return opened.result()
 
     def _open_with_few_files(self, number: int) -> _ArrayShard | _TarShard:
-        """As `_open_shard`; where no further file may be open, others are closed first."""
+        """As `_open_shard`; where no further file may be open, others are closed first, and other threads, which may
+        be closing theirs, are waited for a little."""
+        patience = _PATIENCE
         while True:
             try:
                 return self._open_shard(number)
             except CircumstanceError as error:
                 with self._lock:
                     others = [other for other in self._open if other != number]
-                    if error.errno not in (errno.EMFILE, errno.ENFILE) or not others:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE) or not (others or patience):
                         raise
                     self._room = max(1, len(others) // 2)
                     for other in others[: len(others) - self._room + 1]:
                         del self._open[other]
+                if not others:
+                    patience -= 1
+                    sleep(0.02)
 
     def _open_shard(self, number: int) -> _ArrayShard | _TarShard:
         count = self.manifest.shards[number].samples
