@@ -125,7 +125,14 @@ class ElboSettings(Objective):
     def _distance(self, network: nn.Module) -> Distance:
         """L_rec, frozen, where the network is."""
         distance, place = DISTANCES[self.reconstruction](), next(network.parameters())
-        return distance.to(place.device, place.dtype).eval().requires_grad_(False)
+        for module in distance.modules():  # Module.to cannot exchange parameters where memory is traced
+            for name, parameter in module.named_parameters(recurse=False):
+                there = parameter.detach().to(place.device, place.dtype)
+                setattr(module, name, nn.Parameter(there, requires_grad=False))
+            for name, buffer in module.named_buffers(recurse=False):
+                dtype = place.dtype if buffer.is_floating_point() else buffer.dtype
+                setattr(module, name, buffer.to(place.device, dtype))
+        return distance.eval()
 
 
 class VaeSettings(ElboSettings):
