@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 from sivae_dist.run.jsonl import read_rows
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, commands would ignore it as well
+
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
 

@@ -231,6 +231,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(small_disk: Path) -> None:
 def _outlives(path: Path) -> list[str | None]:
     """Of four processes in a ring, the last is gone; its neighbours hear of it, and the second waits for them alone."""
     one, heard = saver_of(path), path.with_name("heard")
+    dist.barrier()  # until all of them are connected
     if rank() == 3:
         one._leave()
         return []
