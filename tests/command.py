@@ -16,6 +16,8 @@ from sivae_dist.run.jsonl import read_rows
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, commands would ignore it as well
 
 ROOT = Path(__file__).resolve().parent.parent
+TEST_DATA = Path(os.environ.get("SIVAE_TEST_DATA", Path.home() / ".cache" / "sivae" / "test-data"))
+"""Real data that tests fetch, once a machine."""
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
 
 

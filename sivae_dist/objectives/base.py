@@ -16,6 +16,7 @@ what is communicated. Whoever calls freezes the partner for the player's turn. A
 one forward meets one backward.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -124,8 +125,11 @@ class Run(Protocol):
     def engine(self) -> EngineOfRun: ...
 
 
-class Objective(Settings):
-    """Settings of an objective, and what the rest of the program asks of it. Only `build` has to be written."""
+class Objective(Settings, ABC):
+    """Settings of an objective, and what the rest of the program asks of it.
+
+    `title`, `card` and `build` have to be written; the rest has defaults.
+    """
 
     title: ClassVar[str]
     """What it is called in figures and on the terminal."""
@@ -150,6 +154,7 @@ class Objective(Settings):
         """Share of generated images with two styles."""
         return 0.0
 
+    @abstractmethod
     def build(
         self,
         encoder: nn.Module,
@@ -165,7 +170,6 @@ class Objective(Settings):
         `warming_up`: those of the first `warmup_images`. `amp`: the type of passes through the networks, None for
         their own.
         """
-        raise NotImplementedError
 
     def check(self, run: Run) -> None:
         """ValueError when the rest of a run's settings does not go with this objective."""

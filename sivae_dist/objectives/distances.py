@@ -10,6 +10,7 @@ To add one, subclass `Distance` and put the class into the list, under the name 
 `objective.reconstruction=huber` then works wherever the module that says so has been imported.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from data_pipelines.choices import Registry
 _PROBABILITY_EPS = 1e-6
 
 
-class Distance(nn.Module):
+class Distance(nn.Module, ABC):
     """[B, ...] and [B, ...] -> [B], summed over an image, in the precision of its arguments (fp32 or wider).
 
     A class is made without arguments, once for each objective, on every process and for the trace of the memory alike.
@@ -32,8 +33,9 @@ class Distance(nn.Module):
     bounded: ClassVar[bool] = False
     """Whether both arguments must lie inside [-1, 1]. Images do; a run whose decoder's need not is refused."""
 
+    @abstractmethod
     def forward(self, target: Tensor, output: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The distances [B] of [B, ...] from [B, ...]."""
 
 
 class SquaredError(Distance):

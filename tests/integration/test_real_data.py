@@ -13,10 +13,9 @@ from PIL import Image
 
 from data_pipelines.images.manifest import Manifest
 from sivae_dist.run.jsonl import read_rows
-from tests.command import images_seen, sivae, started, wait_for_images
+from tests.command import TEST_DATA, images_seen, sivae, started, wait_for_images
 
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
-CACHE = Path(os.environ.get("SIVAE_TEST_DATA", Path.home() / ".cache" / "sivae" / "test-data"))
 
 pytestmark = pytest.mark.realdata
 
@@ -24,17 +23,22 @@ pytestmark = pytest.mark.realdata
 @pytest.fixture(scope="module")
 def emoji() -> Path:
     """The folder of 3,391 WebP files, fetched once a machine."""
-    folder = CACHE / "fluent-emoji-3d-1.1.0"
+    folder = TEST_DATA / "fluent-emoji-3d-1.1.0"
     if not folder.is_dir():
         if shutil.which("npm") is None:
             pytest.skip(f"npm, which would fetch {PACKAGE}, is not installed")
-        CACHE.mkdir(parents=True, exist_ok=True)
+        TEST_DATA.mkdir(parents=True, exist_ok=True)
         packed = subprocess.run(
-            ["npm", "pack", "--silent", PACKAGE], cwd=CACHE, capture_output=True, text=True, timeout=120, check=False
+            ["npm", "pack", "--silent", PACKAGE],
+            cwd=TEST_DATA,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         if packed.returncode:
             pytest.skip(f"npm cannot fetch {PACKAGE}: {packed.stderr.strip().splitlines()[-1:]}")
-        archive = CACHE / packed.stdout.split()[-1]
+        archive = TEST_DATA / packed.stdout.split()[-1]
         partial = folder.with_suffix(".partial")
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")

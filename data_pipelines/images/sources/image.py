@@ -94,7 +94,9 @@ def _lacks_memory(data: bytes) -> bool:
     """Whether there is no room for an image's pixels as decoders hold them."""
     try:
         width, height = _open(data).size
-    except Exception:
+    except MemoryError:
+        return True
+    except Exception:  # of which the first error has told already; without a size, nothing speaks against it
         return False
     try:
         np.empty((height, width, 4), np.float32)

@@ -293,7 +293,7 @@ def test_damaged_test_images_are_replaced(tmp_path: Path) -> None:
     assert tree(tmp_path / "out") == tree(tmp_path / "two")
 
     def interrupt(done: int, total: int) -> None:
-        if (tmp_path / "late.partial/work/damaged.json").exists() and done > 6:
+        if (tmp_path / "late.partial" / "work" / "damaged.json").exists() and done > 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

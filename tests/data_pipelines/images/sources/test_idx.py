@@ -2,6 +2,8 @@ import gzip
 import pickle
 import shutil
 import struct
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from data_pipelines.images.prepare import prepare
 from data_pipelines.images.sources import SourceError, gzipped
 from data_pipelines.images.sources import idx as idx_module
 from data_pipelines.images.sources.opening import open_source
+from tests.command import TEST_DATA
 from tests.data_pipelines.images.sources.making import small
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
+FASHION = Path("usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the files, below the root."""
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
@@ -168,15 +172,32 @@ def test_what_is_packed_is_written_no_further_than_it_claims(
     assert len(written) == 1 and written[0] < 2 << 20
 
 
+@pytest.fixture
+def fashion() -> Path:
+    """Of the installed package, or of one that is unpacked into the cache of test data, once a machine."""
+    package = TEST_DATA / "dataset-fashion-mnist"
+    for root in (Path("/"), package):
+        if (root / FASHION).is_dir():
+            return root / FASHION
+    TEST_DATA.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=TEST_DATA) as folder:
+        script = "apt-get download -q dataset-fashion-mnist && dpkg-deb -x *.deb unpacked"
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"apt-get cannot download dataset-fashion-mnist: {done.stderr.strip().splitlines()[-1:]}")
+        Path(folder, "unpacked").rename(package)
+    return package / FASHION
+
+
 @pytest.mark.realdata
-def test_fashion_mnist(tmp_path: Path) -> None:
-    if not FASHION.is_dir():
-        pytest.skip(f"Debian's package dataset-fashion-mnist, {FASHION}, is not installed")
-    source = open_source(str(FASHION), spool=tmp_path / "spool")
+def test_fashion_mnist(fashion: Path, tmp_path: Path) -> None:
+    source = open_source(str(fashion), spool=tmp_path / "spool")
     listing = source.listing
     assert len(listing) == 70_000 and listing.test is not None and listing.test.sum() == 10_000
     assert listing.labels is not None and np.bincount(listing.labels).tolist() == [7000] * 10
-    with gzip.open(FASHION / "t10k-images-idx3-ubyte.gz") as file:
+    with gzip.open(fashion / "t10k-images-idx3-ubyte.gz") as file:
         last = np.frombuffer(file.read(), np.uint8)[-784:].reshape(28, 28, 1)
     np.testing.assert_array_equal(source.read(69_999), last)
     total = sum(int(np.asarray(source.read(i)).sum()) for i in range(60_000))
