@@ -45,6 +45,10 @@ def words_of(span: str) -> list[str]:
     return words[:stop]
 
 
+MODULES = {name for page in PAGES for name in re.findall(r"^# (\w+\.py)$", page.read_text(), re.MULTILINE)}
+"""Files that the pages tell to write."""
+
+
 def commands() -> list[tuple[str, str, bool]]:
     """Page, command line, and whether it stands in a sentence, where it may be a part of one."""
     found = [(page.name, *span) for page in PAGES for span in spans(page) if span[0].startswith("sivae ")]
@@ -95,8 +99,10 @@ def check(line: str, mention: bool = False) -> None:
             raise
         return  # its options were understood before
     overrides = [one for one in context.params.get("overrides") or [] if "=" in one]
-    if context.params.get("imports"):
-        return  # tests/test_extending.py runs these, with what they import
+    if named := context.params.get("imports"):  # which tests run, with what they import; here it has to be on a page
+        known = [name for name in named if PLACEHOLDER.search(name) or name.startswith("my_") or name in MODULES]
+        assert known == list(named)
+        return
     check_overrides(str(context.params.get("config") or ""), overrides)
 
 

@@ -28,7 +28,7 @@ def evaluate(
     with one_line_errors(), startup.speaking("loading PyTorch"):
         outlast_watchers()
         from launch.launcher import start
-        from sivae_dist.config.imports import import_all, located
+        from sivae_dist.config.imports import import_all, recorded
         from sivae_dist.evaluation.request import Request
         from sivae_dist.process.devices import check_processes, default_processes
         from sivae_dist.run.directory import RunDirectory
@@ -42,7 +42,7 @@ def evaluate(
         if live:
             assignments.append("evaluation.live=true")
         import_all(imports or ())
-        own = tuple(located(name) for name in imports or ())
+        own = tuple(recorded(name) for name in imports or ())
         request = Request(checkpoint=checkpoint, overrides=tuple(assignments), imports=own)
         directory = RunDirectory(run)
         settings = request.settings(directory)

@@ -18,7 +18,7 @@ def import_all(names: Iterable[str]) -> None:
         _import(name)
 
 
-def located(name: str) -> str:
+def recorded(name: str) -> str:
     """The same module wherever it is imported from: by its file where only the current directory leads to it."""
     folder, module = _place(name)
     file = getattr(sys.modules.get(module), "__file__", None)

@@ -14,8 +14,7 @@ from data_pipelines.kinds import DataSettings
 from data_pipelines.problems import Problem, known_keys, nearest, problems
 from data_pipelines.settings import expand
 from sivae_dist.checkpoint.settings import CheckpointSettings, InitSettings
-from sivae_dist.config import imports
-from sivae_dist.config.imports import import_all
+from sivae_dist.config.imports import import_all, recorded
 from sivae_dist.config.names import config_path
 from sivae_dist.config.yaml_reading import dump, parse, read_yaml
 from sivae_dist.engines.settings import EngineSettings
@@ -92,7 +91,7 @@ class RunSettings(Settings):
         evaluation = {name: located(getattr(self.evaluation, name)) for name in ("weights", "cache")}
         return self.model_copy(
             update={
-                "imports": tuple(imports.located(name) for name in self.imports),
+                "imports": tuple(recorded(name) for name in self.imports),
                 "data": self.data.located(absolute),
                 "init": self.init.model_copy(update=init),
                 "evaluation": self.evaluation.model_copy(update=evaluation),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sivae_dist.config.imports import import_all, located
+from sivae_dist.config.imports import import_all, recorded
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.models import MODELS
 
@@ -45,8 +45,8 @@ def test_a_module_of_a_package_keeps_its_place(tmp_path: Path, monkeypatch: pyte
     import_all([str(package / "models.py")])
     monkeypatch.chdir(tmp_path)
     import_all(["kinds_of_mine.models"])
-    assert located("kinds_of_mine.models") == str(package / "models.py")
-    assert located("json") == "json"  # which is found from anywhere
+    assert recorded("kinds_of_mine.models") == str(package / "models.py")
+    assert recorded("json") == "json"  # which is found from anywhere
 
 
 def test_a_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
