@@ -145,6 +145,21 @@ def test_settings_can_be_typed(page: str, span: str) -> None:
     check_overrides("", words_of(span))
 
 
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w/]+/(?:\w+\.py)?)`", ARCHITECTURE))))
+def test_places_of_the_architecture_exist(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("row", [row for row in ARCHITECTURE.splitlines() if ".py`: `" in row])
+def test_names_of_the_architecture_are_in_their_files(row: str) -> None:
+    for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", row):
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^ *(def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), (path, name)
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_lines_are_short(page: Path) -> None:
     """Tables, pictures, code and lines that are one link or one piece of code excepted."""
