@@ -10,11 +10,12 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env pinned test lint format pinned-bin reference demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
+.PHONY: help env pinned check unit slow test lint format pinned-bin reference demo faults bench bench-checkpoint bench-engines bench-evaluation bench-loader bench-peers bench-prepare bench-scale bench-verify sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 ARGS ?=
 
 # A Python of at least 3.11; 3.11 first, since constraints.txt was resolved with it. SIVAE_PYTHON overrides.
@@ -30,10 +31,12 @@ BIN := $(ENV)/bin
 CLONE_ENV := $(SIVAE_ENVS)/clone-$(notdir $(CURDIR))-$(shell printf %s "$(CURDIR)" | sha256sum | cut -c1-8)
 
 export PYTHONPATH := $(CURDIR)
+pytest = env OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE "$(BIN)/python" -m pytest
 
 help:
 	echo 'make env     set up everything and print the folder that holds sivae: export PATH="$$(make env):$$PATH"'
-	echo "make test    ruff, mypy and pytest (PYTEST_ARGS='-k name' narrows the tests)"
+	echo "make check   ruff, mypy and the unit tests, for every edit (4 minutes on 2 cores)"
+	echo "make test    ruff, mypy and all tests (half an hour; PYTEST_ARGS='-k name' narrows the tests)"
 	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
 	echo "make reference   write docs/settings.md from the code"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
@@ -107,11 +110,27 @@ pinned:
 pinned-bin: pinned
 	echo "$(BIN)"
 
+check: lint unit
+
+# Stages, the quick ones first; chosen tests are one stage.
+ifeq ($(PYTEST_ARGS),)
+test: lint unit slow
+else
 test: lint
-	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
-	exec "$(BIN)/python" -m pytest $(PYTEST_ARGS)
+	exec $(pytest) $(PYTEST_ARGS)
+endif
+
+# What a test file shares is made once: a file is the work of one process.
+unit: pinned
+	echo "== unit tests"
+	exec $(pytest) --numprocesses $(TEST_PROCESSES) -m "not slow"
+
+slow: pinned
+	echo "== slow tests: processes, kills, clusters, trainings"
+	exec $(pytest) --numprocesses $(TEST_PROCESSES) -m slow
 
 lint: pinned
+	echo "== ruff and mypy"
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"

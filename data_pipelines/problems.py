@@ -192,7 +192,7 @@ def _rank(details: ErrorDetails) -> int:
 
 def _problem(details: ErrorDetails, location: list[str], model: type[BaseModel] | None) -> Problem:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
-    key = ".".join(location)
+    key = short(".".join(location))
     if kind == "extra_forbidden":
         return Problem(key, f"unknown key {key}{_hint(key, value, model)}", whole=True)
     if kind == "missing":

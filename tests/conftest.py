@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+
+from tests.checkpoints import contents
+from tests.helpers import random_set
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """24 random pictures of 8 px, for reading only. A file whose tests need another set has a fixture of this name."""
+    path = random_set(tmp_path_factory.mktemp("data") / "set")
+    before = contents(path)
+    yield path
+    assert contents(path) == before, "a test has changed the data set that all share"
 
 
 @pytest.fixture(autouse=True)

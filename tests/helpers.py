@@ -74,6 +74,12 @@ def begin(path: Path, settings: RunSettings | None = None, stop: Stop | None = N
     return Trainer(settings_of(run), run, CPU, stop)
 
 
+def open_run(path: Path, data: Path, *assignments: str) -> Path:
+    """The directory of a new run of tiny_settings."""
+    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
+    return path
+
+
 class Stopped(Exception):
     """A run was left in the middle, on purpose."""
 

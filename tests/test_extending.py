@@ -14,6 +14,8 @@ from sivae_dist.checkpoint import CheckpointFolder
 from tests.command import ROOT, sivae
 from tests.helpers import random_set
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 EXAMPLES = {
     match[1]: (match[2], match[3])

@@ -87,6 +87,7 @@ KINDS = {
 """Modules of one kind each, by the package that alone may import them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", KINDS)
 def test_no_kind_is_imported_from_elsewhere(package: str) -> None:
     kinds = tuple(f"{package}.{name}." for name in KINDS[package])

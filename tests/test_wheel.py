@@ -6,8 +6,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from sivae_dist import __version__
 from tests.command import ENVIRONMENT, ROOT
+
+pytestmark = pytest.mark.slow
 
 SOURCES = ("data_pipelines", "sivae_dist", "launch", "configs", "pyproject.toml", "README.md", "LICENSE")
 

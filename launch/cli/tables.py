@@ -25,7 +25,7 @@ def wide_console() -> Console:
     """A console whose lines are never broken in a file, which has no width to fit into."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 1000
+        console.width = 1_000_000
     return console
 
 

@@ -17,6 +17,8 @@ from tests.command import sivae, started, wait_for_images, worker_ids
 from tests.events import assert_no_step_twice
 from tests.helpers import assert_same, random_set
 
+pytestmark = pytest.mark.slow
+
 NARROW = ("model.base_width=4", "model.max_width=8", "model.latent=8", "objective.warmup=0", "device=cpu")
 
 

@@ -12,6 +12,8 @@ from sivae_dist.run.jsonl import read_rows
 from tests.command import sivae, started, wait_for_images
 from tests.helpers import assert_same, random_set
 
+pytestmark = pytest.mark.slow
+
 IMAGES, AT_4_PX = 288, 32
 
 

@@ -17,7 +17,7 @@ from tests.command import TEST_DATA, images_seen, sivae, started, wait_for_image
 
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,7 @@ from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.run.directory import RunDirectory
 from tests.checkpoints import contents, flip, shard
-from tests.helpers import begin, random_set, tiny_settings, train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
+from tests.helpers import begin, tiny_settings, train
 
 
 @pytest.fixture
@@ -46,6 +41,7 @@ def rows(output: str) -> list[list[str]]:
     return [row for row in cells if row and (row[0].replace(",", "").isdigit() or row[0].startswith("images-"))]
 
 
+@pytest.mark.slow
 def test_all_are_listed_oldest_first(run: Path) -> None:
     found = rows(listed(run).stdout)
     assert [row[0] for row in found] == ["16", "32", "40", "48"]

@@ -80,6 +80,7 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_interrupt(tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "source"

@@ -10,6 +10,8 @@ from tests.command import sivae, told
 from tests.events import scalars
 from tests.helpers import begin, random_set, tiny_settings, train
 
+pytestmark = pytest.mark.slow
+
 RANDOM = ("evaluation.extractor=inception-v3-random", "evaluation.layer='64'")
 DISTANCE = "frechet_distance[inception-v3-random:64]"
 

@@ -235,6 +235,7 @@ def test_the_ending_decides_the_format(command: str, run: Path, tmp_path: Path) 
     assert "is a directory" in refused(command, run, *DRAWING[command], "--out", tmp_path / "folder.png")
 
 
+@pytest.mark.slow
 def test_curves_for_print(run: Path, tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg", "a.pdf"):
         sivae("curves", run, "--out", tmp_path / name)

@@ -13,6 +13,8 @@ from sivae_dist.run.ownership import owner_of
 from tests.command import images_seen, sivae
 from tests.helpers import assert_same, random_set
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "model.resolution=8",
     "schedule.images={4: 400, 8: 2000}",

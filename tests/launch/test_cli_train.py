@@ -68,6 +68,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert all(name in text for name in ("train", "sample", "reconstruct", "data", "config"))
 
 
+@pytest.mark.slow
 def test_run_directory(run: Path) -> None:
     assert {"config.yaml", "metrics.jsonl", "speed.jsonl", "tensorboard", "checkpoints"} <= {
         p.name for p in run.iterdir()
@@ -84,6 +85,7 @@ def test_dry_run_prints_the_phases_and_trains_nothing(data: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_config_show_resolves(tmp_path: Path) -> None:
     shown = yaml.safe_load(inside("config", "show", "configs/ffhq256.yaml", "schedule.batch.256=24").stdout)
     assert shown["schedule"]["batch"][256] == 24
@@ -134,6 +136,7 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "nothing") in refused("train", *SMALL, "--data", tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_continue_a_run(run: Path, data: Path) -> None:
     arguments = ("--data", data, "--run-dir", run, "--nproc", 1)
     assert "schedule.lr_encoder" in refused("train", *SMALL, "schedule.lr_encoder=0.1", *arguments)
@@ -144,6 +147,7 @@ def test_other_settings_do_not_continue_a_run(run: Path, data: Path) -> None:
     assert f"finished: {run} has seen the 80 images of its schedule" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_image_ends_all_processes_and_is_named(data: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(data, broken)

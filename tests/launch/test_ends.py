@@ -13,18 +13,14 @@ import pytest
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.run.jsonl import read_rows
 from tests.command import ENVIRONMENT, command, images_seen, sivae, started, told, wait_for_images, worker_ids
-from tests.helpers import random_set
+
+pytestmark = pytest.mark.slow
 
 SMALL = (
     "tiny", "model.resolution=8", "model.base_width=4", "model.max_width=8", "model.latent=8", "schedule.batch=8",
     "objective.warmup=0", "device=cpu", "monitoring.scalars_every=8", "monitoring.images_every=0",
 )  # fmt: skip
 LONG = (*SMALL, "schedule.images=100k")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def newest(run: Path) -> int:

@@ -25,6 +25,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_who_does_not_answer_is_not_taken_for_no(run: Path, squeue: Answer) -> None:
     squeue("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
     assert state_of(run).name == "unknown"
@@ -72,6 +73,7 @@ def test_what_a_killed_owner_leaves_is_no_owner(tmp_path: Path) -> None:
         assert note is not None and f"process {process.pid}" in note
 
 
+@pytest.mark.slow
 def test_a_sweep_with_two_mistakes_tells_each_in_a_line(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(json.dumps({"confg": "tiny", "grdi": {}}))

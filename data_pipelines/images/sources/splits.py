@@ -68,7 +68,8 @@ def split_by_archives(paths: Sequence[str]) -> list[bool] | None:
     if roles:
         said = [roles.get(stem, "") for stem in stems]
     else:
-        folders = split_by_folders(paths)
+        around = len(common_folder(paths))  # however deep that is
+        folders = split_by_folders([path[around:] for path in paths])
         if folders is None:
             return None
         said = ["" if i in folders.outside else "test" if test else "train" for i, test in enumerate(folders.test)]

@@ -126,6 +126,7 @@ def test_without_any_file_left_the_run_ends_with_that(root: Path, resolution: in
     assert len(batches(root, resolution)) == SHARDS // 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", CIRCUMSTANCES)
 def test_a_circumstance_replaces_no_sample(root: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     error = OSError(number, os.strerror(number))

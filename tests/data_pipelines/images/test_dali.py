@@ -416,6 +416,7 @@ def _rebuild(root: Path, times: int, device: torch.device = CPU) -> list[Use]:
     return [*used, _in_use()]
 
 
+@pytest.mark.slow
 def test_nothing_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None:
     (used,) = on_processes(1, _rebuild, roots["jpeg"], 50)
     memory, threads, files = zip(*used, strict=True)
@@ -468,6 +469,7 @@ def test_a_package_that_is_missing(roots: dict[str, Path], monkeypatch: pytest.M
     make(roots["png"], "cpu").close()
 
 
+@pytest.mark.slow
 def test_who_does_not_use_it_does_not_import_it() -> None:
     check = "import sys, sivae_dist.train.trainer, launch.cli.train; sys.exit('nvidia.dali' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], env=ENVIRONMENT, timeout=60, check=False).returncode == 0

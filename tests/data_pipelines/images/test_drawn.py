@@ -100,6 +100,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
     for workers in (1, 3):
         code, out, err = run("faces", tmp_path / f"w{workers}", "--count", 120, "--seed", 3, "--workers", workers)

@@ -27,6 +27,8 @@ from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import Directory
 from data_pipelines.images.verify import verify
 
+pytestmark = pytest.mark.slow
+
 _storage = tempfile.TemporaryDirectory(prefix="hypothesis-")
 configuration.set_hypothesis_home_dir(_storage.name)  # where it notes things as soon as the tests are collected
 

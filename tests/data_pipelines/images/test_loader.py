@@ -315,6 +315,7 @@ def test_what_cannot_be_fetched_is_no_damage(root: Path, resolution: int) -> Non
 # Resources.
 
 
+@pytest.mark.slow
 def test_files_and_memory_do_not_grow_with_phases(root: Path) -> None:
     """Levels that are done with are let go of; what was decoded there is still counted."""
     loader = make(root, prefetch=2)

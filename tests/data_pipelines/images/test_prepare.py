@@ -173,6 +173,7 @@ def test_layout_and_samples(source: Path, tmp_path: Path) -> None:
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["png", "jpeg"])
 def test_same_bytes_with_any_number_of_workers(source: Path, tmp_path: Path, file_format: str) -> None:
     settings = small(resolution=32, array_max_resolution=8, format=file_format, test=2)

@@ -237,6 +237,7 @@ def read_all(url: str, root: Path, chosen: RemoteSettings, ahead: bool) -> None:
         check(store, root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [False, True])
 def test_two_processes_fetch_each_file_once(web: Web, root: Path, tmp_path: Path, ahead: bool) -> None:
     web.fault("*", faults.trickle)
@@ -437,6 +438,7 @@ def tensors_of_a_run(path: Path, location: str, *assignments: str) -> dict[str, 
     return snapshot(train(begin(path)).players.tensors())
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_from_afar(web: Web, root: Path, tmp_path: Path) -> None:
     """Two processes, a server that is not at its best, and a cache that holds one shard and little more."""
     bound = max(record.bytes for record in records(root)) + 2000

@@ -733,6 +733,7 @@ def test_a_fault_is_one_line() -> None:
     assert str(Fault("names.txt", "is missing")) == "names.txt: is missing"
 
 
+@pytest.mark.slow
 def test_memory_stays_small(tmp_path: Path) -> None:
     """Of a shard of 400 MB, sound or damaged, no large part is held."""
     script = """
@@ -765,6 +766,7 @@ def test_manifest_is_loaded_from_the_given_directory(root: Path) -> None:
     assert Manifest.load(root).samples == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [lambda i: f"{i:08d}.png", lambda i: f"00000000.{i}"])
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_tar_made_to_take_long(root: Path, ending: Callable[[int], str], damaged: bool) -> None:

@@ -15,6 +15,8 @@ from tests.launch.cluster import configuration, packages
 from tests.launch.cluster.cluster import NODES, Cluster, Unavailable
 from tests.launch.cluster.keeper import descendants
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 FOREVER = "srun --kill-on-bad-exit=1 sleep 600"
 

@@ -24,7 +24,7 @@ from tests.command import ROOT, images_seen
 from tests.helpers import assert_same, random_set
 from tests.launch.cluster.cluster import Cluster
 
-pytestmark = pytest.mark.timeout(600)  # on a shared machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # on a shared machine
 
 TOTAL, EVERY = 1_600, 400
 SETTINGS = (

@@ -80,6 +80,7 @@ def sivae(*arguments: object, code: int = 0) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_a_cluster_of_the_users_own(own: Path, tmp_path: Path) -> None:
     """Every command finds it: by --import when a run is submitted, by what the run imports later."""
     data = random_set(tmp_path / "data", samples=32, array_max_resolution=8, test=2)

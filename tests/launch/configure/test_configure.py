@@ -204,6 +204,7 @@ def inside(*arguments: object, code: int = 0) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_own_images_from_a_folder_to_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare, configure, train, sample: 200 drawn photographs, and a few seconds in the place of a night."""
     from PIL import Image

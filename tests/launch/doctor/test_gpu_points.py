@@ -35,6 +35,7 @@ def lines(point: Any, course: Course, facts: dict[str, Any] | None = None) -> li
     return [(finding.level, finding.detail) for finding in point(course, {} if facts is None else facts)]
 
 
+@pytest.mark.slow
 def test_steps_agree_and_are_timed(course: Course) -> None:
     facts: dict[str, Any] = {}
     assert all(level == "ok" for level, _ in lines(exactness.against_cpu, course, facts)) and facts["difference"] == 0
@@ -65,6 +66,7 @@ def test_a_wait_is_named(course: Course, monkeypatch: pytest.MonkeyPatch) -> Non
     assert level == "warn" and "waits for the GPU 1 times: 1 x test_gpu_points.py" in detail
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_there_is_a_line(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -104,6 +106,7 @@ def test_one_gpu_and_one_node_leave_things_out(course: Course) -> None:
     assert "left out" in lines(several.nodes, alone)[0][1]
 
 
+@pytest.mark.slow
 def test_points_come_in_order_and_fail_alone(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in {
         exactness: ("against_cpu", "exactness"),

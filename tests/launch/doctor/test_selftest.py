@@ -16,6 +16,7 @@ from launch.doctor.selftest import SelfTest
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_doctor_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "requirements", lambda: {"": ["numpy>=2"]})  # importing all takes seconds
     report = tmp_path / "report.json"
@@ -56,6 +57,7 @@ def test_a_step_that_differs_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_differently_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with SelfTest(CPU, 1, tmp_path) as test:
         train = test.train

@@ -22,13 +22,7 @@ from sivae_dist.models.style import StyleSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.optimizer import OptimizerSettings, guarded_step
 from tests.checkpoints import contents, flip, names, safetensors, saved, saver_of, shard, some_tensors
-from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, start_process, tiny_settings, train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
-
+from tests.helpers import assert_same, begin, on_processes, snapshot, start_process, tiny_settings, train
 
 # Saving and loading on any number of processes.
 
@@ -43,6 +37,7 @@ def _resumed(path: Path) -> tuple[int, dict[str, Tensor]]:
     return trainer.images, snapshot(trainer.players.tensors())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saving", [1, 2, 3])
 def test_any_number_of_processes_reads_what_any_number_has_saved(data: Path, tmp_path: Path, saving: int) -> None:
     path = tmp_path / "run"
@@ -334,6 +329,7 @@ def _saves_for_ever(folder: Path) -> None:
         saver.save(images, tensors, None)
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_nothing_half_written(tmp_path: Path) -> None:
     moments = random.Random(0)
     interrupted, newest = 0, 0

@@ -22,11 +22,6 @@ NETWORKS = ("encoder.", "decoder.", "encoder_ema.", "decoder_ema.")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
-
-
-@pytest.fixture(scope="module")
 def other(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps with checkpoints after 16, 32 and 48 images."""
     path = tmp_path_factory.mktemp("other") / "run"

@@ -100,6 +100,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
     return path, on_processes(2, _fails_and_recovers, path, limit=50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", FAILURES)
 def test_an_error_on_one_process_reaches_all(
     failures: tuple[Path, list[dict[str, dict[str, Any]]]], where: str

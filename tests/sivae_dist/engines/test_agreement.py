@@ -14,7 +14,9 @@ from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import _FREE
 from sivae_dist.run.directory import RunDirectory
 from tests.engines import ENGINES, ZERO, Tensors, begun, go_on, with_engine
-from tests.helpers import on_processes, random_set
+from tests.helpers import on_processes
+
+pytestmark = pytest.mark.slow
 
 OWN = {
     "allgather_bucket_size": 1000, "contiguous_gradients": False, "overlap_comm": True, "reduce_bucket_size": 1000,
@@ -23,11 +25,6 @@ OWN = {
     "stage3_prefetch_bucket_size": 100,
 }  # fmt: skip
 """All that a user may tell DeepSpeed beside our settings, as we do not."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def relative(got: Tensor, want: Tensor) -> float:

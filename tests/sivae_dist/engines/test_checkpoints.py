@@ -14,11 +14,7 @@ from tests.engines import ZERO, Tensors, begun, go_on, with_engine
 from tests.events import assert_no_step_twice
 from tests.helpers import begin, gathered, on_processes, random_set, tiny_settings, train
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
-
+pytestmark = pytest.mark.slow
 
 STEADY = ("optimizer.eps=1e-5", "checkpoint.every=8", "checkpoint.keep=5")
 """Rounding errors stay small, and every step is saved and stays."""

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from data_pipelines.dataset import Batch
-from sivae_dist.config.opening import prepare_run
 from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import DdpSettings
 from sivae_dist.models.layers import Conv2d
@@ -35,7 +34,7 @@ from tests.helpers import (
     disturb,
     largest_difference,
     on_processes,
-    random_set,
+    open_run,
     snapshot,
     tiny_settings,
     train,
@@ -43,16 +42,6 @@ from tests.helpers import (
 
 STEPS = 6
 """Of tiny_settings: 2 at 4 px, 2 in transition to 8 px, 2 at 8 px."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
-
-
-def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
-    return path
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -94,6 +83,7 @@ def _train_here(path: Path) -> dict[str, Tensor]:
     return weights(train(disturb(begin(path))))
 
 
+@pytest.mark.slow
 def test_number_of_processes_changes_nothing(data: Path, tmp_path: Path) -> None:
     results = {}
     for count in (1, 2, 4):
@@ -234,6 +224,7 @@ def test_fp64_is_everywhere(data: Path, tmp_path: Path) -> None:
 # torch.compile.
 
 
+@pytest.mark.slow
 def test_compiled_once_for_every_player_and_segment(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

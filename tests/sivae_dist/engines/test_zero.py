@@ -22,14 +22,11 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import NonFiniteError
 from sivae_dist.train.trainer import Trainer
 from tests.engines import ENGINES, Tensors, begun, go_on, with_engine
-from tests.helpers import assert_same, begin, gathered, on_processes, random_set, snapshot, tiny_settings, train
+from tests.helpers import assert_same, begin, gathered, on_processes, snapshot, tiny_settings, train
+
+pytestmark = pytest.mark.slow
 
 PLAYERS = ("encoder", "decoder")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,7 @@ def expected(run: Path) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_equal_to_torch_fidelity(run: Path, expected: dict[str, float], processes: int, tmp_path: Path) -> None:
     results = on_processes(processes, _measure_twice, run, tmp_path)
@@ -158,6 +159,7 @@ def statistics_of(images: Tensor) -> statistics.Statistics:
     return collected.statistics()
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_seed_and_of_the_wanted_weights(run: Path, tmp_path: Path) -> None:
     of_ema = by_metric(measure(run, tmp_path, metrics=("fid",))[0])
     for change in ({"live": True}, {"seed": 1}, {"samples": SAMPLES - 1}):
@@ -174,6 +176,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_other_statistics_are_not_taken_for_these(run: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     measure(run, tmp_path, metrics=("fid",))
@@ -181,6 +184,7 @@ def test_other_statistics_are_not_taken_for_these(run: Path, tmp_path: Path, cha
     assert "real images" in str(measure(run, tmp_path, **{"metrics": ("fid",)} | change)[1])
 
 
+@pytest.mark.slow
 def test_statistics_of_a_changed_data_set_or_extractor_are_made_anew(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +205,7 @@ def test_statistics_of_a_changed_data_set_or_extractor_are_made_anew(
     assert by_metric(rows) == of_run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"not safetensors", None])
 def test_damaged_statistics_are_made_anew(run: Path, tmp_path: Path, damage: bytes | None) -> None:
     rows, _ = measure(run, tmp_path, metrics=("fid",))
@@ -211,6 +216,7 @@ def test_damaged_statistics_are_made_anew(run: Path, tmp_path: Path, damage: byt
     assert "real images" not in str(measure(run, tmp_path, metrics=("fid",))[1])
 
 
+@pytest.mark.slow
 def test_a_renamed_file_is_not_another_ones_statistics(run: Path, tmp_path: Path) -> None:
     measure(run, tmp_path, metrics=("fid",))
     (kept,) = tmp_path.glob("*.safetensors")

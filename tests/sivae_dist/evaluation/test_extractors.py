@@ -126,6 +126,7 @@ def unused_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_download(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.web import Web, corrupt
 

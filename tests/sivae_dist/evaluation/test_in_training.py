@@ -96,6 +96,7 @@ def test_it_does_not_change_the_training(whole: Path, data: Path, tmp_path: Path
     assert not RunDirectory(tmp_path / "run").evaluation.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "every"), [(2, 8), (3, 8), (4, 8), (5, 8), (3, 0), (5, 24)])
 def test_a_killed_run_ends_with_the_same_rows(whole: Path, data: Path, tmp_path: Path, steps: int, every: int) -> None:
     path = trained(tmp_path / "run", data, f"checkpoint.every={every}", steps=steps)
@@ -103,6 +104,7 @@ def test_a_killed_run_ends_with_the_same_rows(whole: Path, data: Path, tmp_path:
     assert RunDirectory(path).evaluation.read_bytes() == RunDirectory(whole).evaluation.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(whole: Path, data: Path, tmp_path: Path) -> None:
     prepare_run(RunDirectory(tmp_path / "run"), tiny_settings(data, *EVALUATION))
     on_processes(2, _train, tmp_path / "run")
@@ -116,6 +118,7 @@ def _train(path: Path) -> None:
     train(begin(path))
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_is_put_off(whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request comes in the middle of the second evaluation, and again when it is caught up on."""
     stop = Stop()

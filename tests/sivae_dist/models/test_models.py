@@ -412,6 +412,7 @@ def test_decoder_has_finite_gradients(variant: str, amp: torch.dtype | None, noi
     assert z.grad is not None and z.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "stop_gradient"), [("paper", "none"), ("official", "reencoded")])
 def test_training_runs_on_any_device(variant: str, stop_gradient: str) -> None:
     """Every segment of a schedule on the meta device: a tensor made on a fixed device would be refused there."""

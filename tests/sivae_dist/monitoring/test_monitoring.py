@@ -30,6 +30,7 @@ CPU = torch.device("cpu")
 # TensorBoard.
 
 
+@pytest.mark.slow
 def test_events_without_room_are_told_once_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)  # TensorBoard's thread ends with the error
     said: list[str] = []

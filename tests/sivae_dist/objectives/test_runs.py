@@ -5,28 +5,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
 from launch.cli import app
-from sivae_dist.config.opening import prepare_run
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.objectives import IntroSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
-from tests.helpers import CPU, assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
+from tests.helpers import (
+    CPU,
+    assert_same,
+    begin,
+    disturb,
+    on_processes,
+    open_run,
+    snapshot,
+    train,
+)
 
 INTRO = "objective={name: intro, beta_neg: 0.5, margin: 1.5, style_mixing: 0.5, warmup: 8}"
 VAE = "objective={name: vae}"
 BOTH = pytest.mark.parametrize("objective", [INTRO, VAE], ids=["intro", "vae"])
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
 
 
 # Settings.
@@ -94,16 +96,6 @@ def test_the_dry_run_of_a_plain_vae(data: Path, tmp_path: Path) -> None:
 # Runs.
 
 
-def disturb(trainer: Any) -> Any:
-    """Moves all parameters off where they start, where some gradients are zero but for rounding."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for network in (trainer.players.encoder, trainer.players.decoder):
-            for p in network.parameters():
-                p += 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    return trainer
-
-
 def _run(path: Path, steps: int | None = None, disturbed: bool = False) -> tuple[int, dict[str, Tensor]]:
     """Trains on from where the run stands; the images seen, and all tensors."""
     trainer = begin(path)
@@ -111,11 +103,6 @@ def _run(path: Path, steps: int | None = None, disturbed: bool = False) -> tuple
         disturb(trainer)
     train(trainer, steps=steps)
     return trainer.images, snapshot(trainer.players.tensors())
-
-
-def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
-    return path
 
 
 def weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -140,6 +127,7 @@ def test_processes_and_parts_of_a_batch_change_nothing(data: Path, tmp_path: Pat
         assert any(row["hinge/fake"] > 1.5 - row["kl/fake"] + 0.1 for row in rows)  # some images are past the margin
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_run_killed_and_continued_ends_with_the_same_bits(data: Path, tmp_path: Path, objective: str) -> None:
     """On two processes; killed in the first transition, after a checkpoint at the end of the first phase."""

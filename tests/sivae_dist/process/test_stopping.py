@@ -14,17 +14,12 @@ from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import INTERRUPTED
 from sivae_dist.step.schedule import Step
-from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, start_process, tiny_settings
+from tests.helpers import assert_same, begin, on_processes, snapshot, start_process, tiny_settings
 
 SETTINGS = ("schedule.images={4: 24, 8: 48}", "checkpoint.keep=9", "monitoring.trace=true", "model.noise=true")
 """Nine steps of 8 images. Without a stop there is no checkpoint but that of the end."""
 
 Ran = tuple[bool, int, dict[str, Tensor]]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def open_run(path: Path, data: Path) -> Path:
@@ -67,6 +62,7 @@ def checkpoints(path: Path) -> list[int]:
     return sorted(int(p.name.removeprefix("images-")) for p in RunDirectory(path).checkpoints.glob("images-*"))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
     """Each asks before a step and hears after it, so that a signal counts from the next step on."""
     straight, stopped = (open_run(tmp_path / name, data) for name in ("straight", "stopped"))

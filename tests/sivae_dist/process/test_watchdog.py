@@ -13,6 +13,8 @@ import sys, time
 from pathlib import Path
 from sivae_dist.process import watchdog
 
+pytestmark = pytest.mark.slow
+
 def stuck():
     time.sleep(30)
 

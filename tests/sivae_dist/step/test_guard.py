@@ -13,25 +13,19 @@ from torch import Tensor, nn
 
 from data_pipelines.dataset import Batch
 from sivae_dist.checkpoint.writing import write
-from sivae_dist.config.opening import prepare_run
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.guard import Guard, GuardSettings, NonFiniteError
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
 from sivae_dist.train.trainer import Trainer
-from tests.helpers import CPU, assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
+from tests.helpers import CPU, assert_same, begin, on_processes, open_run, snapshot, tiny_settings, train
 
 SKIP = ("guard.policy=skip",)
 ROLLBACK = ("guard.policy=rollback", "checkpoint.every=16", "checkpoint.background=false")
 """With checkpoints after steps 2, 4 and 6 of 6."""
 REMEDIES = ("guard.policy=rollback", "init.run", "objective.beta_neg", "lr_encoder", "lr_decoder", "optimizer.clip=1")
 STATE = ("exp_avg", "exp_avg_sq")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -56,11 +50,6 @@ def without_averages(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:
     return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-
-
-def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
-    return path
 
 
 STEP = Schedule(ScheduleSettings(images=16, batch=8), [4, 8], 24).step_at(0)
@@ -420,6 +409,7 @@ def _goes_back(path: Path) -> None:
     train(trainer)
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_no_step_twice_after_a_return(data: Path, tmp_path: Path) -> None:
     images = ("monitoring.images_every=8", "monitoring.grid=2")
     path = open_run(tmp_path / "run", data, *ROLLBACK, *images)
@@ -507,6 +497,7 @@ def _whole(path: Path) -> dict[str, Tensor]:
     return snapshot(train(begin(path)).players.tensors())
 
 
+@pytest.mark.slow
 def test_all_processes_go_back_together(data: Path, tmp_path: Path) -> None:
     straight, path = (open_run(tmp_path / name, data, *ROLLBACK) for name in ("straight", "run"))
     want = on_processes(2, _whole, straight)[0]
@@ -526,6 +517,7 @@ def _left_out(path: Path, place: str, player: str) -> tuple[int, list[str], dict
     return int(trainer.guard.skipped), not_finite(tensors), of("decoder" if player == "encoder" else "encoder", tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "player"), [("exp_avg", "encoder"), ("exp_avg_sq", "decoder")])
 def test_all_processes_leave_a_step_out_when_the_optimizer_of_one_is_not_finite(
     data: Path, tmp_path: Path, place: str, player: str

@@ -208,6 +208,7 @@ def quarantined(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {name: (folder / name, ends) for name, ends in outcomes.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_quarantined(
     fault: Callable[[Path], None], quarantined: dict[str, tuple[Path, list[Outcome]]]
@@ -225,6 +226,7 @@ def test_a_fault_is_quarantined(
         assert rows[-1]["data/quarantined"] == expected
 
 
+@pytest.mark.slow
 def test_a_bad_header_does_no_harm(sound: Path, copy: Path, tmp_path: Path) -> None:
     """The index says where the images are."""
     bad_header(copy)

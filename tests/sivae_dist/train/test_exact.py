@@ -15,8 +15,17 @@ from sivae_dist.checkpoint import CheckpointSettings
 from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
-from sivae_dist.train.trainer import Trainer
-from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
+from tests.helpers import (
+    assert_same,
+    begin,
+    disturb,
+    on_processes,
+    open_run,
+    random_set,
+    snapshot,
+    tiny_settings,
+    train,
+)
 
 SAMPLES = 24
 NINE_STEPS = ("schedule.images={4: 24, 8: 48}",)
@@ -30,11 +39,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_set(tmp_path_factory.mktemp("data") / "set", samples=SAMPLES)
 
 
-def open_run(path: Path, data: Path, *assignments: str) -> Path:
-    prepare_run(RunDirectory(path), tiny_settings(data, *assignments))
-    return path
-
-
 def _run(path: Path, steps: int | None = None, disturbed: bool = False) -> Ran:
     """Trains to the end, or for `steps` steps and then ends as if killed; where it began and ended, and its tensors."""
     trainer = begin(path)
@@ -43,18 +47,6 @@ def _run(path: Path, steps: int | None = None, disturbed: bool = False) -> Ran:
         disturb(trainer)
     train(trainer, steps=steps)
     return start, trainer.images, snapshot(trainer.players.tensors())
-
-
-def disturb(trainer: Trainer) -> None:
-    """Moves all parameters off where they start.
-
-    There the gradient of a bias before a normalization is zero but for rounding, which Adam makes as large as any.
-    """
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for network in (trainer.players.encoder, trainer.players.decoder):
-            for p in network.parameters():
-                p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
 
 
 # The order: what stands at every position.
@@ -100,6 +92,7 @@ def test_the_trace_tells_the_pixels_that_were_trained_on(trace: bytes, data: Pat
         assert row["pixels"] == hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest(), row["position"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "limit"), [(2, None), (8, None), (1, 4), (4, 1)], ids=str)
 def test_the_trace_is_the_same_on_any_number_of_processes_and_in_any_parts(
     trace: bytes, data: Path, tmp_path: Path, count: int, limit: int | None
@@ -110,6 +103,7 @@ def test_the_trace_is_the_same_on_any_number_of_processes_and_in_any_parts(
     assert RunDirectory(path).trace.read_bytes() == trace
 
 
+@pytest.mark.slow
 def test_the_trace_is_the_same_when_a_run_is_killed_and_continued_on_other_numbers_of_processes(
     trace: bytes, data: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +118,7 @@ def test_the_trace_is_the_same_when_a_run_is_killed_and_continued_on_other_numbe
 # The arithmetic.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "starts"), [(1, [0, 2, 3, 4, 5, 7]), (2, [0, 2, 4]), (4, [0, 5, 7])], ids=str)
 def test_a_run_killed_around_a_change_ends_with_the_same_bits(
     data: Path, tmp_path: Path, count: int, starts: list[int]
@@ -196,6 +191,7 @@ def _continued(killed: Path, count: int, steps: int) -> Ran:
     return ran[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_another_number_of_processes_continues_the_same_in_double_precision(
     on_two: dict[str, tuple[Path, Ran]], count: int

@@ -51,6 +51,7 @@ def of_step(settings: RunSettings, blending: bool, parts: int, batch: int, lr: f
     return peak, players
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("assignments", "blending", "parts"),
     [
@@ -70,6 +71,7 @@ def test_what_a_real_step_allocates(assignments: tuple[str, ...], blending: bool
     assert players.full_size == found.weights + found.optimizer
 
 
+@pytest.mark.slow
 def test_activations_of_ffhq256_are_those_that_were_traced_on_their_own() -> None:
     """2352 MB an image and 431 in fp32, saved; and what backward holds beside them. 28 passes are 1.58 TFLOP."""
     run = load_config("ffhq256")
@@ -81,6 +83,7 @@ def test_activations_of_ffhq256_are_those_that_were_traced_on_their_own() -> Non
     assert one.weights + one.optimizer == pytest.approx(863e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_take_less_than_half_for_at_most_35_percent_more_work() -> None:
     plain, again = (
         estimate(load_config("ffhq256", [f"engine.checkpoint_activations={value}"]), 128, True, 4, 1)

@@ -89,6 +89,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "trace.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "steps"), [(1, (3, None)), (2, (None,))])
 def test_a_run_is_the_same_run(tmp_path: Path, processes: int, steps: tuple[int | None, ...]) -> None:
     """Left and resumed on one process, and on two, which may sum in another order."""

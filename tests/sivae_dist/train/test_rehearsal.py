@@ -19,14 +19,9 @@ from sivae_dist.train import rehearsal
 from sivae_dist.train.memory import Tracker
 from sivae_dist.train.rehearsal import Rehearsal
 from tests.engines import Tensors, begun, with_engine
-from tests.helpers import CPU, assert_same, begin, gathered, on_processes, random_set, snapshot, tiny_settings, train
+from tests.helpers import CPU, assert_same, begin, gathered, on_processes, snapshot, tiny_settings, train
 
 WIDE = ("model.base_width=16", "model.max_width=32", "objective.warmup=8")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
 
 
 class Memory(Tracker):
@@ -65,6 +60,7 @@ def _continued(paths: list[Path]) -> list[Tensors] | None:
     return results if rank() == 0 else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "count"), [("ddp", 2), ("zero3", 2)])
 def test_a_resumed_run_with_a_rehearsal_equals_one_without(data: Path, tmp_path: Path, engine: str, count: int) -> None:
     run = begun(tmp_path / "run", data)
@@ -107,6 +103,7 @@ def limit(data: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     return (whole + parts) // 2
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_refused_with_what_does(data: Path, tmp_path: Path, limit: int) -> None:
     step = "engine.rehearsal=step"
     with pytest.raises(ValueError, match=r"8 images at 8 px do not fit .*engine.max_batch_per_rank=4"), Memory(limit):
@@ -122,6 +119,7 @@ def test_a_step_that_does_not_fit_is_refused_with_what_does(data: Path, tmp_path
             tried.fitted(0, tmp_path / "record")
 
 
+@pytest.mark.slow
 def test_auto_finds_what_fits_and_keeps_it(
     data: Path, tmp_path: Path, limit: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

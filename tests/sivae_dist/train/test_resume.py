@@ -24,11 +24,6 @@ from tests.checkpoints import flip, names, shard
 from tests.helpers import CPU, assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
-
-
 def _trained(path: Path) -> dict[str, Tensor]:
     return snapshot(train(begin(path)).players.tensors())
 
@@ -64,6 +59,7 @@ def _stopped(path: Path, steps: int) -> None:
     train(begin(path), steps=steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_resume_is_exact(data: Path, tmp_path: Path, steps: int, reset: bool) -> None:
@@ -74,10 +70,12 @@ def test_resume_is_exact(data: Path, tmp_path: Path, steps: int, reset: bool) ->
     _resumes_exactly(tmp_path, steps, settings=settings)
 
 
+@pytest.mark.slow
 def test_resume_is_exact_in_a_warm_up(data: Path, tmp_path: Path) -> None:
     _resumes_exactly(tmp_path, 1, settings=tiny_settings(data, "checkpoint.every=8", "objective.warmup=12"))
 
 
+@pytest.mark.slow
 def test_resume_is_exact_on_three_processes(data: Path, tmp_path: Path) -> None:
     """Where the order of summation over processes could be another one after a new start."""
     settings = tiny_settings(

@@ -11,7 +11,7 @@ import torch
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.train.trainer import Trainer
-from tests.helpers import on_processes, random_set, tiny_settings, train
+from tests.helpers import on_processes, tiny_settings, train
 from tests.simulated_gpu import GPU, HostWait, simulated_gpu
 
 STEPS = 5
@@ -30,11 +30,6 @@ CASES = {
         "schedule.reset_optimizer=true",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("set") / "set")
 
 
 _KEPT: list[object] = []
@@ -57,6 +52,7 @@ def _train(data: Path, path: Path, *assignments: str) -> tuple[int, Counter[torc
         return trainer.images, no_waits.seen, elsewhere, sum(".exp_avg." in name for name in tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assignments", CASES.values(), ids=CASES.keys())
 def test_steps_mix_no_devices_and_wait_for_nothing(data: Path, tmp_path: Path, assignments: tuple[str, ...]) -> None:
     ((images, operations, elsewhere, moments),) = on_processes(1, _train, data, tmp_path / "run", *assignments)

@@ -26,12 +26,7 @@ from sivae_dist.use.export import ExportConfig, export, model_card
 from sivae_dist.use.pretrained import Pretrained, load_run
 from tests.checkpoints import contents
 from tests.command import ENVIRONMENT
-from tests.helpers import assert_same, begin, random_set, tiny_settings, train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_set(tmp_path_factory.mktemp("data") / "set")
+from tests.helpers import assert_same, begin, tiny_settings, train
 
 
 @pytest.fixture(scope="module")

@@ -173,6 +173,7 @@ def test_listing_does_not_read_values(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_listing_takes_little_memory(tmp_path: Path) -> None:
     """LSUN's bedrooms are three million: bytes an entry are counted, without those of the values."""
     count = 200_000

@@ -57,6 +57,7 @@ def pixels(tmp_path: Path) -> NDArray[np.uint8]:
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["folder", "folder/all.sprites"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_it_is_prepared(pixels: NDArray[np.uint8], tmp_path: Path, where: str, workers: int) -> None:

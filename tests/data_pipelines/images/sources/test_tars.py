@@ -151,11 +151,14 @@ def test_names_of_tars_are_a_split(tmp_path: Path, cls: bool) -> None:
         open_source(str(tmp_path))
 
 
-def test_folders_of_tars_are_a_split(tmp_path: Path) -> None:
+@pytest.mark.parametrize("around", ["", "a/test/c/d/e/f/g"])
+def test_folders_of_tars_are_a_split(tmp_path: Path, around: str) -> None:
+    """However deep they lie."""
+    folder = tmp_path / around
     for k, name in enumerate(("train/0", "train/1", "val/0")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_tar(tmp_path / f"{name}.tar", {f"{k}{i}.png": encoded(noise(10 * k + i)) for i in range(2)})
-    listing = opened(f"{tmp_path}/{{train,val}}/*.tar").listing
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_tar(folder / f"{name}.tar", {f"{k}{i}.png": encoded(noise(10 * k + i)) for i in range(2)})
+    listing = opened(f"{folder}/{{train,val}}/*.tar").listing
     assert listing.test is not None and listing.test.tolist() == [False] * 4 + [True] * 2
 
 

@@ -38,6 +38,7 @@ def test_a_first_process_that_is_not_found(tmp_path: Path, monkeypatch: pytest.M
     assert reason.startswith("process 1 on ") and "the first process did not say within 0 s where it is" in reason
 
 
+@pytest.mark.slow
 def test_threads_are_the_cpus_of_the_task() -> None:
     """Known before torch is imported, which asks once; a user's environment need not say so, nor reach the job."""
     program = (
