@@ -22,6 +22,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.report import report
 from sivae_dist.config.run_settings import load_config
+from sivae_dist.engines.settings import ZeroSettings
 from sivae_dist.models import Cond, Stage
 from sivae_dist.objectives import Draws
 from sivae_dist.process.processes import everyone, leave, rank
@@ -48,7 +49,7 @@ def work(index: int, arguments: argparse.Namespace, engine: str, count: int, mee
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=count)
     settings = load_config(arguments.config, ["data.path=unused", "device=cpu", f"engine={engine}"])
-    if settings.engine.name == "zero":
+    if isinstance(settings.engine, ZeroSettings):
         from sivae_dist.engines import deepspeed_setup
 
         deepspeed_setup.load(CPU)

@@ -83,6 +83,9 @@ KINDS = {
     "sivae_dist.objectives": ("intro", "soft_intro", "vae"),
     "sivae_dist.engines": ("ddp", "zero", "zero_divided"),
     "sivae_dist.evaluation.metrics": ("fid", "kid", "psnr", "ssim", "mse"),
+    "sivae_dist.evaluation.extractors": ("inception", "networks"),
+    "data_pipelines.images": ("dali_loader",),
+    "launch.clusters": ("slurm", "local"),
 }
 """Modules of one kind each, by the package that alone may import them."""
 

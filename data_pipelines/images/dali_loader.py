@@ -1,10 +1,10 @@
 """The loader with NVIDIA DALI in the place of the decoder: order, reading, checks and substitutes are loader.py's."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import Store
 
+_INSTALL = "pip install nvidia-dali-cuda130"
+
 
 class DaliError(RuntimeError):
     """DALI could not decode a batch; it does not say because of which image, if of any."""
@@ -31,11 +33,15 @@ def import_dali() -> Any:
         return import_module("nvidia.dali")
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"data.loader=dali needs NVIDIA DALI ({reason}): pip install nvidia-dali-cuda130") from None
+        raise ValueError(f"data.loader=dali needs NVIDIA DALI ({reason}): {_INSTALL}") from None
 
 
 class DaliLoader(Loader):
     """Levels that are arrays are read as in Loader. Of tars, the threads read the stored bytes."""
+
+    title: ClassVar[str] = "DALI"
+    decoders: ClassVar[Mapping[str, str]] = {"png": "DALI", "jpeg": "DALI"}
+    install: ClassVar[str] = _INSTALL
 
     def __init__(
         self, settings: LoaderSettings, store: Store, manifest: Manifest, seed: int, device: torch.device

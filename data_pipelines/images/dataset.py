@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from data_pipelines.choices import name_in
 from data_pipelines.dataset import Batch, Dataset, DatasetSettings, Needs, Numbers, Request, Samples, Spec
 from data_pipelines.images.loader import Loader, read_labels, to_images, train_order
-from data_pipelines.images.loaders import LOADERS
+from data_pipelines.images.loaders import LOADERS, USUAL_LOADER
 from data_pipelines.images.mirroring import mirroring_note
 from data_pipelines.images.opening import open_store
 from data_pipelines.images.reader import Reader
@@ -41,7 +41,7 @@ class ImageSettings(DatasetSettings):
     and `$VARIABLES` are replaced."""
     flip: bool = True
     """Mirror every image with probability 1/2."""
-    loader: Annotated[str, name_in(LOADERS)] = "cpu"
+    loader: Annotated[str, name_in(LOADERS)] = USUAL_LOADER
     """What decodes the levels that are stored as tars: threads on the CPU, or NVIDIA DALI (`pip install
     nvidia-dali-cuda130`), on the GPU where a run has one. Order, flips and damaged samples are the same."""
     threads: int = Field(2, ge=1)

@@ -6,10 +6,10 @@ copied between processes. What travels to the device is uint8.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -69,6 +69,12 @@ class Loader:
         self._expected: tuple[int, list[int]] | None = None  # resolution and shards that the store was told of
         self._decoded = 0  # by readers that are closed
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loader")
+
+    title: ClassVar[str] = "CPU"
+    decoders: ClassVar[Mapping[str, str]] = {"png": "libspng", "jpeg": "libjpeg-turbo"}
+    """What decodes each format, for reports."""
+    install: ClassVar[str] = ""
+    """The command that installs the package that it needs."""
 
     @classmethod
     def check(cls) -> None:

@@ -5,3 +5,6 @@ from data_pipelines.images.dali_loader import DaliLoader
 from data_pipelines.images.loader import Loader
 
 LOADERS: Registry[type[Loader]] = Registry("loader", {"cpu": Loader, "dali": DaliLoader})
+
+USUAL_LOADER = "cpu"
+"""What is used unless something else is asked for."""

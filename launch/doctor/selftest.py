@@ -137,23 +137,23 @@ class SelfTest:
 
     def decoders(self) -> Iterator[Finding]:
         """A shard of each format by every decoder, against Pillow's pixels."""
-        for file_format in ("png", "jpeg"):
-            yield from self._decoded(file_format, "cpu")
-        try:
-            from data_pipelines.images.dali_loader import import_dali
+        from data_pipelines.images.loaders import LOADERS
 
-            import_dali()
-        except ValueError:
-            yield Finding("ok", "decoding", "DALI is not installed (optional)", "pip install nvidia-dali-cuda130")
-            return
-        for file_format in ("png", "jpeg"):
-            yield from self._decoded(file_format, "dali")
+        for name, kind in LOADERS.items():
+            try:
+                kind.check()
+            except ValueError:
+                yield Finding("ok", "decoding", f"{kind.title} is not installed (optional)", kind.install)
+                continue
+            for file_format in ("png", "jpeg"):
+                yield from self._decoded(file_format, name)
 
     def _decoded(self, file_format: str, loader: str) -> Iterator[Finding]:
         import torch
 
         from data_pipelines.dataset import Request
         from data_pipelines.images.dataset import ImageSettings
+        from data_pipelines.images.loaders import LOADERS, USUAL_LOADER
 
         data, manifest = self.prepare(file_format)
         settings = ImageSettings(path=str(data), loader=loader, flip=False, threads=1)
@@ -163,12 +163,12 @@ class SelfTest:
             pixels = ((batch.x + 1) * 127.5).round().to("cpu", torch.int16)
         by_pillow = _by_pillow(data, manifest)
         worst = max(int((pixels[k] - by_pillow[int(sample)]).abs().max()) for k, sample in enumerate(samples))
-        who = {"cpu": {"png": "libspng", "jpeg": "libjpeg-turbo"}[file_format], "dali": "DALI"}[loader]
+        who = LOADERS[loader].decoders.get(file_format, LOADERS[loader].title)
         text = f"a shard of {file_format.upper()} by {who}: {len(samples)} images, at most {worst} of 255 from Pillow's"
         if worst <= (0 if file_format == "png" else 3):
             yield Finding("ok", "decoding", text)
         else:
-            yield Finding("fail", "decoding", text, "use data.loader=cpu, or reinstall the decoder")
+            yield Finding("fail", "decoding", text, f"use data.loader={USUAL_LOADER}, or reinstall the decoder")
 
     def processes_agree(self) -> Iterator[Finding]:
         """A run on all processes against the same on one."""

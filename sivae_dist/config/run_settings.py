@@ -17,7 +17,7 @@ from sivae_dist.checkpoint.settings import CheckpointSettings, InitSettings
 from sivae_dist.config.imports import import_all, recorded
 from sivae_dist.config.names import config_path
 from sivae_dist.config.yaml_reading import dump, parse, read_yaml
-from sivae_dist.engines.settings import EngineSettings
+from sivae_dist.engines.settings import AnyEngine
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.models import AnyModel
 from sivae_dist.monitoring.settings import MonitoringSettings
@@ -55,7 +55,7 @@ class RunSettings(Settings):
     """Adam, for both networks."""
     ema: EmaSettings = EmaSettings()
     """The moving average of the weights, with which samples are drawn."""
-    engine: EngineSettings = Field({}, validate_default=True)
+    engine: AnyEngine = Field({}, validate_default=True)
     """How the steps are computed, and how processes share them."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """When the run is saved, and which checkpoints stay."""

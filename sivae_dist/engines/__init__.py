@@ -4,14 +4,14 @@ from torch import nn
 
 from sivae_dist.engines.base import Engine, NetworkT
 from sivae_dist.engines.ddp import DdpEngine
-from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.engines.settings import EngineSettings, ZeroSettings
 from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings
 
 __all__ = ["Engine", "make_engine"]
 
 
 def make_engine(
-    settings: DdpSettings | ZeroSettings,
+    settings: EngineSettings,
     optimizer: OptimizerSettings,
     ema: EmaSettings,
     name: str,
@@ -19,7 +19,7 @@ def make_engine(
     partner: nn.Module,
 ) -> Engine[NetworkT]:
     """The engine of one player that the settings name; all processes make it together."""
-    if settings.name == "ddp":
+    if not isinstance(settings, ZeroSettings):
         return DdpEngine(settings, optimizer, ema, name, network, partner)
     from sivae_dist.engines.zero_divided import ENGINES  # DeepSpeed takes seconds
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
-from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.step.optimizer import Ema, EmaSettings, OptimizerSettings
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -39,7 +39,7 @@ class Engine(ABC, Generic[NetworkT]):
 
     def __init__(
         self,
-        settings: DdpSettings | ZeroSettings,
+        settings: EngineSettings,
         optimizer: OptimizerSettings,
         ema: EmaSettings,
         name: str,

@@ -1,8 +1,9 @@
 """How a run is trained: with which engine, in which precision, and what of DeepSpeed's own configuration."""
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import BeforeValidator, field_validator, model_validator
@@ -20,11 +21,26 @@ def _micro_batch(value: object) -> object:
     return value
 
 
+class Held(NamedTuple):
+    """Bytes that one process holds throughout a step (train/memory.py)."""
+
+    weights: int
+    optimizer: int
+    gradients: int
+
+
 MicroBatch = Annotated[int | dict[int, int] | Literal["auto"] | None, BeforeValidator(_micro_batch)]
 
 
-class _EngineSettings(Settings):
-    """What every engine has."""
+class EngineSettings(Settings, ABC):
+    """What every engine has, and what others ask of one without knowing which it is."""
+
+    waits: ClassVar[bool] = False
+    """Whether a rehearsal communicates, so that a process whose memory does not suffice leaves the others waiting."""
+    lighter: ClassVar[str | None] = None
+    """An engine that holds less in each of several processes, as an override."""
+    examined: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    """Settings beside the name with which `sivae doctor` compares it to the others."""
 
     precision: Precision = "fp32"
     """`fp32`: IEEE single precision. `tf32`: the same, with factors of products and convolutions rounded to 10 bits on
@@ -80,11 +96,26 @@ class _EngineSettings(Settings):
         limit = (limits.get(resolution) if isinstance(limits, dict) else limits) or share
         return next(k for k in range(1, share + 1) if share % k == 0 and share // k <= limit)
 
+    @abstractmethod
+    def held(self, whole: int, trained: int, updated: list[int], processes: int, kept: bool) -> Held:
+        """What a process holds of both networks, in bytes.
 
-class DdpSettings(_EngineSettings):
+        `whole`: of all weights, `trained`: of those with moments, `updated`: of each network's in use. `kept`: whether
+        gradients live beyond one backward.
+        """
+
+
+class DdpSettings(EngineSettings):
     """torch's DistributedDataParallel."""
 
     name: Literal["ddp"] = "ddp"
+
+    lighter: ClassVar[str | None] = "'engine={name: zero, stage: 2}'"
+
+    def held(self, whole: int, trained: int, updated: list[int], processes: int, kept: bool) -> Held:
+        # DDP's buckets stay, of both players; alone, gradients live for one player's update.
+        gradients = sum(updated) if processes > 1 else max(updated) if kept else 0
+        return Held(weights=2 * whole, optimizer=2 * trained, gradients=gradients)
 
 
 _OWN = {
@@ -120,6 +151,9 @@ _FREE: dict[str, type] = {
 _BUCKET = 1 << 23
 """Elements that are sent at once: 34 MB. DeepSpeed's own 5e8 would cost each player 2 GB, more than the networks do."""
 
+BUFFERS = 2 * 4 * _BUCKET
+"""Bytes that gradients are sent through, twice so that one is filled while the other is sent."""
+
 
 def _read(value: object) -> object:
     """What a JSON file holds, if it is one that is named."""
@@ -131,7 +165,7 @@ def _read(value: object) -> object:
         raise ValueError(f"{value} cannot be read as JSON: {error}") from None
 
 
-class ZeroSettings(_EngineSettings):
+class ZeroSettings(EngineSettings):
     """DeepSpeed's ZeRO: what every process would hold a copy of is divided among them."""
 
     name: Literal["zero"] = "zero"
@@ -141,6 +175,9 @@ class ZeroSettings(_EngineSettings):
     """The optimizer's state, and its step, on the CPU; from stage 1 on."""
     deepspeed: Annotated[dict[str, Any], BeforeValidator(_read)] = {}
     """More of DeepSpeed's own configuration, or a JSON file that holds it. A file is read when the run is begun."""
+
+    waits: ClassVar[bool] = True
+    examined: ClassVar[tuple[dict[str, Any], ...]] = ({"stage": 1}, {"stage": 2}, {"stage": 3})
 
     @property
     def weight_format(self) -> torch.memory_format:
@@ -175,6 +212,17 @@ class ZeroSettings(_EngineSettings):
                 else f"deepspeed: {key} is none of what can be passed on: zero_optimization's {', '.join(_FREE)}"
             )
         return self
+
+    def held(self, whole: int, trained: int, updated: list[int], processes: int, kept: bool) -> Held:
+        stage, part = self.stage, lambda size: -(-size // processes)
+        # From stage 1 on DeepSpeed steps a copy of the weights, divided like the moments.
+        optimizer = 0 if self.offload else part(2 * trained + sum(updated)) if stage else 2 * trained
+        return Held(
+            # Stage 3 gathers layers as they are passed through, and most stay until the step.
+            weights=whole + part(2 * whole) if stage == 3 else 2 * whole,
+            optimizer=optimizer,
+            gradients=part(max(updated)) + BUFFERS if stage >= 2 else max(updated) + (BUFFERS if stage else 0),
+        )
 
     def configuration(self, clip: float | None) -> dict[str, Any]:
         """DeepSpeed's, with the user's own merged in."""
@@ -216,5 +264,9 @@ def _strip(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if value != "auto"}
 
 
-ENGINES: Registry[type[DdpSettings | ZeroSettings]] = Registry("engine", {"ddp": DdpSettings, "zero": ZeroSettings})
-EngineSettings = Annotated[DdpSettings | ZeroSettings, one_of(ENGINES, default="ddp")]
+ENGINES: Registry[type[EngineSettings]] = Registry("engine", {"ddp": DdpSettings, "zero": ZeroSettings})
+
+USUAL_ENGINE = "ddp"
+"""What is used unless something else is asked for."""
+
+AnyEngine = Annotated[EngineSettings, one_of(ENGINES, default=USUAL_ENGINE)]

@@ -14,7 +14,7 @@ from torch.optim import Adam
 
 from sivae_dist.engines import deepspeed_setup
 from sivae_dist.engines.base import Engine, NetworkT, Update
-from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.engines.settings import EngineSettings, ZeroSettings
 from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings, guarded_step, state_is_finite
 
 
@@ -23,7 +23,7 @@ class ZeroEngine(Engine[NetworkT]):
 
     def __init__(
         self,
-        settings: DdpSettings | ZeroSettings,
+        settings: EngineSettings,
         optimizer: OptimizerSettings,
         ema: EmaSettings,
         name: str,

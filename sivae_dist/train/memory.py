@@ -17,16 +17,13 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.engines.settings import BUFFERS
 from sivae_dist.models import Cond, Decoder, Encoder, Mixing, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.objectives import Draws
 
 _OVERHEAD = {"cuda": 1_000_000_000, "cpu": 800_000_000}
 """Of a process beside its tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
-
-_BUCKETS = 2 * 4 * (1 << 23)
-"""What DeepSpeed sends gradients through, twice so that one is filled while the other is sent (engines/settings.py)."""
 
 
 class Estimate(NamedTuple):
@@ -114,7 +111,7 @@ def estimate(
     trained = sum(_unique_bytes(_trained(n, settings.model.resolutions, resolution)) for n in networks)
     updated = [_unique_bytes(n.parts_in_use(resolution, blending)) for n in networks]
     return Estimate(
-        **_state(engine, whole, trained, updated, processes, kept),
+        **engine.held(whole, trained, updated, processes, kept)._asdict(),
         activations=activations,
         inputs=share * _input_bytes(settings, networks[1], resolution),
         overhead=_OVERHEAD[device],
@@ -139,26 +136,7 @@ def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, 
     networks = meta_networks(settings)
     activations = _GENEROUS * batch * settings.model.feature_values(resolution) * settings.engine.dtype.itemsize
     inputs = share * _input_bytes(settings, networks[1], resolution)
-    return activations + inputs + 8 * sum(map(_bytes, networks)) + _BUCKETS + _OVERHEAD["cuda"] <= room
-
-
-def _state(
-    engine: DdpSettings | ZeroSettings, whole: int, trained: int, updated: list[int], processes: int, kept: bool
-) -> dict[str, int]:
-    """What an engine holds of both networks: `whole` their bytes, `trained` those with moments, `updated` in use."""
-    if isinstance(engine, DdpSettings):
-        # DDP's buckets stay, of both players; alone, gradients live for one player's update.
-        gradients = sum(updated) if processes > 1 else max(updated) if kept else 0
-        return {"weights": 2 * whole, "optimizer": 2 * trained, "gradients": gradients}
-    stage, part = engine.stage, lambda size: -(-size // processes)
-    # From stage 1 on DeepSpeed steps a copy of the weights, divided like the moments.
-    held = 0 if engine.offload else part(2 * trained + sum(updated)) if stage else 2 * trained
-    return {
-        # Stage 3 gathers layers as they are passed through, and most stay until the step.
-        "weights": whole + part(2 * whole) if stage == 3 else 2 * whole,
-        "optimizer": held,
-        "gradients": part(max(updated)) + _BUCKETS if stage >= 2 else max(updated) + (_BUCKETS if stage else 0),
-    }
+    return activations + inputs + 8 * sum(map(_bytes, networks)) + BUFFERS + _OVERHEAD["cuda"] <= room
 
 
 class _Traced:

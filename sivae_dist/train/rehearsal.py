@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.engines.settings import DdpSettings, ZeroSettings
+from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models import Cond, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.objectives import Draws
@@ -51,7 +51,7 @@ class Rehearsal:
         self.draw = draw
         self.say = say
 
-    def fitted(self, images: int, record: Path) -> DdpSettings | ZeroSettings:
+    def fitted(self, images: int, record: Path) -> EngineSettings:
         """The engine's settings with micro-batches that fit, for a run that stands at `images`.
 
         What `engine.max_batch_per_rank=auto` comes to is kept in `record`, and taken from there on the same hardware.
@@ -101,8 +101,8 @@ class Rehearsal:
         if smaller is not None:
             return f"{where}: set engine.max_batch_per_rank={smaller}, which does, or auto"
         remedies = ["a smaller model"]
-        if isinstance(self.engine, DdpSettings) and world_size() > 1:
-            remedies.insert(0, "'engine={name: zero, stage: 2}'")
+        if self.engine.lighter is not None and world_size() > 1:
+            remedies.insert(0, self.engine.lighter)
         if not self.engine.checkpoint_activations:
             remedies.insert(0, "engine.checkpoint_activations=true")
         return f"{where}, and neither does one at a time: try {' or '.join(remedies)}"
@@ -182,7 +182,7 @@ class Rehearsal:
                 self.say(f"memory: {batch} images at {resolution} px take {peak / 1e9:.1f} GB of {self._memory()}")
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
-        if not fits and self.engine.name == "zero" and world_size() > 1:
+        if not fits and self.engine.waits and world_size() > 1:
             # The others wait in a collective that this process will never enter, so it cannot look any further.
             smaller = next((b for b in _divisors(self._share(step)) if b < batch), None)
             raise ValueError(self._refusal(step, batch, smaller).replace(", which does,", " or less,"))

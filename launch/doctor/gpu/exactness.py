@@ -12,11 +12,13 @@ from launch.doctor.selftest import TOLERANCE
 from launch.steps import Stepper, copied, same, worst
 from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver
 from sivae_dist.checkpoint.settings import CheckpointSettings
+from sivae_dist.engines.settings import USUAL_ENGINE
 from sivae_dist.step.randomness import normals
 
 _NOISE = 699_008
 """Values of layer noise of one decoding of ffhq256 at 256 px; so many in one draw would depend on the GPU's model."""
 _POSITIONS = 4
+_PLAIN = f"engine.name={USUAL_ENGINE}"
 
 
 def against_cpu(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
@@ -26,7 +28,7 @@ def against_cpu(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     cpu = torch.device("cpu")
 
     def one(device: torch.device) -> dict[str, torch.Tensor]:
-        settings = course.settings("engine={name: ddp, precision: fp64}", "optimizer.eps=1e-3")
+        settings = course.settings(f"engine={{name: {USUAL_ENGINE}, precision: fp64}}", "optimizer.eps=1e-3")
         stepper = Stepper(settings, device, side)
         stepper.step(stepper.images(2), stepper.draws(2, on=cpu))
         return copied(stepper.players.tensors())
@@ -46,7 +48,7 @@ def exactness(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _saved(course: Course) -> Iterator[Finding]:
     """A checkpoint that is written while steps are taken, against a copy from before them."""
-    stepper = course.stepper(course.sizes[-1][0], "engine.name=ddp")
+    stepper = course.stepper(course.sizes[-1][0], _PLAIN)
     x, draws = stepper.images(2), stepper.draws(2)
     stepper.step(x, draws)
     folder = CheckpointFolder(course.test.root / "saved")
@@ -77,7 +79,7 @@ def _repeated(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
     def steps(deterministic: bool) -> dict[str, torch.Tensor]:
         exactly = f"engine.deterministic={str(deterministic).lower()}"
-        stepper = course.stepper(min(64, course.config.model.final_resolution), "engine.name=ddp", exactly)
+        stepper = course.stepper(min(64, course.config.model.final_resolution), _PLAIN, exactly)
         x, draws = stepper.images(2), stepper.draws(2)
         for _ in range(course.steps):
             stepper.step(x, draws)
@@ -100,7 +102,7 @@ def _repeated(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _poisoned(course: Course) -> Iterator[Finding]:
     """A moment that is not a number: the step must not be taken."""
-    stepper = course.stepper(course.sizes[-1][0], "engine.name=ddp")
+    stepper = course.stepper(course.sizes[-1][0], _PLAIN)
     x, draws = stepper.images(2), stepper.draws(2)
     stepper.step(x, draws)
     engine = stepper.players.encoder_engine

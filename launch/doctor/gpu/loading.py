@@ -1,4 +1,4 @@
-"""Point 9: images decoded on the GPU against those decoded by the CPU."""
+"""Point 9: the loaders against each other, images decoded on the GPU against those decoded by the CPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from data_pipelines.dataset import Request
-from data_pipelines.images.dali_loader import import_dali
 from data_pipelines.images.dataset import ImageSettings
+from data_pipelines.images.loaders import LOADERS, USUAL_LOADER
 from launch.doctor.gpu.course import Course
 from launch.doctor.report import Finding
 
@@ -19,28 +19,31 @@ _APART = 8
 
 
 def loaders(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """JPEGs through both loaders: images a second, and the largest difference of a pixel."""
-    try:
-        import_dali()
-    except ValueError:
-        yield Finding(
-            "ok", "9 DALI", "left out: it is not installed", "pip install nvidia-dali-cuda130 where it is wanted"
+    """JPEGs through every loader: images a second, and the largest difference of a pixel from the usual one's."""
+    usual: torch.Tensor | None = None
+    for name, kind in LOADERS.items():
+        if name == USUAL_LOADER:
+            continue
+        try:
+            kind.check()
+        except ValueError:
+            yield Finding(
+                "ok", f"9 {kind.title}", "left out: it is not installed", f"{kind.install} where it is wanted"
+            )
+            continue
+        if usual is None:
+            usual, facts[USUAL_LOADER] = _read(course, USUAL_LOADER)
+        first, facts[name] = _read(course, name)
+        apart = int((usual - first).abs().max() * 127.5 + 0.5)
+        facts["apart"] = max(apart, facts.get("apart", 0))
+        text = (
+            f"JPEGs of {course.side} px: {USUAL_LOADER} {facts[USUAL_LOADER]:,.0f}, {name} {facts[name]:,.0f} images/s "
+            f"with 4 threads; pixels at most {apart} of 255 apart"
         )
-        return
-    first: dict[str, torch.Tensor] = {}
-    for loader in ("cpu", "dali"):
-        first[loader], rate = _read(course, loader)
-        facts[loader] = rate
-    apart = int((first["cpu"] - first["dali"]).abs().max() * 127.5 + 0.5)
-    facts["apart"] = apart
-    text = (
-        f"JPEGs of {course.side} px: cpu {facts['cpu']:,.0f}, dali {facts['dali']:,.0f} images/s with 4 threads; "
-        f"pixels at most {apart} of 255 apart"
-    )
-    if apart <= _APART:
-        yield Finding("ok", "9 DALI", text)
-    else:
-        yield Finding("fail", "9 DALI", text, "use data.loader=cpu; send the JSON")
+        if apart <= _APART:
+            yield Finding("ok", f"9 {kind.title}", text)
+        else:
+            yield Finding("fail", f"9 {kind.title}", text, f"use data.loader={USUAL_LOADER}; send the JSON")
 
 
 def _read(course: Course, loader: str) -> tuple[torch.Tensor, float]:

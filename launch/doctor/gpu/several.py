@@ -13,6 +13,7 @@ from launch.doctor.gpu.course import Course
 from launch.doctor.report import Finding
 from launch.doctor.selftest import last_tensors
 from launch.steps import apart, same
+from sivae_dist.engines.settings import ENGINES
 from sivae_dist.run.directory import RunDirectory
 
 _PATIENCE = 180.0
@@ -111,11 +112,13 @@ def _contexts() -> list[str]:
 
 
 def engines(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """The same run with DDP and with ZeRO 1, 2 and 3."""
-    runs = {"ddp": "{name: ddp}"} | {f"zero {stage}": f"{{name: zero, stage: {stage}}}" for stage in (1, 2, 3)}
-    reference = None
-    for name, engine in runs.items():
-        run = course.test.begin(name.replace(" ", "-"), f"engine={engine}")
+    """The same run with every engine."""
+    chosen = [{"name": name} | more for name, kind in ENGINES.items() for more in kind.examined]
+    runs = {" ".join(map(str, settings.values())): settings for settings in chosen}
+    first, reference = next(iter(runs)), None
+    for name, settings in runs.items():
+        engine = ", ".join(f"{key}: {value}" for key, value in settings.items())
+        run = course.test.begin(name.replace(" ", "-"), f"engine={{{engine}}}")
         start = time.monotonic()
         code, last = course.test.together(run)
         facts[name] = {"seconds": time.monotonic() - start, "code": code}
@@ -124,12 +127,13 @@ def engines(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("fail", "7 engines", f"{name} on {course.processes} process(es) failed: {last}", todo)
             continue
         tensors = last_tensors(run)
-        if name == "ddp":
+        if name == first:
             reference = tensors
         elif reference is not None:
             size = apart(tensors, reference)
             facts[name]["difference"] = size
-            text = f"{name} against ddp, 8 steps in fp32 on {course.processes} process(es): weights {size:.1e} apart"
+            on = f"{course.processes} process(es)"
+            text = f"{name} against {first}, 8 steps in fp32 on {on}: weights {size:.1e} apart"
             fine = size < _ENGINES_AGREE
             yield Finding("ok" if fine else "fail", "7 engines", text, "" if fine else "send the JSON")
 

@@ -10,6 +10,7 @@ import torch
 from launch.doctor.gpu.course import Course, timed
 from launch.doctor.report import Finding
 from launch.steps import Stepper
+from sivae_dist.engines.settings import USUAL_ENGINE
 from sivae_dist.process.stopping import Stop
 from sivae_dist.train.memory import estimate
 
@@ -86,7 +87,7 @@ def speed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
             )
             try:
                 start = perf_counter()
-                stepper = course.stepper(resolution, "engine.name=ddp", *assignments)
+                stepper = course.stepper(resolution, f"engine.name={USUAL_ENGINE}", *assignments)
                 took = timed(course, stepper, images)
             except torch.OutOfMemoryError:
                 row["error"] = "out of memory"
@@ -120,7 +121,7 @@ def largest(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     facts |= {"batch": course.batch, "estimate": expected._asdict()}
     stepper: Stepper | None = None
     try:
-        stepper = course.stepper(top, "engine.name=ddp", blending=True)
+        stepper = course.stepper(top, f"engine.name={USUAL_ENGINE}", blending=True)
         x, draws = stepper.images(course.batch), stepper.draws(course.batch)
         taken = stepper.step(x, draws)["taken"]
         fine = bool(taken)
