@@ -56,6 +56,15 @@ def test_a_sweep_that_grows_keeps_the_names_of_its_runs(tmp_path: Path) -> None:
     assert [path.name for path in runs_in(tmp_path)] == ["0000-seed=0-images=_4_200", "0001-x"]
 
 
+def test_in_a_file_every_run_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """However much its state has to say: scripts read these lines."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    state = "failed: " + "a word of it " * 200
+    show(["images"], [TableRow("a", state, ["16"]), TableRow("b", "finished", ["48"])])
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert state.strip() in first and second.split() == ["b", "finished", "48"]
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_nothing_of_a_table_is_lost_at_any_width(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
