@@ -18,7 +18,7 @@ from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_COLUMNS = ("fault", "tried", "survived", "work lost (images, max)", "what the user is told")
+_COLUMNS = ("fault", "tried", "survived", "work lost (images, max)", "message to the user")
 _TOLD_FIRST = ("error:", "warning:", "note:", "stopped", "interrupted", "continuing", "starting")
 
 
