@@ -1,12 +1,11 @@
 # docker build -t sivae .
 # docker run --gpus all --ipc=host --user $(id -u):$(id -g) -v /my/data:/workspace/data -v /my/runs:/workspace/runs sivae train ...
-#
-# docs/install.md explains it, and docs/slurm.md its use under SLURM. CUDA comes with the pinned wheels of torch; the host
-# needs only NVIDIA's driver and container toolkit.
+# See docs/install.md, and docs/slurm.md for SLURM. CUDA comes with the pinned wheels of torch; the host needs only
+# NVIDIA's driver and container toolkit.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
-# make builds the environment; torch.compile needs a C++ compiler at run time; git names the commit a run came from.
+# make builds the environment; torch.compile needs a C++ compiler at run time; git records the commit of a run.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ git make \
     && rm -rf /var/lib/apt/lists/*
@@ -14,7 +13,7 @@ RUN apt-get update \
 ENV SIVAE_ENVS=/opt/sivae-envs
 WORKDIR /opt/sivae
 
-# The environment depends on these three files alone, so that a change in the sources does not rebuild it.
+# The environment depends only on these three files, so that a change in the sources does not rebuild it.
 COPY Makefile pyproject.toml constraints.txt ./
 RUN PIP_NO_CACHE_DIR=1 make env \
     && ln -s "$(dirname "$(make env | tail -n 1)")" /opt/sivae-env
@@ -24,8 +23,8 @@ RUN useradd --create-home --uid 1000 sivae \
     && install -d -o sivae -g sivae /workspace
 
 # HOME is writable for any --user, since torch.compile and triton keep caches there.
-# The NVIDIA variables are what makes container runtimes other than `docker run --gpus` (enroot, pyxis, Kubernetes) bring
-# the GPUs in: their hook does nothing when NVIDIA_VISIBLE_DEVICES is unset.
+# Container runtimes other than `docker run --gpus` (enroot, pyxis, Kubernetes) need the NVIDIA variables to add the GPUs:
+# their hook does nothing when NVIDIA_VISIBLE_DEVICES is unset.
 RUN install -d -m 1777 /tmp/home
 ENV PATH=/opt/sivae-env/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \

@@ -1,8 +1,8 @@
 # Every target does its own set-up: `make test` or `make demo` on a fresh clone is enough.
 #
-# The pinned environment holds the dependencies only and lies outside the clone, under SIVAE_ENVS, in a folder named
-# after what it is made from; clones with the same pins share it. Each clone has a thin environment of its own on top,
-# with `sivae`, so that the command always runs the code of the clone that it was made for.
+# The pinned environment holds only the dependencies and lies outside the clone, under SIVAE_ENVS, in a folder named
+# after its pins; clones with the same pins share it. Each clone has a thin environment of its own on top, with `sivae`,
+# so that the command always runs the code of its clone.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,7 +23,7 @@ PYTHON := $(shell for p in $(SIVAE_PYTHON) python3.11 python3 python3.12 python3
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then command -v $$p; break; fi; done)
 version := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
-# What decides the environment: the pins and the dependency lists (not the linters' settings).
+# The environment depends on the pins and the dependency lists (not on the linters' settings).
 dependency_part := sed -n '/^dependencies = \[/,/^\]/p; /^\[project.optional-dependencies\]/,/^\[project.scripts\]/p' pyproject.toml
 key := $(shell { cat constraints.txt; $(dependency_part); } | sha256sum | cut -c1-12)
 ENV := $(SIVAE_ENVS)/py$(version)-$(key)
@@ -37,17 +37,17 @@ help:
 	echo 'make env     set up everything and print the folder that holds sivae: export PATH="$$(make env):$$PATH"'
 	echo "make check   ruff, mypy and the unit tests, for every edit (4 minutes on 2 cores)"
 	echo "make test    ruff, mypy and all tests (half an hour; PYTEST_ARGS='-k name' narrows the tests)"
-	echo "make lint    ruff and mypy only          make format   rewrite the sources as ruff wants them"
+	echo "make lint    ruff and mypy only          make format   format the sources with ruff"
 	echo "make reference   write docs/settings.md from the code"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
-	echo "make faults  kill, signal, fill disks and damage files, and print the table (ARGS='--help' tells more; 40 minutes)"
-	echo "make bench   measure everything; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation, -engines: one thing (ARGS='--help')"
+	echo "make faults  kill, signal, fill disks and damage files, and print the table (40 minutes; ARGS='--help' lists the options)"
+	echo "make bench   run all benchmarks; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation, -engines: one (ARGS='--help')"
 	echo "make sivae   run the command: make sivae ARGS='train --help'"
-	echo "make wheel   build dist/sivae-*.whl      make clean    remove what the tools left in the clone"
-	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 7 GB; delete that folder to be rid of it."
+	echo "make wheel   build dist/sivae-*.whl      make clean    remove files that the tools left in the clone"
+	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 7 GB; delete that folder to remove it."
 
-# The clone's own environment: sivae, and the commands that a user of it types as well. What pip installs goes here and
-# leaves the pinned environment alone.
+# The clone's own environment: sivae, and further commands for its users. pip installs here and leaves the pinned
+# environment unchanged.
 env: pinned
 	made="$(CLONE_ENV)/made-from"
 	if [ "$$(cat "$$made" 2>/dev/null)" != "$(BIN) $(CURDIR)" ]; then
@@ -68,7 +68,7 @@ env: pinned
 	fi
 	echo "$(CLONE_ENV)/bin"
 
-# .ready is written last, so an interrupted build is started anew; the lock keeps two makes apart.
+# .ready is written last, so an interrupted build is started again; the lock excludes a second make.
 pinned:
 	if [ -z "$(PYTHON)" ]; then
 		echo "error: no Python 3.11 or newer found; install one (Debian: apt-get install python3) or set SIVAE_PYTHON" >&2
@@ -139,7 +139,7 @@ format: pinned
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
-# docs/settings.md and the keys that a shell completes, from the code; a test fails when they are out of date.
+# Writes docs/settings.md and the keys for shell completion from the code; a test fails when they are out of date.
 reference: pinned
 	exec "$(BIN)/python" -m sivae_dist.config.reference
 
@@ -155,8 +155,8 @@ bench: bench-loader bench-prepare bench-scale bench-verify bench-checkpoint benc
 bench-checkpoint bench-engines bench-evaluation bench-prepare bench-scale bench-verify: bench-%: pinned
 	exec "$(BIN)/python" -m benchmarks.$* $(ARGS)
 
-# Other loaders live in an environment on top of the pinned one, which they must not change; without them, or without
-# a network, what is missing is named in the table.
+# Other loaders are installed into an environment on top of the pinned one, which they must not change. The table names
+# those that are missing, for example without a network.
 PEERS := $(ENV)-peers-$(shell sha256sum benchmarks/peers.txt | cut -c1-8)
 
 bench-peers: pinned
