@@ -1,1 +1,1 @@
-"""The `sivae` command, and how processes are started."""
+"""The `sivae` command, and starting its processes."""

@@ -1,4 +1,4 @@
-"""What a job imports: a snapshot of the checkout that it was submitted from, or the installed package."""
+"""The code that a job imports: a snapshot of the checkout it was submitted from, or the installed package."""
 
 import os
 import shutil
@@ -12,10 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def snapshot(run: Path) -> Path | None:
-    """A copy of the checkout that this comes from, as it is now, with code that git does not know yet; None when it is
-    installed and not a checkout.
+    """Copies the current checkout, including untracked Python files; returns None if sivae is installed as a package.
 
-    Raises ValueError when it cannot be made.
+    Raises ValueError if the copy fails.
     """
     from submitit.helpers import RsyncSnapshot
 
@@ -37,21 +36,23 @@ def snapshot(run: Path) -> Path | None:
             "--depth=1",
             f"file://{ROOT}",
             str(copy),
-        ]  # which submitit would not do quietly
+        ]  # submitit's own clone would not be quiet
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(clone, capture_output=True, check=True)
         with RsyncSnapshot(copy, root_dir=ROOT, include=[name for name in names if name]):
             return copy
     except subprocess.CalledProcessError:
         raise ValueError(
-            f"no snapshot of the code can be taken: `git status` in {ROOT} tells which files are missing"
+            f"cannot take a snapshot of the code: `git status` in {ROOT} shows which files are missing"
         ) from None
 
 
 def importing(code: Path | None) -> dict[str, str]:
-    """Environment variables by which a child process imports from a snapshot, or what this process runs, and never
-    from the current directory, where `python -m` would look first: a user's folder may be called `launch`."""
-    if code is None and (ROOT / "pyproject.toml").exists():  # otherwise it is installed, and found without a path
+    """Environment variables that make a child process import from a snapshot, or else the same code as this process.
+
+    They exclude the current directory, which `python -m` would search first: a user's folder may be called `launch`.
+    """
+    if code is None and (ROOT / "pyproject.toml").exists():  # an installed package is found without a path
         code = ROOT
     paths = [str(code)] if code is not None else []
     paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in paths]
@@ -59,7 +60,7 @@ def importing(code: Path | None) -> dict[str, str]:
 
 
 def describe(code: Path | None) -> str:
-    """For the record."""
+    """The code's origin as recorded in jobs.jsonl."""
     if code is None and (ROOT / ".git").exists():
         return f"{ROOT}, as it was at each start"
     return str(code) if code is not None else f"sivae {__version__}"

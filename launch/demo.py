@@ -1,6 +1,6 @@
-"""`make demo`: the whole path on drawn faces, on two processes (one where there is one GPU), with a kill in the middle.
+"""`make demo`: the whole workflow on drawn faces, on two processes (one if there is one GPU), killed once and resumed.
 
-Every step is a command that a user could type; it is shown before it runs. What is there already is not made again.
+Every step is a command that a user could type, and is shown before it runs. Existing results are reused.
 """
 
 import os
@@ -25,7 +25,7 @@ DATA = Path("data/faces")
 RUN = RunDirectory(Path("runs/demo"))
 FACES, TEST = 6000, 368
 KILL_AT = 20_000
-"""Images seen at which the training processes are killed: in the middle of the 16 px phase."""
+"""Images seen at which the training processes are killed, in the middle of the 16 px phase."""
 PICTURES: dict[str, tuple[object, ...]] = {
     "samples": ("sample", RUN.path),
     "reconstructions": ("reconstruct", RUN.path, "--count", 24),
@@ -34,7 +34,7 @@ PICTURES: dict[str, tuple[object, ...]] = {
     "curves": ("curves", RUN.path),
 }
 PATIENCE = 600
-"""Seconds to wait for that position before giving up."""
+"""Seconds to wait for KILL_AT before giving up."""
 
 
 def sivae(*arguments: object) -> list[str]:
@@ -49,7 +49,7 @@ def run(*arguments: object) -> None:
 
 
 def train_until_killed(*arguments: object) -> None:
-    """Starts training in a process group of its own and ends all of it with SIGKILL at KILL_AT images."""
+    """Starts training in its own process group and kills the whole group at KILL_AT images."""
     process = subprocess.Popen(sivae(*arguments), start_new_session=True)
     try:
         deadline = time.monotonic() + PATIENCE
@@ -69,19 +69,19 @@ def train_until_killed(*arguments: object) -> None:
 
 
 def place() -> tuple[str, int]:
-    """The device, and how many processes: two, each with a GPU of its own where there are any."""
+    """The device and the number of processes: two, or one if there is a single GPU."""
     try:
         gpus = usable_gpus("auto")
         for number in range(min(2, gpus)):
             check_architecture(torch.device("cuda", number))
     except ValueError as error:
-        print(f"note: {error}. The demo does.")
+        print(f"note: {error}. The demo uses the CPU.")
         return "cpu", 2
     return "auto", min(2, gpus or 2)
 
 
 def images_seen() -> int:
-    """Images at the last complete row of the run's metrics."""
+    """Images seen according to the last complete row of the run's metrics."""
     row = last_row(RUN.metrics)
     return 0 if row is None else int(row["images"])
 

@@ -1,4 +1,4 @@
-"""What launchers leave in the environment. Without torch, for commands that start no process."""
+"""Environment variables set by launchers. Does not import torch, for commands that start no processes."""
 
 import os
 from collections.abc import MutableMapping
@@ -24,11 +24,11 @@ _PREFIX = "TORCHELASTIC_"
 
 
 def forget_launchers(environment: MutableMapping[str, str] = os.environ) -> dict[str, str]:
-    """Removes what describes a group of processes to torch, and returns it.
+    """Removes the variables that describe a process group to torch, and returns them.
 
-    Kubernetes' PyTorchJob, AzureML and SageMaker set it in every container, and others leave it behind with `export`.
-    A command that starts its processes itself must not take it for its own: it would wait for processes that nobody
-    starts. `python -m launch.worker`, the process of any launcher, does not call this.
+    Kubernetes' PyTorchJob, AzureML and SageMaker set them in every container, and users leave them behind with
+    `export`. A command that starts its own processes must not use them, or it would wait for processes that nobody
+    starts. `python -m launch.worker`, which any launcher starts, does not call this.
     """
     found = [name for name in environment if name in _NAMES or name.startswith(_PREFIX)]
     return {name: environment.pop(name) for name in found}

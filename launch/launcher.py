@@ -48,15 +48,15 @@ def start(arguments: list[str], logs: Logs, processes: int) -> int:
     stale = forget_launchers()
     if stale.get("WORLD_SIZE", "1") != "1":
         print(
-            f"note: WORLD_SIZE={stale['WORLD_SIZE']} in the environment is another launcher's and is not used: "
-            f"--nproc says how many processes this command starts, {processes}",
+            f"note: ignoring WORLD_SIZE={stale['WORLD_SIZE']} in the environment, which is another launcher's: "
+            f"this command starts {processes} processes, as --nproc says",
             file=sys.stderr,
         )
     logs.forget_failure()
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // processes))
     os.environ.setdefault("OMP_NUM_THREADS", threads)
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", threads)  # its own default is up to 32 for each process
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", threads)  # torch's default is up to 32 per process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
     if processes == 1:
         from launch.worker import main
@@ -70,11 +70,11 @@ def start(arguments: list[str], logs: Logs, processes: int) -> int:
 
 def _start(arguments: list[str], logs: Logs, processes: int) -> int:
     ids: list[int] = []
-    with _forwarding(ids) as told:
+    with _forwarding(ids) as received:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
 
-        # Where the processes find each other; the system chooses a free port, and nobody can take it meanwhile.
+        # The rendezvous: the system chooses a free port, which the open store keeps others from taking.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         shared = {
             "WORLD_SIZE": str(processes),
@@ -86,11 +86,11 @@ def _start(arguments: list[str], logs: Logs, processes: int) -> int:
             "TORCHELASTIC_RUN_ID": "sivae",
             "SIVAE_LAUNCHER": str(os.getpid()),
         }
-        # The first process owns the terminal; what the others print goes to files.
+        # The first process owns the terminal; the output of the others goes to files.
         logs.path.mkdir(parents=True, exist_ok=True)
         specs = DefaultLogsSpecs(log_dir=str(logs.path), redirects={rank: Std.ALL for rank in range(1, processes)})
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say ourselves what failed
-        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # and hand signals on ourselves
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # and forward signals ourselves
         startup.doing(f"starting {processes} processes")
         context = start_processes(
             name="sivae",
@@ -100,9 +100,9 @@ def _start(arguments: list[str], logs: Logs, processes: int) -> int:
             logs_specs=specs,
         )
         ids += context.pids().values()
-        if told:  # before there was anybody to hand it on to
+        if received:  # before there was a process to forward it to
             _send(ids, signal.SIGTERM)
-        silent_from = monotonic() + 2 * startup.SECONDS  # the first process speaks for itself by then
+        silent_from = monotonic() + 2 * startup.SECONDS  # by then the first process reports its own progress
         while True:
             start = monotonic()
             if start > silent_from:
@@ -110,11 +110,11 @@ def _start(arguments: list[str], logs: Logs, processes: int) -> int:
             if (result := context.wait(_POLL_SECONDS, period=_POLL_SECONDS)) is not None:
                 break
     codes = {failure.exitcode for failure in result.failures.values()}
-    if told.count(signal.SIGINT) > 1:
+    if received.count(signal.SIGINT) > 1:
         return INTERRUPTED
     killed_late = monotonic() - start > _PATIENCE
     asked = {STOPPED}
-    if told:  # a process that did not listen yet ends at once, and others wait for it; none has anything to save
+    if received:  # a process without handlers yet ends immediately, while others wait for it; none has work to save
         asked |= {-signal.SIGTERM, -signal.SIGKILL} if killed_late else {-signal.SIGTERM}
     if codes <= asked:
         return STOPPED if codes else 0
@@ -124,20 +124,20 @@ def _start(arguments: list[str], logs: Logs, processes: int) -> int:
 
 @contextmanager
 def _forwarding(ids: list[int]) -> Iterator[list[int]]:
-    """What this process is told by signals it tells the processes `ids`, which have sessions of their own.
+    """Forwards signals to the processes `ids`, which have their own sessions; yields the signals received.
 
-    Gives the signals received. A second Ctrl-C ends the processes whatever they are doing. The first is handed on as
-    TERM: where all processes were sent it, it must not count twice.
+    A second Ctrl-C kills the processes. The first is forwarded as TERM, so that it does not count twice in processes
+    that also received it themselves.
     """
-    told: list[int] = []
+    received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-        at_once = number == signal.SIGINT and told.count(number) > 1
-        _send(ids, signal.SIGKILL if at_once else signal.SIGTERM)
+        received.append(number)
+        kill = number == signal.SIGINT and received.count(number) > 1
+        _send(ids, signal.SIGKILL if kill else signal.SIGTERM)
 
     with handling(forward):
-        yield told
+        yield received
 
 
 def _send(ids: list[int], number: int) -> None:
@@ -150,15 +150,15 @@ def _send(ids: list[int], number: int) -> None:
 
 _USUAL_REASONS = {
     "SIGKILL": " (out of memory?)",
-    "SIGBUS": " (a mapped file could not be read any more: is its file system mounted, its disk sound?)",
+    "SIGBUS": " (a mapped file could no longer be read: check that its file system is mounted and its disk is healthy)",
 }
 
 
 def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool) -> str:
-    """Why the processes ended, in one line. `killed_late`: those that outlived the first had to be killed."""
+    """Why the processes ended, in one line. `killed_late`: the survivors of the first failure had to be killed."""
     for rank, failure in list(failures.items())[: 1 if killed_late else None]:
         if failure.exitcode in (1, STOPPED, -signal.SIGTERM):
-            continue  # it has a reason to give, or followed another
+            continue  # it has recorded its reason, or ended because of another
         if failure.exitcode > 0:
             return f"process {rank} ended with code {failure.exitcode}; see {logs.path}"
         name = signal.Signals(-failure.exitcode).name
@@ -171,7 +171,7 @@ def _cause(logs: Logs, failures: "dict[int, ProcessFailure]", killed_late: bool)
 
 if __name__ == "__main__":
     run, processes, *parent = sys.argv[1:]
-    if parent:  # a supervisor, after whose end a run saves and ends too
+    if parent:  # a supervisor: if it ends, the run saves and stops
         end_with(int(parent[0]), signal.SIGTERM)
     outlast_watchers()
     sys.exit(launch(Path(run), int(processes)))

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that one ended."""
+"""Processes that end when their parent ends, for whatever reason."""
 
 import ctypes
 import os
@@ -9,8 +9,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with(parent: int, number: signal.Signals) -> None:
-    """Has the kernel send this process a signal when its parent ends, which may be killed and then tells nobody."""
+    """Makes the kernel send this process a signal when its parent ends, even if the parent is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it was gone before we asked
+        if os.getppid() != parent:  # it had already ended
             os.kill(os.getpid(), number)

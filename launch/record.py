@@ -1,10 +1,10 @@
-"""What a run's jobs leave in its directory, so that the next one, and `sivae status`, know what happened.
+"""The record that jobs keep in a run's directory, for the next job and for `sivae status`.
 
-RUN/jobs.jsonl has a line for each submission; RUN/starts.jsonl one for each start of the run's processes, one when they
-end by themselves, and one when a job gives the run up. A run that `sivae cancel` has ended (RUN/.cancel-JOB) is not
-started again by that job.
+RUN/jobs.jsonl has a line for each submission. RUN/starts.jsonl has a line for each start of the run's processes, one
+when they end by themselves, and one when a job gives up on the run. A job does not restart a run that `sivae cancel`
+has stopped (RUN/.cancel-JOB).
 
-No torch here: this is read between two starts.
+Does not import torch, since it is read between two starts.
 """
 
 import json
@@ -17,11 +17,11 @@ from sivae_dist.run.jsonl import Row, append_rows, read_rows
 from sivae_dist.run.progress import saved_images
 
 NO_PROGRESS = 3
-"""Starts in a row that end where they began, after which a run is given up."""
+"""Number of consecutive starts without progress after which a job gives up on a run."""
 
 
 def load_index(folder: Path) -> list[Row]:
-    """The runs of a sweep's folder; none where none was submitted yet."""
+    """The runs of a sweep's folder; empty if none has been submitted yet."""
     try:
         rows: list[Row] = json.loads(SweepFolder(folder).index.read_text())
     except FileNotFoundError:
@@ -30,16 +30,13 @@ def load_index(folder: Path) -> list[Row]:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The run that lies in this directory, those of a sweep's folder, or all below it.
-
-    ValueError when there is none.
-    """
+    """The run in this directory, the runs of a sweep's folder, or all runs below it. ValueError when there is none."""
     if RunDirectory(path).exists:
         return [path]
     found = [path / row["run"] for row in load_index(path)]
     found = found or runs_below(path)
     if not found:
-        raise ValueError(f"{path} is not a run: it has no config.yaml, nor is there a run below it")
+        raise ValueError(f"{path} is not a run: it has no config.yaml, and there is no run below it")
     return found
 
 
@@ -51,11 +48,11 @@ class JobRecord:
         self.starts = self._directory.starts
 
     def submitted(self, **facts: Any) -> None:
-        self._directory.logs.forget_failure()  # of an earlier job, which was mended
+        self._directory.logs.forget_failure()  # an earlier job's, which has been fixed
         append_rows(self.jobs, [facts | {"time": time.time()}])
 
     def total(self) -> int | None:
-        """Images of the whole run, as it was submitted."""
+        """Images of the whole run, as recorded at submission."""
         job = self.last_job()
         return None if job is None else job.get("images")
 
@@ -69,23 +66,23 @@ class JobRecord:
         )
 
     def ended(self, job: str, restart: int, code: int) -> None:
-        """By itself, with an exit code of launch/worker.py."""
+        """Records that a start ended by itself, with an exit code of launch/worker.py."""
         append_rows(self.starts, [{"job": job, "restart": restart, "code": code, "time": time.time()}])
 
     def end_of(self, job: str, restart: int) -> int | None:
-        """The code with which a start ended; None when it did not end by itself."""
+        """The exit code of a start; None when it did not end by itself."""
         ends = [
             row for row in read_rows(self.starts) if "code" in row and (row["job"], row["restart"]) == (job, restart)
         ]
         return ends[-1]["code"] if ends else None
 
     def is_finished(self) -> bool:
-        """Whether the run is at its end, and has not been started again since."""
+        """Whether the run has finished, and has not been started again since."""
         rows = read_rows(self.starts)
         return bool(rows) and rows[-1].get("code") == 0
 
     def is_due(self, job: str) -> bool:
-        """Whether a start of this job is to train the run: it may be there for another's sake alone."""
+        """Whether a start of this job should train the run; a job of several runs may restart only for the others."""
         rows = read_rows(self.starts)
         done = bool(rows) and rows[-1].get("code") == 0 and rows[-1]["job"] == job
         return not (done or self.is_cancelled(job) or self.given_up(job))
@@ -94,16 +91,16 @@ class JobRecord:
         append_rows(self.starts, [{"job": job, "restart": restart, "given_up": why, "time": time.time()}])
 
     def given_up(self, job: str) -> str | None:
-        """Why a job does not start this run again, although it may go on with others."""
+        """Why a job has given up on this run, although it may continue with others; None when it has not."""
         found = [row["given_up"] for row in read_rows(self.starts) if row["job"] == job and "given_up" in row]
         return found[-1] if found else None
 
     def start(self, job: str, restart: int) -> Row | None:
-        """With `failed`, the reason, when it came to nothing."""
+        """The record of a start; it has a reason `failed` if training did not begin."""
         return next((row for row in self.starts_of(job) if row["restart"] == restart), None)
 
     def is_running(self, job: str) -> bool:
-        """Whether a start of this job has not left word of its end; it may have been killed."""
+        """Whether the last start of this job has not recorded its end; it may have been killed."""
         rows = [row for row in read_rows(self.starts) if row["job"] == job]
         return bool(rows) and "images" in rows[-1]
 
@@ -121,6 +118,6 @@ class JobRecord:
         return saved_images(self.run)
 
     def is_stuck(self, job: str) -> bool:
-        """Whether the last starts of a job all ended where they began."""
+        """Whether the last NO_PROGRESS starts of a job saved no new checkpoint."""
         last = [row["images"] for row in self.starts_of(job)][-NO_PROGRESS:]
         return len(last) == NO_PROGRESS and {*last, self.saved()} == {last[0]}

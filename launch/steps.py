@@ -1,4 +1,4 @@
-"""One step of training at a time, as the trainer takes it, on given images and draws."""
+"""Single training steps, as the trainer takes them, on given images and draws."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ class Stepper:
         return x.to(self.device, engine.dtype).contiguous(memory_format=engine.image_format(x))
 
     def draws(self, count: int, on: torch.device | None = None) -> Draws:
-        """What the trainer would draw for the first positions; `on`: drawn there, and copied to the device."""
+        """The trainer's draws for the first positions. `on`: the device to draw on before copying to `self.device`."""
         decoder, settings = self.players.decoder, self.settings
         drawn = draw(
             settings.seed,
@@ -63,7 +63,7 @@ class Stepper:
         return moved(drawn, self.device)
 
     def step(self, x: Tensor, draws: Draws, lr: float = 1e-3) -> dict[str, Tensor]:
-        """Algorithm 2, lines 4 to 28, and the averages; its terms, on the device."""
+        """Takes a step (Algorithm 2, lines 4 to 28) and updates the averages; returns its terms, on the device."""
         x = blend_real(x, self.cond.stage.blend)
         encoder = self.players.encoder_engine.update([(x, self.cond, draws)], lr, self.allowed)
         ((terms, z),) = encoder.outputs
@@ -86,12 +86,12 @@ def moved(draws: Draws, device: torch.device) -> Draws:
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, out of reach of later steps."""
+    """Copies on the CPU, which later steps do not change."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def worst(got: dict[str, Tensor], want: dict[str, Tensor]) -> tuple[str, float]:
-    """The tensor that differs most, and by how much of its norm; infinity when names differ."""
+    """The tensor with the largest relative difference, and that difference; infinity when names differ."""
     if got.keys() != want.keys():
         return "names of tensors", float("inf")
     name = max(want, key=lambda name: difference(got[name], want[name]))
@@ -99,16 +99,17 @@ def worst(got: dict[str, Tensor], want: dict[str, Tensor]) -> tuple[str, float]:
 
 
 def difference(got: Tensor, want: Tensor) -> float:
-    """Of two tensors relative to the norm; infinity when one is not finite."""
+    """Norm of the difference relative to that of `want`; infinity when either tensor is not finite."""
     got, want = got.double().cpu(), want.double().cpu()
     size = torch.linalg.vector_norm(got - want) / (torch.linalg.vector_norm(want) + 1e-3)
     return float(torch.nan_to_num(size, nan=torch.inf))
 
 
 def apart(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
-    """Of two checkpoints' tensors, the distance of all weights relative to their norm.
+    """Distance between all weights of two checkpoints, relative to their norm.
 
-    Tensor by tensor, rounding errors in fp32 would count: a bias before a normalization has a gradient of nothing else.
+    A comparison of single tensors would measure rounding errors in fp32: the gradient of a bias before a normalization
+    consists of nothing else.
     """
     names = [name for name in want if name.startswith(("encoder.", "decoder."))]
     pairs = [(got[name].double().cpu(), want[name].double().cpu()) for name in names]

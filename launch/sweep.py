@@ -24,7 +24,7 @@ from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.settings import Settings, flatten
 
 _LONGEST = 60
-"""Characters of a name, beside its number."""
+"""Maximum length of a run's name, not counting its number."""
 
 
 class Sweep(Settings):
@@ -34,7 +34,7 @@ class Sweep(Settings):
     runs: tuple[dict[str, Any], ...] = ()
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """The settings of each run beside the common ones."""
+        """The settings of each run, on top of the common ones."""
         if self.grid:
             for values in itertools.product(*self.grid.values()):
                 yield dict(zip(self.grid, values, strict=True))
@@ -42,7 +42,7 @@ class Sweep(Settings):
 
 
 def load_sweep(path: Path) -> Sweep:
-    """ValueError in one line a problem."""
+    """Raises ValueError with one line per problem."""
     values = read_yaml(path)
     try:
         sweep = Sweep.model_validate(values)
@@ -54,17 +54,17 @@ def load_sweep(path: Path) -> Sweep:
 
 
 def assignments(point: dict[str, Any]) -> list[str]:
-    """As overrides: `key=value`, the value as YAML reads it."""
+    """A point as overrides: `key=value`, with values in YAML."""
     return [f"{key}={json.dumps(value)}" for key, value in point.items()]
 
 
 def run_names(points: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
-    """Names of the runs' directories: a number that only one has, and the values that tell them apart.
+    """Names of the runs' directories: a unique number and the values that distinguish the run.
 
-    `before`: the sweep's index as it stands; a run that it knows keeps its name.
+    `before`: the sweep's existing index; runs listed in it keep their names.
     """
     flat = [flatten(point) for point in points]
-    known: dict[str, list[str]] = {}  # by their settings, which several may share
+    known: dict[str, list[str]] = {}  # names by settings, which several runs may share
     for row in before:
         point = flatten({key: row[key] for key in row if key != "run"})
         known.setdefault(_as_text(point), []).append(row["run"])
@@ -78,12 +78,12 @@ def run_names(points: list[dict[str, Any]], before: list[dict[str, Any]]) -> lis
 
 
 def _as_text(point: dict[str, Any]) -> str:
-    """What the index has of a run, whose keys were numbers, perhaps."""
+    """A point as the index stores it: JSON turns keys that are numbers into strings."""
     return json.dumps(point, sort_keys=True)
 
 
 def short_keys(points: list[dict[str, Any]]) -> dict[str, str]:
-    """The keys that differ between runs, by their last parts where these are clear."""
+    """The keys that differ between runs, shortened to their last parts where these are unique."""
     keys = dict.fromkeys(key for point in points for key in point)
     varying = [key for key in keys if len({json.dumps(point.get(key)) for point in points}) > 1]
     last = Counter(key.rpartition(".")[2] for key in varying)
@@ -91,7 +91,7 @@ def short_keys(points: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _label(point: dict[str, Any], short: Mapping[str, Any]) -> str:
-    """`beta_neg=64-seed=1`, of characters that every file system and shell takes as they are, and not too long."""
+    """`beta_neg=64-seed=1`: short, and only of characters that are safe in every file system and shell."""
     label = ""
     for key, value in point.items():
         if key not in short:
@@ -99,6 +99,6 @@ def _label(point: dict[str, Any], short: Mapping[str, Any]) -> str:
         text = json.dumps(value) if isinstance(value, list | bool | None) else str(value).rstrip("/").rpartition("/")[2]
         text = re.sub(r"[^A-Za-z0-9._+=-]+", "_", f"{short[key]}={text}").strip("_")
         if len(label) + len(text) > _LONGEST:
-            break  # the number tells the rest
+            break  # the number makes the name unique
         label += f"-{text}" if label else text
     return label

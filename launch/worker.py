@@ -3,8 +3,8 @@
     python -m launch.worker RUN            trains it
     python -m launch.worker RUN REQUEST    evaluates it (sivae_dist/evaluation/command.py)
 
-Exit codes: 0 the run is at its end; 75 it was asked to stop, saved, and can be continued; 1 it failed, and
-RUN/logs/failure.txt or RUN/logs/stacks-N.txt says why; 130 stopped at once by a second Ctrl-C.
+Exit codes: 0, the run has finished; 75, it was asked to stop, saved, and can be resumed; 1, it failed for the reason in
+RUN/logs/failure.txt or RUN/logs/stacks-N.txt; 130, it was stopped immediately by a second Ctrl-C.
 """
 
 import os
@@ -37,13 +37,13 @@ from sivae_dist.train.trainer import Trainer
 
 
 def end_with_launcher() -> None:
-    """A launcher that is killed cannot end its processes; the kernel does it instead, so that none is left behind."""
+    """Makes the kernel end this process with its launcher, which cannot do so itself when it is killed."""
     if launcher := os.environ.get("SIVAE_LAUNCHER"):
         end_with(int(launcher), signal.SIGKILL)
 
 
-def tell_of_threads(arguments: threading.ExceptHookArgs) -> None:
-    """A thread that cannot write is no news worth a traceback: whoever uses it tells what follows."""
+def report_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    """Prints no traceback for a thread that cannot write; its user reports the consequences."""
     if isinstance(arguments.exc_value, OSError):
         print(f"warning: {arguments.exc_value}", file=sys.stderr)
     else:
@@ -51,7 +51,7 @@ def tell_of_threads(arguments: threading.ExceptHookArgs) -> None:
 
 
 def main(arguments: list[str], stop: Stop) -> int:
-    """Does what `arguments` say until its end, or until asked to stop; returns an exit code."""
+    """Trains or evaluates as `arguments` say, until finished or asked to stop; returns an exit code."""
     run = RunDirectory(Path(arguments[0]))
     if len(arguments) == 1:
         return _work(run.logs, lambda: _train(run, stop))
@@ -59,8 +59,8 @@ def main(arguments: list[str], stop: Stop) -> int:
 
 
 def _work(logs: Logs, action: Callable[[], bool]) -> int:
-    """What `action` does; when it fails, all that others need to know about it."""
-    threading.excepthook = tell_of_threads
+    """Runs `action` and returns an exit code; on failure it records the reason."""
+    threading.excepthook = report_thread_error
     try:
         finished = action()
     except PeerError as error:
@@ -71,20 +71,20 @@ def _work(logs: Logs, action: Callable[[], bool]) -> int:
         line, text = f"{name}{' '.join(str(error).split())}", traceback.format_exc()
         if is_of_lost_peer(error):
             line = "another process is gone: it was killed, or its node was lost"
-            text += line  # at the end, where the reason is looked for
+            text += line  # at the end, where readers look for the reason
         try:
-            get_error_handler().record_exception(error)  # where torch's own tools look
+            get_error_handler().record_exception(error)  # for torch's own tools
             final = isinstance(error, ValueError | NonFiniteError)
             first = logs.note_failure(rank(), text, final)
-        except OSError:  # no byte is free to note it in; torch takes an empty file for a fault of its own
+        except OSError:  # the disk is full; torch would mistake an empty file for an error of its own
             if torchs := os.environ.get("TORCHELASTIC_ERROR_FILE"):
                 Path(torchs).unlink(missing_ok=True)
             logs.failure.unlink(missing_ok=True)
             print(f"error: {line}", file=sys.stderr)
             return 1
         if not first:
-            print(f"process {rank()} ends, as another did before it: {line}", file=sys.stderr)
-        elif "SIVAE_LAUNCHER" not in os.environ:  # which tells it otherwise
+            print(f"process {rank()} ends because another one failed first: {line}", file=sys.stderr)
+        elif "SIVAE_LAUNCHER" not in os.environ:  # otherwise the launcher prints it
             print(f"error: {line}", file=sys.stderr)
         return 1
     finally:
@@ -94,12 +94,12 @@ def _work(logs: Logs, action: Callable[[], bool]) -> int:
 
 
 def _begin(settings: RunSettings, logs: Logs) -> torch.device:
-    process = os.environ.get("RANK")  # one alone has a terminal to tell where it hangs
+    process = os.environ.get("RANK")  # a single process prints its stacks to the terminal
     watchdog.start(settings.watchdog, logs.stacks(int(process)) if process else None)
     set_environment(settings.engine.deterministic)
     device = pick_device(settings.device)
     configure(settings.engine.precision, settings.engine.deterministic, device)
-    # Who hangs is found by the watchdog, which tells where; the others' waiting should not end before.
+    # The watchdog finds the hanging process and reports where it hangs; the others must not time out before that.
     join(device, timedelta(seconds=2 * settings.watchdog.slow_seconds))
     return device
 
@@ -124,17 +124,17 @@ def _evaluate(run: RunDirectory, text: str, stop: Stop) -> bool:
 
 
 def process() -> NoReturn:
-    """All that a process of its own does."""
+    """The main function of a worker process."""
     end_with_launcher()
     outlast_watchers()
     stop = Stop()
-    first = os.environ.get("RANK", "0") == "0"  # what others print is for files
+    first = os.environ.get("RANK", "0") == "0"  # the output of the others goes to files
     with stop.listening(), startup.speaking("joining the other processes") if first else nullcontext():
         code = main(sys.argv[1:], stop)
         sys.stdout.flush()
         sys.stderr.flush()
-        # All files are closed. Taking the interpreter down could only change the code: threads of a process group whose
-        # other side is gone may abort meanwhile, and a signal would find nobody listening.
+        # All files are closed. Shutting the interpreter down could only change the exit code: threads of a process
+        # group whose peers are gone may abort meanwhile, and signals would no longer be handled.
         os._exit(code)
 
 

@@ -28,7 +28,7 @@ from sivae_dist import __version__
 
 
 class _Commands(TyperGroup):
-    """Says which setting an unknown option was probably meant to be."""
+    """Suggests the setting that an unknown option was probably meant to be."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -100,5 +100,5 @@ app.command()(checkpoints.checkpoints)
 
 def main() -> None:
     """Entry point of `sivae`."""
-    os.environ.update(importing(None))  # for every process that it starts
+    os.environ.update(importing(None))  # inherited by every child process
     app(prog_name="sivae")

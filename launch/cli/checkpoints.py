@@ -1,4 +1,4 @@
-"""`sivae checkpoints`: what a run has on disk."""
+"""`sivae checkpoints`: the checkpoints that a run has on disk."""
 
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ def checkpoints(
     run: Annotated[Path, typer.Argument(help="A run's directory.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its checksum.")] = False,
 ) -> None:
-    """List a run's checkpoints, oldest first; changes nothing. Code 1 when one is damaged."""
+    """List a run's checkpoints, oldest first; changes nothing. Exits with 1 if one is damaged."""
     with one_line_errors():
         from rich.box import SIMPLE
         from rich.console import Console

@@ -1,6 +1,6 @@
-"""What a shell completes: names of configurations, keys of settings and their values.
+"""Shell completion of configuration names, settings keys and their values.
 
-A shell waits for it, so torch is not loaded: the keys come from a file that is generated from the settings
+The shell waits for the result, so torch is not loaded; the keys come from a file that is generated from the settings
 (sivae_dist/config/reference.py).
 """
 
@@ -11,7 +11,7 @@ import typer
 
 
 def configurations(incomplete: str) -> list[str]:
-    """Names of the configurations that come with sivae; where none fits, bash offers files."""
+    """Names of the configurations that come with sivae; if none matches, bash offers files."""
     from sivae_dist.config.names import config_names
 
     return [name for name in config_names() if name.startswith(incomplete)]
@@ -23,10 +23,10 @@ def keys(incomplete: str) -> list[str]:
 
 
 def settings(ctx: typer.Context, incomplete: str) -> list[str]:
-    """`KEY=` for each key that fits, and of a key that is the only one, with its values as well.
+    """`KEY=` for each matching key; if only one key matches, also `KEY=VALUE` for each of its values.
 
-    So there is never one candidate alone, behind which a shell would put a space. bash takes `=` for a word of its
-    own: behind it, KEY and maybe `=` are the last words of the context, and `incomplete` is the value alone.
+    There is thus never a single candidate, after which a shell would add a space. bash treats `=` as a separate word:
+    after it, KEY and possibly `=` are the last words of the context, and `incomplete` is the value alone.
     """
     known = _known()
     given = ctx.params.get("overrides") or []

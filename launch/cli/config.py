@@ -1,4 +1,4 @@
-"""`sivae config`: which configurations there are, what one comes to, and what its settings mean."""
+"""`sivae config`: list the configurations, show one as resolved, and explain its settings."""
 
 from typing import Annotated
 
@@ -8,12 +8,12 @@ from launch.cli.completion import keys
 from launch.cli.errors import one_line_errors
 from launch.cli.options import Config, Imports, Overrides, assigned
 
-app = typer.Typer(help="Look into configurations and their settings.", no_args_is_help=True)
+app = typer.Typer(help="Inspect configurations and their settings.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_() -> None:
-    """List the configurations that come with sivae, with their hardware and what to expect of them."""
+    """List the configurations that come with sivae, with their hardware and expected results."""
     from rich.table import Table
 
     from launch.cli.tables import wide_console
@@ -43,7 +43,7 @@ def explain(
     ] = "",
     imports: Imports = None,
 ) -> None:
-    """Explain a setting: its values, default and meaning; of a group, its settings; without a key, the groups."""
+    """Explain a setting (values, default and meaning), list the settings of a group, or, without a key, the groups."""
     with one_line_errors():
         from sivae_dist.config.imports import import_all
         from sivae_dist.config.reference import explain as explained

@@ -1,4 +1,4 @@
-"""`sivae configure`: a configuration for one's own images."""
+"""`sivae configure`: a configuration for the user's own images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,14 +16,14 @@ def configure(
         typer.Option(metavar="auto|cpu|GPUS", help="auto: this machine, measured; GPUs like 1xA100-40GB, 8x80GB."),
     ] = "auto",
     resolution: Annotated[
-        int | None, typer.Option(min=4, help="Of the final images; by default what the time is enough for.")
+        int | None, typer.Option(min=4, help="Final resolution; by default the largest that fits into the time.")
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0.001, help="That training may take; by default 8 on a CPU, 48 on GPUs.")
+        float | None, typer.Option(min=0.001, help="Time limit for training; by default 8 on a CPU, 48 on GPUs.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The YAML file to write.")] = Path("my.yaml"),
 ) -> None:
-    """Write a commented configuration for a data set and a machine, and say what to expect of it."""
+    """Write a commented configuration for a data set and a machine, and print what to expect of it."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from launch.configure.command import configure as write
 

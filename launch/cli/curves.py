@@ -15,12 +15,12 @@ def curves(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The picture to write; RUN/figures/curves.png. Its ending decides: as others, or .pdf or .svg.",
+            help="The picture to write, also as .pdf or .svg; RUN/figures/curves.png by default.",
             callback=expanded,
         ),
     ] = None,
 ) -> None:
-    """Draw the terms and losses of a run's objective over images seen."""
+    """Plot the terms and losses of a run's objective against images seen."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist.config.opening import settings_of
         from sivae_dist.run.directory import RunDirectory

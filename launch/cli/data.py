@@ -1,4 +1,4 @@
-"""`sivae data`: images to a prepared data set, and what a prepared data set holds."""
+"""`sivae data`: prepare, verify and inspect data sets."""
 
 import os
 import re
@@ -13,15 +13,15 @@ from launch.cli.progress import progress_bar
 from sivae_dist.process.output import outlast_watchers
 
 MOST_FAULTS = 100
-"""That `verify` prints."""
+"""Number of faults that `verify` prints."""
 
 _EXAMPLES = 3
-"""Names that `info` shows of files that were left out for one reason."""
+"""Number of file names that `info` shows for each reason to leave files out."""
 
 if TYPE_CHECKING:
     from data_pipelines.images.manifest import Manifest
 
-app = typer.Typer(help="Prepare data sets and look into them.", no_args_is_help=True)
+app = typer.Typer(help="Prepare and inspect data sets.", no_args_is_help=True)
 
 
 @app.command()
@@ -29,47 +29,47 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of images; zip or tar; WebDataset shards by folder, pattern or URL; LSUN's LMDB; CIFAR's or "
-            "MNIST's files."
+            help="A folder of images, a zip or tar file, WebDataset shards (folder, pattern or URL), an LSUN LMDB, or "
+            "the files of CIFAR or MNIST."
         ),
     ],
-    dest: Annotated[Path, typer.Argument(help="Directory to make.")],
-    resolution: Annotated[int, typer.Option(help="Side of the largest level: 4, 8, ... 1024.")] = 256,
+    dest: Annotated[Path, typer.Argument(help="Directory to create.")],
+    resolution: Annotated[int, typer.Option(help="Resolution of the largest level: 4, 8, ... 1024.")] = 256,
     channels: Annotated[int, typer.Option(help="3 for RGB, 1 for greyscale.")] = 3,
     format: Annotated[
-        Literal["png", "jpeg"], typer.Option(help="PNG keeps every pixel, JPEG can be decoded by a GPU.")
+        Literal["png", "jpeg"], typer.Option(help="PNG is lossless; JPEG can be decoded on a GPU.")
     ] = "png",
-    quality: Annotated[int, typer.Option(help="JPEG quality in 1..100.")] = 95,
+    quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 95,
     array_max_resolution: Annotated[
-        int, typer.Option(help="Levels up to this one are plain arrays, larger ones tars of images.")
+        int, typer.Option(help="Levels up to this resolution are stored as arrays, larger ones as tars of images.")
     ] = 32,
     test: Annotated[
         str,
         typer.Option(
             metavar="N|N%|FILE|source",
-            help="Test samples: how many, a share as 10%, a file with one name per line, or the source's own.",
+            help="Test split: a number of samples, a share (10%), a file with one name per line, or the source's own.",
         ),
     ] = "source",
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
-    shard_size: Annotated[int, typer.Option(help="Images a shard.")] = 1000,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per core.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 1000,
     labels: Annotated[
         Literal["auto", "folders", "none"],
-        typer.Option(help="auto: dataset.json, else sub-folders; folders: the sub-folders; none: no labels."),
+        typer.Option(help="auto: dataset.json, or else subfolders; folders: subfolders; none: no labels."),
     ] = "auto",
     member: Annotated[
-        str | None, typer.Option(help="Ending of the image in WebDataset samples that hold several.")
+        str | None, typer.Option(help="Extension of the image to use in WebDataset samples that hold several.")
     ] = None,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out files that are no usable images.")
+        bool, typer.Option("--skip-unreadable", help="Leave out files that are not usable images.")
     ] = False,
     follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Take what symbolic links lead to outside of the folder.")
+        bool, typer.Option("--follow-links", help="Follow symbolic links that lead out of the folder.")
     ] = False,
 ) -> None:
-    """Make a data set for training from images, wherever they are.
+    """Prepare a data set for training from images.
 
-    Every image is cropped to its centre square and stored at every resolution from RESOLUTION down to 4. Run
-    the same command again after an interruption: it continues.
+    Every image is cropped to its centre square and stored at every resolution from RESOLUTION down to 4. To
+    continue after an interruption, run the same command again.
     """
     with one_line_errors("interrupted: run the same command again to continue"):
         outlast_watchers()
@@ -102,7 +102,7 @@ def prepare(
 
 
 def _say(line: str) -> None:
-    # Not by typer.echo, whose lines a bar on a terminal does not make room for; and before any error.
+    # Not typer.echo: a progress bar would overwrite its lines. Flushed, so that it precedes any error.
     print(line, flush=True)
 
 
@@ -117,7 +117,7 @@ def _read_test(test: str) -> int | str | tuple[str, ...]:
     if re.fullmatch(SHARE, test) and not path.exists():
         return test
     try:
-        # Not splitlines: it also breaks at characters that names may hold.
+        # Not splitlines: it also breaks at characters that names may contain.
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         reason = error.strerror
@@ -129,14 +129,14 @@ def _read_test(test: str) -> int | str | tuple[str, ...]:
 def verify(
     dest: Annotated[Path, typer.Argument(help="A prepared data set.")],
     decode: Annotated[
-        bool, typer.Option("--decode", help="Decode every stored image as well, and compare it with its own checksum.")
+        bool, typer.Option("--decode", help="Also decode every stored image and compare it with its own checksum.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per core.")] = 0,
 ) -> None:
-    """Find everything that is wrong in a prepared data set.
+    """Find every fault in a prepared data set.
 
     Compares every file with its checksum in the manifest, and every tar with its index, the labels and the other
-    levels. Changes nothing. One line a fault, with the file, the byte and the key, and code 1 when there are any.
+    levels. Changes nothing. Prints one line per fault, with the file, byte and key, and exits with 1 if there are any.
     """
     with one_line_errors():
         from data_pipelines.images.manifest import Manifest
@@ -157,7 +157,7 @@ def verify(
 
 @app.command()
 def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> None:
-    """Show what a prepared data set holds."""
+    """Show the contents of a prepared data set."""
     with one_line_errors():
         from rich.console import Console
         from rich.markup import escape
@@ -192,7 +192,7 @@ def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> 
 
 
 def _left_out(manifest: "Manifest") -> str:
-    """How many files were left out, and why: each reason once, with the first few names."""
+    """The number of files left out, then each reason with the first few file names."""
     from rich.markup import escape
 
     reasons: dict[str, list[str]] = {}
@@ -206,7 +206,7 @@ def _left_out(manifest: "Manifest") -> str:
 
 
 def _findings(manifest: "Manifest") -> Iterator[tuple[str, str]]:
-    """What else was found in the source."""
+    """Further findings about the source."""
     from rich.markup import escape
 
     if (found := manifest.found) is None:

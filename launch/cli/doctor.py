@@ -1,4 +1,4 @@
-"""`sivae doctor`: whether this machine is ready to train, and a file about it that can be sent."""
+"""`sivae doctor`: check whether this machine is ready to train, and write a report that can be shared."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,26 +9,27 @@ from launch.cli.errors import one_line_errors
 
 
 def doctor(
-    folder: Annotated[Path, typer.Option("--dir", help="Where runs will be written; its file system is tried.")] = Path(
-        "runs"
-    ),
-    json: Annotated[Path, typer.Option("--json", help="The report to write, which holds no secrets.")] = Path(
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Where runs will be written; its file system is tested.")
+    ] = Path("runs"),
+    json: Annotated[Path, typer.Option("--json", help="The report to write; it contains no secrets.")] = Path(
         "doctor.json"
     ),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Look only; leave out the self-test of about a minute.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the self-test, which takes about a minute.")] = False,
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="The first ten minutes on a GPU: speed, memory, exactness, engines.")
+        bool, typer.Option("--gpu", help="Test GPUs for about ten minutes: speed, memory, exactness, engines.")
     ] = False,
-    config: Annotated[str, typer.Option(help="With --gpu: the configuration that is to be trained.")] = "ffhq256",
+    config: Annotated[str, typer.Option(help="With --gpu: the configuration to be trained.")] = "ffhq256",
     batch: Annotated[
-        int | None, typer.Option(min=1, help="With --gpu: images a process at the final resolution; else its share.")
+        int | None,
+        typer.Option(
+            min=1, help="With --gpu: images per process at the final resolution; by default the configuration's."
+        ),
     ] = None,
 ) -> None:
-    """Examine this machine: packages, driver, GPUs, file system, SLURM, limits; then try the whole at a tiny size.
+    """Check this machine (packages, driver, GPUs, file system, SLURM, limits), then train a tiny model on it.
 
-    Each line is ok, warn or fail with what to do. Code 1 when anything fails.
+    Each line is ok, warn or fail, with the remedy. Exits with 1 if anything fails.
     """
     with one_line_errors():
         from launch.doctor.command import examine, examine_gpu

@@ -1,4 +1,4 @@
-"""`sivae data draw`: write a drawn set as a folder of PNG files."""
+"""`sivae data draw`: write a procedurally drawn data set as a folder of PNG files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from data_pipelines.pool import Tick
 
 CHUNK = 50
-"""Images a worker draws before it reports."""
+"""Images that a worker draws between two progress reports."""
 
 
 class _Drawing(NamedTuple):
-    """What the workers share."""
+    """The parameters that all workers share."""
 
     name: str
     folder: str
@@ -35,15 +35,15 @@ def _draw_chunk(drawing: _Drawing, chunk: range, tick: "Tick") -> None:
 
 
 def draw(
-    name: Annotated[str, typer.Argument(help="Which drawn set: faces.")],
-    dest: Annotated[Path, typer.Argument(help="The folder to make; it must not exist yet.")],
+    name: Annotated[str, typer.Argument(help="Name of the drawn set: faces.")],
+    dest: Annotated[Path, typer.Argument(help="The folder to create; it must not exist yet.")],
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 6000,
-    seed: Annotated[int, typer.Option(min=0, help="Image i follows from the seed and i alone.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Image i depends only on the seed and i.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
 ) -> None:
-    """Draw images from a seed: a data set for demos and tests that needs no download.
+    """Draw images from a seed, as a data set for demos and tests that needs no download.
 
-    Writes DEST/00000.png and so on, 128 x 128 RGB. The folder gets its name only when it is complete.
+    Writes DEST/00000.png and so on, 128 x 128 RGB. DEST appears only when it is complete.
     """
     with one_line_errors():
         import shutil

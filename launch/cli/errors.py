@@ -1,4 +1,4 @@
-"""How a command ends when something is wrong that its user can mend."""
+"""How a command ends on an error that its user can fix."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ def one_line_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     """ValueError and OSError end the command with `error: ...` and code 1, Ctrl-C with `on_interrupt` and code 130."""
     try:
         yield
-    except BrokenPipeError:  # `| head` has what it wants: click ends the command without a word
+    except BrokenPipeError:  # `| head` has read enough: click ends the command silently
         raise
     except (ValueError, OSError) as error:
         from pydantic import ValidationError

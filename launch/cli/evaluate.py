@@ -1,11 +1,11 @@
-"""`sivae evaluate`: how good a trained model is."""
+"""`sivae evaluate`: measure the quality of a trained model."""
 
 from typing import Annotated
 
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Imports, Overrides, Run
+from launch.cli.options import Imports, Live, Overrides, Run
 from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
 
@@ -14,16 +14,18 @@ def evaluate(
     run: Run,
     overrides: Overrides = None,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a number of images seen.")] = "latest",
-    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; the run's by default.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Comma-separated names of metrics; those of the run's settings by default.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Samples to draw from the prior.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="The networks as they are, not their moving averages.")] = False,
+    live: Live = False,
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
     imports: Imports = None,
 ) -> None:
-    """Measure a checkpoint: FID and KID of samples, and PSNR, SSIM and mean squared error of reconstructions.
+    """Evaluate a checkpoint: FID and KID of samples, and PSNR, SSIM and mean squared error of reconstructions.
 
-    Values go to RUN/evaluation.jsonl and TensorBoard with everything that they follow from. KEY=VALUE sets
-    evaluation.*, data.* or device.
+    Values are recorded in RUN/evaluation.jsonl and TensorBoard, with everything needed to reproduce them. KEY=VALUE
+    sets evaluation.*, data.* or device.
     """
     with one_line_errors(), startup.speaking("loading PyTorch"):
         outlast_watchers()

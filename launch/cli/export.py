@@ -1,4 +1,4 @@
-"""`sivae export`: a trained model for others."""
+"""`sivae export`: write a trained model for others to use."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +12,16 @@ from sivae_dist.process import startup
 
 def export(
     run: Run,
-    out: Annotated[Path, typer.Argument(help="The directory to make; it must not exist yet.", callback=expanded)],
+    out: Annotated[Path, typer.Argument(help="The directory to create; it must not exist yet.", callback=expanded)],
     checkpoint: CheckpointOption = "latest",
     live: Live = False,
     license: Annotated[
-        str, typer.Option(metavar="ID", help="Under which others may use the model: apache-2.0, cc-by-4.0, other, ...")
+        str, typer.Option(metavar="ID", help="License of the model: apache-2.0, cc-by-4.0, other, ...")
     ] = "unknown",
 ) -> None:
-    """Write a run's networks as safetensors with their settings and a model card.
+    """Export a run's networks as safetensors, with their settings and a model card.
 
-    `sivae_dist.load_pretrained` and the commands for pictures read the directory.
+    `sivae_dist.load_pretrained` and the commands that draw pictures accept the directory.
     """
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist.use.export import export as write

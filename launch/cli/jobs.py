@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, or folders of sweeps.")]
 
 _POLL = 0.5
-"""Seconds between two looks at a file that grows."""
+"""Seconds between two reads of a growing log."""
 
 _LINES = 10
-"""Of each log, where several are shown."""
+"""Last lines shown of each log when there are several."""
 
 
 def status(
@@ -33,13 +33,13 @@ def status(
         typer.Argument(metavar="[RUN]...", help="Runs, or folders of sweeps; all runs below runs/ by default."),
     ] = None,
 ) -> None:
-    """Show where runs stand: state of the job, images, rate, time left, last metrics, restarts. Touches nothing."""
+    """Show the progress of runs: job state, images, rate, time left, last metrics, restarts. Changes nothing."""
     with one_line_errors():
         from launch.cli.tables import TableRow, show
         from launch.jobs import states_of
 
         if not runs and not runs_below(Path("runs")):
-            raise ValueError("there are no runs below runs/: name one")
+            raise ValueError("there are no runs below runs/: give the path of one")
         found = _all_of(runs or [Path("runs")])
         states = states_of(found)
         parents = {run.parent for run in found}
@@ -57,7 +57,7 @@ def status(
 
 
 def _all_of(paths: list[Path]) -> list[Path]:
-    """The runs in these directories, each once. ValueError for one without."""
+    """The runs in these directories, without duplicates. ValueError for a directory without runs."""
     from launch.record import runs_in
 
     return list(dict.fromkeys(run for path in paths for run in runs_in(path)))
@@ -71,7 +71,7 @@ def _values(run: Path, state: "State") -> list[str]:
     speed = last_row(RunDirectory(run).speed, lambda row: "speed/images_per_second" in row) or {}
     total, rate = record.total(), speed.get("speed/images_per_second")
     images = metrics.get("images", 0)
-    if total:  # the last step may reach beyond
+    if total:  # the last step may overshoot
         images = min(images, total)
     left = ""
     if total and rate and state.name == "running":
@@ -89,7 +89,7 @@ def _values(run: Path, state: "State") -> list[str]:
 
 
 def cancel(runs: Runs) -> None:
-    """End the jobs of runs with a checkpoint. Submit them again to continue."""
+    """Stop the jobs of runs after they save a checkpoint. To continue, submit them again."""
     with one_line_errors():
         from launch.jobs import cancel as end
 
@@ -100,13 +100,13 @@ def cancel(runs: Runs) -> None:
 def logs(
     runs: Runs,
     rank: Annotated[
-        int | None, typer.Option(min=0, help="What this process printed, in place of the log for people.")
+        int | None, typer.Option(min=0, help="Show the output of this process instead of the run's log.")
     ] = None,
     lines: Annotated[
-        int | None, typer.Option(min=0, help=f"The last lines alone; {_LINES} of each where there are several runs.")
+        int | None, typer.Option(min=0, help=f"Show only the last lines; default {_LINES} per run for several runs.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Print lines as they come, until the jobs end.")
+        bool, typer.Option("-f", "--follow", help="Print new lines as they appear, until the jobs end.")
     ] = False,
 ) -> None:
     """Print the logs of runs."""
@@ -144,7 +144,7 @@ def _any_alive(runs: list[Path]) -> bool:
 
 
 class _Log:
-    """A log that grows, and may not be there yet."""
+    """A growing log, which may not exist yet."""
 
     def __init__(self, run: Path, rank: int | None, lines: int | None) -> None:
         from launch.jobs import patience
@@ -163,7 +163,7 @@ class _Log:
         self._first = "" if self._lines is None else "".join(deque(self._file, self._lines))
 
     def news(self) -> Iterator[str]:
-        """What was not printed yet."""
+        """The text that has not been printed yet."""
         if self._file is None:
             try:
                 self.open()
@@ -182,13 +182,13 @@ class _Log:
 
 
 def _log(run: Path, rank: int | None) -> Path:
-    """The log for people, or that of one process of the last job. ValueError when there is none yet."""
+    """The run's log, or that of one process of the last job. ValueError when there is none yet."""
     from launch.jobs import log_of
 
-    for_people = RunDirectory(run).logs.combined
-    path = for_people if rank is None else log_of(run, rank)
+    combined = RunDirectory(run).logs.combined
+    path = combined if rank is None else log_of(run, rank)
     if path is None:
         raise ValueError(f"{run} has no log of process {rank}")
-    if path == for_people and not path.is_file():
-        raise ValueError(f"{run} has no log yet: no job of it has started")
+    if path == combined and not path.is_file():
+        raise ValueError(f"{run} has no log yet: none of its jobs has started")
     return path

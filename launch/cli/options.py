@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def expanded(path: Path | None) -> Path | None:
-    """With `~` and `$VARIABLES` replaced, which a shell leaves alone behind a `=` or in quotes."""
+    """Expands `~` and `$VARIABLES`, which a shell does not do after `=` or in quotes."""
     if path is None:
         return None
     from data_pipelines.settings import expand
@@ -28,22 +28,22 @@ def expanded(path: Path | None) -> Path | None:
 
 Config = Annotated[
     str,
-    typer.Argument(help="A YAML file, or the name of one that comes with sivae.", autocompletion=configurations),
+    typer.Argument(help="A YAML file, or the name of a built-in configuration.", autocompletion=configurations),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=settings, show_default=False)
 ]
 Model = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run's directory, or an exported model's.", callback=expanded)
+    Path, typer.Argument(metavar="RUN", help="Directory of a run or an exported model.", callback=expanded)
 ]
 Run = Annotated[Path, typer.Argument(help="A run's directory.", callback=expanded)]
-RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/CONFIG by default.", callback=expanded)]
+RunDir = Annotated[Path | None, typer.Option(help="Directory of the run; runs/CONFIG by default.", callback=expanded)]
 Imports = Annotated[
     list[str] | None,
     typer.Option(
         "--import",
         metavar="MODULE|FILE.py",
-        help="Code of your own that adds models, objectives, metrics, ...; repeatable.",
+        help="Your own code that adds models, objectives, metrics, ...; repeatable.",
     ),
 ]
 Out = Annotated[
@@ -57,19 +57,19 @@ CheckpointOption = Annotated[
     str,
     typer.Option(
         metavar="latest|best|N",
-        help="The newest; the best by checkpoint.best_metric of the run's settings; or the one after N images.",
+        help="The newest checkpoint, the best by the run's checkpoint.best_metric, or the one after N images.",
     ),
 ]
-Live = Annotated[bool, typer.Option("--live", help="The weights in training instead of their moving average.")]
+Live = Annotated[bool, typer.Option("--live", help="Use the trained weights instead of their moving averages.")]
 Device = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute; auto takes a GPU when there is one.")
+    str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Device to use; auto = a GPU if there is one.")
 ]
 Columns = Annotated[int, typer.Option(min=1, help="Images per row.")]
 Seed = Annotated[int, typer.Option(min=0, help="Sample i depends only on the seed and i.")]
 Numbers = Annotated[
     str | None, typer.Option("--seeds", metavar="0-7,12", help="Which samples to show, by number; instead of --count.")
 ]
-NoLabels = Annotated[bool, typer.Option("--no-labels", help="Images only.")]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw only the images.")]
 
 
 def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
@@ -90,7 +90,7 @@ def parse_numbers(text: str) -> list[int]:
         first = int(match[1]) if match else 1
         last = int(match[2] or first) if match else 0
         if last < first or last - first >= 10_000:
-            raise ValueError(f"{text!r} are no sample numbers; write them like 0-7,12")
+            raise ValueError(f"{text!r} is not a list of sample numbers; write it like 0-7,12")
         numbers += range(first, last + 1)
     return numbers
 
@@ -106,7 +106,7 @@ def parse_truncation(text: str) -> list[float]:
 
 
 def assigned(overrides: list[str] | None, data: str | None = None, imports: list[str] | None = None) -> list[str]:
-    """All that a command was given as `key=value`; values of options are quoted, as they may look like YAML."""
+    """All settings given to a command, as `key=value`; values of options are quoted, as they may look like YAML."""
     given = list(overrides or [])
     if data is not None:
         given.append(f"data.path={json.dumps(data)}")

@@ -35,7 +35,7 @@ def sample(
     out: Out,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of samples: 0, 1, 2, ...; by default 64, or 8 where each is a row."),
+        typer.Option(min=1, help="Number of samples; by default 64, or 8 if each is a row."),
     ] = None,
     seeds: Numbers = None,
     seed: Seed = 0,
@@ -43,19 +43,19 @@ def sample(
         str,
         typer.Option(
             metavar="PSI[,PSI...]",
-            help="Pull w towards its mean: 1 leaves it, 0 is the mean. Several make a column each.",
+            help="Pull w towards its mean: 1 = unchanged, 0 = the mean. With several values, one column per value.",
         ),
     ] = "1",
     style_mixing: Annotated[
         str | None,
         typer.Option(
             metavar="0-7,12",
-            help="Mix: samples with these numbers, a column each, give the later layers their style; those of --seeds "
-            "or --count, a row each, the first layers.",
+            help="Mix styles: samples with these numbers (one per column) set the later layers, those of --seeds or "
+            "--count (one per row) the first layers.",
         ),
     ] = None,
     cutoff: Annotated[
-        int | None, typer.Option(min=1, help="How many layers are the first ones in style mixing; by default half.")
+        int | None, typer.Option(min=1, help="Number of first layers in style mixing; by default half of all layers.")
     ] = None,
     columns: Columns = 8,
     checkpoint: CheckpointOption = "latest",
@@ -72,9 +72,9 @@ def sample(
         rows = style_mixing is not None or len(psis) > 1
         numbers = list(range(count or (8 if rows else 64))) if seeds is None else parse_numbers(seeds)
         if style_mixing is None and cutoff is not None:
-            raise ValueError("--cutoff is for --style-mixing")
+            raise ValueError("--cutoff needs --style-mixing")
         if style_mixing is not None and len(psis) > 1:
-            raise ValueError("--style-mixing takes one --truncation")
+            raise ValueError("--style-mixing takes a single --truncation")
         model = load(run, checkpoint, live, device)
         if style_mixing is None:
             sheet = figures.samples(model, numbers, seed, truncation=psis, columns=columns)
@@ -94,22 +94,22 @@ def reconstruct(
         list[Path] | None,
         typer.Argument(
             metavar="[IMAGES|FOLDER]...",
-            help="Image files, prepared as the training images were; without any, the test split of the data set.",
+            help="Image files, which are prepared like the training images; by default the data set's test split.",
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, help="Images to take of a folder or the test split, the first ones.")
+        int, typer.Option(min=1, help="Number of images to take from the start of a folder or the test split.")
     ] = 24,
     data: Annotated[
-        str | None, typer.Option(help="Where the prepared data set lies; by default where the run found it.")
+        str | None, typer.Option(help="Location of the prepared data set; by default that of the run.")
     ] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Pairs in a row.")] = 4,
+    columns: Annotated[int, typer.Option(min=1, help="Pairs per row.")] = 4,
     checkpoint: CheckpointOption = "latest",
     live: Live = False,
     device: Device = "auto",
     no_labels: NoLabels = False,
 ) -> None:
-    """Encode and decode images: pairs of a real one, left, and its reconstruction, right."""
+    """Reconstruct images: draw pairs of a real image (left) and its reconstruction (right)."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist.use import figures
         from sivae_dist.use.figures import real
@@ -118,7 +118,7 @@ def reconstruct(
         model = load(run, checkpoint, live, device)
         if images:
             if data is not None:
-                raise ValueError("name images or --data, not both")
+                raise ValueError("give images or --data, not both")
             paths = [path.expanduser() for path in images]
             files = [file for path in paths for file in (real.files_in(path, count) if path.is_dir() else [path])]
             x, origin = real.from_files(model, files), ""
@@ -139,16 +139,16 @@ def interpolate(
     space: Annotated[
         Literal["z", "w"], typer.Option(help="z as in the paper's appendix, or w as in the authors' figure.")
     ] = "z",
-    steps: Annotated[int, typer.Option(min=1, help="From corner to corner; a row has one image more.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Steps from corner to corner; a row has one more image.")] = 7,
     seed: Seed = 0,
     checkpoint: CheckpointOption = "latest",
     live: Live = False,
     device: Device = "auto",
     no_labels: NoLabels = False,
 ) -> None:
-    """Interpolate between four images or samples, the corners of a square.
+    """Interpolate between four images or samples at the corners of a square.
 
-    A whole number is a sample's; write ./12 for a file of that name.
+    A whole number means a sample; write ./12 for a file of that name.
     """
     with one_line_errors(), startup.speaking("loading PyTorch"):
         import torch
@@ -182,7 +182,7 @@ def interpolate(
 def growth(
     run: Run,
     out: Out,
-    count: Annotated[int, typer.Option(min=1, help="Number of samples, a row each: 0, 1, 2, ...")] = 4,
+    count: Annotated[int, typer.Option(min=1, help="Number of samples, one per row.")] = 4,
     seeds: Numbers = None,
     seed: Seed = 0,
     checkpoint: CheckpointOption = "latest",
@@ -190,10 +190,10 @@ def growth(
     device: Device = "auto",
     no_labels: NoLabels = False,
 ) -> None:
-    """Draw the same samples at every resolution that a run went through.
+    """Draw the same samples at every resolution of a run.
 
-    Each from the newest checkpoint of that resolution which is still there (checkpoint.keep_every), otherwise from the
-    last network cut off at that resolution, which is marked.
+    Each resolution uses its newest remaining checkpoint (checkpoint.keep_every); if there is none, it uses the last
+    network cut off at that resolution, and is marked.
     """
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist.process.devices import Place, pick_device
@@ -209,19 +209,19 @@ def growth(
 
 def animate(
     run: Model,
-    out: Annotated[Path, typer.Option(help="The GIF or MP4 file to write; its ending decides.", callback=expanded)],
+    out: Annotated[Path, typer.Option(help="The .gif or .mp4 file to write.", callback=expanded)],
     count: Annotated[int, typer.Option(min=1, help="Walks side by side.")] = 8,
     stops: Annotated[int, typer.Option(min=2, help="Samples that each walk passes through before it closes.")] = 5,
-    frames: Annotated[int, typer.Option(min=1, help="From one of these to the next.")] = 20,
-    fps: Annotated[int, typer.Option(min=1, max=50, help="Frames a second.")] = 25,
+    frames: Annotated[int, typer.Option(min=1, help="Frames from one stop to the next.")] = 20,
+    fps: Annotated[int, typer.Option(min=1, max=50, help="Frames per second.")] = 25,
     seed: Seed = 0,
-    truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 leaves it, 0 is the mean.")] = 1.0,
+    truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 = unchanged, 0 = the mean.")] = 1.0,
     columns: Columns = 8,
     checkpoint: CheckpointOption = "latest",
     live: Live = False,
     device: Device = "auto",
 ) -> None:
-    """Walk through latent space along smooth closed ways, as a moving picture."""
+    """Animate smooth closed walks through latent space."""
     with one_line_errors(), startup.speaking("loading PyTorch"):
         from sivae_dist.use import figures
         from sivae_dist.use.figures.animation import MOVING
@@ -245,7 +245,7 @@ def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -
         return real.from_test_split(model, ImageSettings(path=data), count)
     run = RunDirectory(path)
     if not run.config.exists():
-        raise ValueError(f"{path} does not say where its data set lies: name images, or the data set with --data")
+        raise ValueError(f"{path} does not record the path of its data set: give images, or the data set with --data")
     return real.from_test_split(model, settings_of(run).data, count)
 
 

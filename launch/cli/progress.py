@@ -1,4 +1,4 @@
-"""Progress of work on many images: how many, how fast, how long still."""
+"""Progress of work on many images: count, rate and time left."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from sivae_dist.process.durations import duration
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, else a line every few seconds. To be called with the numbers of images done and of all."""
+    """A bar on a terminal, or else a line every few seconds. Call the result with the images done and their total."""
     from rich.console import Console
 
     console = Console(stderr=False)
@@ -30,15 +30,15 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class Rate:
-    """Images a second from the first image of this process on: neither those of an earlier run count, nor the time
-    that workers take to start."""
+    """Images per second since this process's first image; images of an earlier run and the workers' start-up time do
+    not count."""
 
     def __init__(self) -> None:
         self._before: int | None = None
         self._start: tuple[float, int] | None = None
 
     def __call__(self, done: int) -> float | None:
-        """None until it can be known."""
+        """None until there is an estimate."""
         if self._before is None:
             self._before = done
         if done == self._before:
@@ -50,7 +50,7 @@ class Rate:
         return images / seconds if images and seconds > 0 else None
 
     def told(self, done: int, total: int) -> str:
-        """The rate and the time left, for people."""
+        """The rate and the time left, as text."""
         rate = self(done)
         if rate is None:
             return "images" if done == total or self._start else "images, starting"

@@ -1,4 +1,4 @@
-"""The options by which commands that start jobs are told what to ask of a cluster."""
+"""Options for the resources that a job requests from a cluster."""
 
 import functools
 import inspect
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 
 ClusterName = Annotated[
     str,
-    typer.Option(help="A file or name of configs/clusters; auto: found by SLURM's ClusterName; local: no cluster."),
+    typer.Option(
+        help="A file, or the name of one in configs/clusters; auto: chosen by SLURM's ClusterName; local: this machine."
+    ),
 ]
 
 Given = dict[str, Any] | None
-"""Those of the options below that were given."""
+"""The options below that were given on the command line."""
 
 _OPTIONS: dict[str, Any] = {
     "job_name": Annotated[
-        str | None, typer.Option(help="Name of the job, in place of the configuration's or the sweep's.")
+        str | None, typer.Option(help="Name of the job; by default that of the configuration or sweep.")
     ],
-    "nodes": Annotated[int | None, typer.Option(min=1, help="Nodes.")],
+    "nodes": Annotated[int | None, typer.Option(min=1, help="Number of nodes.")],
     "gpus_per_node": Annotated[
         str | None,
         typer.Option(
             metavar="N|TYPE:N",
-            help="GPUs per node, one process for each: 4, or a100:4. 0 trains on CPUs.",
+            help="GPUs per node, with one process per GPU: 4, or a100:4. 0 trains on CPUs.",
             show_default=False,
         ),
     ],
     "gpus_per_task": Annotated[str | None, typer.Option(metavar="1|TYPE:1", help="Bind one GPU to each process.")],
-    "gres": Annotated[str | None, typer.Option(help="Generic resources per node, in place of GPUs: gpu:a100:4.")],
-    "tasks_per_node": Annotated[
-        int | None, typer.Option(min=1, help="Processes per node, where it is not one per GPU.")
-    ],
+    "gres": Annotated[str | None, typer.Option(help="Generic resources per node, instead of GPUs: gpu:a100:4.")],
+    "tasks_per_node": Annotated[int | None, typer.Option(min=1, help="Processes per node; by default one per GPU.")],
     "cpus_per_task": Annotated[int | None, typer.Option(min=1, help="CPUs per process.")],
     "mem": Annotated[str | None, typer.Option(help="Memory per node, like 64G.")],
     "time": Annotated[str | None, typer.Option(help="Time limit: minutes, hh:mm:ss or days-hh:mm:ss.")],
@@ -47,22 +47,24 @@ _OPTIONS: dict[str, Any] = {
     "signal_delay": Annotated[
         int | None, typer.Option(min=1, help="Seconds before the time limit at which the run saves and stops.")
     ],
-    "container_image": Annotated[str | None, typer.Option(help="Container image, run as the cluster's settings say.")],
+    "container_image": Annotated[
+        str | None, typer.Option(help="Container image; the cluster's settings choose the runtime.")
+    ],
     "setup": Annotated[
-        list[str] | None, typer.Option(help='Shell command before the processes start: "module load cuda".')
+        list[str] | None, typer.Option(help='Shell command to run before the processes: "module load cuda".')
     ],
     "sbatch": Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=VALUE]", help="Any option of sbatch, in place of ours: mail-type=END, exclusive."),
+        typer.Option(metavar="NAME[=VALUE]", help="Any sbatch option; overrides sivae's: mail-type=END, exclusive."),
     ],
     "srun": Annotated[
-        list[str] | None, typer.Option(metavar="NAME[=VALUE]", help="Any option of srun: mpi=pmix, cpu-bind=cores.")
+        list[str] | None, typer.Option(metavar="NAME[=VALUE]", help="Any srun option: mpi=pmix, cpu-bind=cores.")
     ],
 }
 
 
 def with_resources(command: Callable[..., None]) -> Callable[..., None]:
-    """Puts an option for each resource in the place of a command's parameter `resources`, which gets those given."""
+    """Replaces a command's parameter `resources` by one option per resource, and passes it a dict of those given."""
 
     @functools.wraps(command)
     def told_apart(**arguments: Any) -> None:
@@ -85,7 +87,7 @@ def with_resources(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def asked_for(name: str, resources: Given) -> "tuple[Cluster[Any], Resources]":
-    """The cluster that `--cluster NAME` means, and what a job asks of it. ValueError in one line a problem."""
+    """The cluster that `--cluster NAME` selects, and the resources of a job. ValueError with one line per problem."""
     from launch.clusters import cluster_for
 
     cluster = cluster_for(name)

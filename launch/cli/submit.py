@@ -1,4 +1,4 @@
-"""`sivae submit`: a run as a job of a cluster, or in the background of this machine."""
+"""`sivae submit`: train as a job on a cluster, or in the background on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,10 +22,10 @@ def submit(
     resources: Given = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the batch script and check all that can be checked; submit nothing."),
+        typer.Option("--dry-run", help="Print the batch script and run all checks; submit nothing."),
     ] = False,
 ) -> None:
-    """Train as a job: it survives preemption and time limits, and continues where it stood.
+    """Train as a job that is requeued and resumes after preemption and time limits.
 
     To resume a run that has ended, submit it again with the same --run-dir.
     """

@@ -1,4 +1,4 @@
-"""`sivae sweep` and `sivae sweep-table`: many runs from one file, and what came of them."""
+"""`sivae sweep` and `sivae sweep-table`: train many runs from one file, and compare them."""
 
 import difflib
 import json
@@ -20,18 +20,18 @@ from sivae_dist.run.terms import RECONSTRUCTION
 
 @with_resources
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A YAML file with config, overrides, and a grid or runs.")],
+    file: Annotated[Path, typer.Argument(help="A YAML file with config, overrides, and grid or runs.")],
     overrides: Overrides = None,
-    folder: Annotated[Path | None, typer.Option(help="Where the runs live; runs/FILE by default.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the runs; runs/FILE by default.")] = None,
     parallel: Annotated[
-        int | None, typer.Option(min=1, help="Tasks at once; 8, or one per GPU with --cluster local.")
+        int | None, typer.Option(min=1, help="Number of concurrent tasks; 8, or one per GPU with --cluster local.")
     ] = None,
-    runs_per_task: Annotated[int, typer.Option(min=1, help="Small runs that a task does one after the other.")] = 1,
+    runs_per_task: Annotated[int, typer.Option(min=1, help="Number of runs that each task trains in turn.")] = 1,
     cluster: ClusterName = "auto",
     resources: Given = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the runs; submit nothing.")] = False,
 ) -> None:
-    """Train every run of a grid or list, each in a directory of its own. Run it again to continue those that ended."""
+    """Train every run of a grid or list, each in its own directory. To resume the runs that stopped, run it again."""
     with one_line_errors():
         outlast_watchers()
         from launch.clusters import Prepared
@@ -69,7 +69,7 @@ def sweep(
                 typer.echo(check)
             raise typer.Exit(1 if failed else 0)
         states = states_before(where, [run.path for run in runs])
-        index = {row["run"]: row for row in before}  # of which this file may have some no longer
+        index = {row["run"]: row for row in before}  # may include runs that this file no longer has
         index |= {name: {"run": name, **point} for name, point in zip(names, points, strict=True)}
         left = []
         for run, settings, schedule, state in zip(runs, prepared, schedules, states, strict=True):
@@ -78,7 +78,7 @@ def sweep(
             prepare_run(run, settings, schedule.train_samples)
             left.append(Prepared(run.path, schedule.end))
         if not left:
-            raise ValueError(f"all runs in {place} have finished, or have a job")
+            raise ValueError(f"all runs in {place} have finished or already have a job")
         write_text(SweepFolder(place).index, json.dumps([index[name] for name in sorted(index)], indent=1))
         jobs = where.sweep(place, left, file.stem, asked, parallel, runs_per_task)
         count = f"{len(left)} run{'s' if len(left) > 1 else ''}"
@@ -88,11 +88,11 @@ def sweep(
 def sweep_table(
     folder: Annotated[Path, typer.Argument(help="The folder of a sweep.")],
     metric: Annotated[
-        str, typer.Option(help="To sort by: a value of metrics.jsonl, or evaluation/NAME.")
+        str, typer.Option(help="Sort by this value of metrics.jsonl, or evaluation/NAME.")
     ] = RECONSTRUCTION,
-    largest: Annotated[bool, typer.Option("--largest", help="The largest value first.")] = False,
+    largest: Annotated[bool, typer.Option("--largest", help="Put the largest value first.")] = False,
 ) -> None:
-    """List the runs of a sweep, the best first."""
+    """List the runs of a sweep, best first."""
     with one_line_errors():
         from launch.cli.tables import TableRow, show
         from launch.jobs import states_of
@@ -102,7 +102,7 @@ def sweep_table(
 
         index = load_index(folder)
         if not index:
-            raise ValueError(f"{folder} is no folder of a sweep: it has no {SweepFolder(folder).index.name}")
+            raise ValueError(f"{folder} is not the folder of a sweep: it has no {SweepFolder(folder).index.name}")
         runs = [folder / row["run"] for row in index]
         points = [flatten({key: row[key] for key in row if key != "run"}) for row in index]
         values = [_value(run, metric) for run in runs]
@@ -128,7 +128,7 @@ def _cell(value: Any) -> str:
 
 
 def _check_known(metric: str, runs: list[Path]) -> None:
-    """ValueError for a metric that no run has although there are others."""
+    """ValueError when no run has this metric although there are other metrics."""
     known: set[str] = set()
     for run in runs:
         known |= {key for key in last_row(RunDirectory(run).metrics) or {} if key != "images"}
@@ -141,7 +141,7 @@ def _check_known(metric: str, runs: list[Path]) -> None:
 
 
 def _value(run: Path, metric: str) -> float | None:
-    """The newest value that a run has of a metric."""
+    """The latest value of a metric in a run."""
     name = metric.removeprefix("evaluation/")
     if name != metric:
         found = last_row(RunDirectory(run).evaluation, lambda row: row.get("metric") == name)

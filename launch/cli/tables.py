@@ -1,4 +1,4 @@
-"""Tables of runs that are whole on every terminal: where a line is too short for a row, it takes several."""
+"""Tables of runs that are complete on every terminal: a row too long for one line takes several."""
 
 import os
 import textwrap
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 _NAME, _STATE = 40, 28
-"""Characters that a run's name and its state may take of a line before they are folded."""
+"""Maximum width of a run's name and of its state before they are folded."""
 
 _GAP = 2
 """Characters between two columns."""
@@ -22,7 +22,7 @@ class TableRow(NamedTuple):
 
 
 def wide_console() -> Console:
-    """A console whose lines are never broken in a file, which has no width to fit into."""
+    """A console that never wraps lines when its output goes to a file."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 1_000_000
@@ -30,9 +30,9 @@ def wide_console() -> Console:
 
 
 def show(columns: list[str], rows: list[TableRow]) -> None:
-    """Prints rows below `run`, `state` and these columns, or each as a paragraph where that does not fit.
+    """Prints rows with the columns `run`, `state` and these, or each row as a paragraph if that does not fit.
 
-    Columns after the first are left out where no row has a value.
+    Columns after the first are omitted if no row has a value.
     """
     kept = [at for at in range(len(columns)) if not at or any(row.values[at] for row in rows)]
     columns = [columns[at] for at in kept]
@@ -61,7 +61,7 @@ def _table(columns: list[str], rows: list[TableRow], name: int, state: int) -> T
 
 
 def _paragraph(columns: list[str], row: TableRow, width: int) -> list[str]:
-    """Name and state, and below them every value with its column's name."""
+    """Name and state, followed by every value with its column's name."""
     head = f"{row.name}  {row.state}"
     heads = [head] if len(head) <= width else [*_wrapped(row.name, width, ""), *_wrapped(row.state, width, "  ")]
     lines, line = [], ""

@@ -20,10 +20,10 @@ def train(
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
     imports: Imports = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Resolve, check and print the phases; train nothing.")
+        bool, typer.Option("--dry-run", help="Resolve and check the settings and print the phases; do not train.")
     ] = False,
 ) -> None:
-    """Train, or continue where the run stands: to resume, run the same command again."""
+    """Train on this machine. To resume an interrupted run, run the same command again."""
     again = "interrupted: run the same command again to continue from the last checkpoint"
     with one_line_errors(again), startup.speaking("loading PyTorch"):
         outlast_watchers()

@@ -1,4 +1,4 @@
-"""Clusters: where jobs run. This is the one list of them; base.py says what one is, and how to add another."""
+"""Clusters, on which jobs run. This is the only list of them; base.py defines the contract and how to add another."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ __all__ = ["CLUSTERS", "Cluster", "Job", "Prepared", "Resources", "State", "clus
 
 
 def cluster_of(kind: str) -> Cluster[Any]:
-    """By its name in the list. ValueError when there is none."""
+    """The cluster of this name in the list. ValueError for an unknown name."""
     return CLUSTERS[kind](kind)
 
 
 def cluster_for(name: str) -> Cluster[Any]:
-    """The one that `--cluster NAME` means: a kind, or the kind of a file; the first of the list where none is said."""
+    """The cluster that `--cluster NAME` selects: a kind, or a file's kind; the first of the list if there is none."""
     return cluster_of(name if name in CLUSTERS else kind_of(name) or next(iter(CLUSTERS)))

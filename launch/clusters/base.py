@@ -1,26 +1,26 @@
-"""The contract of a cluster: what commands ask of the place where jobs run, whichever it is.
+"""The contract of a cluster, on which jobs run.
 
-To add one, PBS or Kubernetes say, write a module with two classes and add it to the list:
+To add one, such as PBS or Kubernetes, write a module with two classes and add it to the list:
 
-    class PbsResources(Resources): ...             what one job asks for: keys of configs/clusters/NAME.yaml
+    class PbsResources(Resources): ...             the resources of a job: keys of configs/clusters/NAME.yaml
 
     @CLUSTERS.add("pbs")                           from launch.clusters; inside this package, a line of the list
     class Pbs(Cluster[PbsResources]): ...
 
-`--cluster pbs` then chooses it, as does a file of configs/clusters with `kind: pbs`; jobs.jsonl has the name as `kind`,
-by which `sivae status`, `logs` and `cancel` find it again.
+`--cluster pbs` then selects it, as does a file of configs/clusters with `kind: pbs`. jobs.jsonl records the name as
+`kind`, by which `sivae status`, `logs` and `cancel` find it again.
 
-What a job does is the same everywhere, and so is what it leaves behind (launch/record.py). For every start it
+Jobs behave alike on all clusters, and leave the same record (launch/record.py). For every start, a job
 
-1. starts one process for each rank, on all nodes: `python -m launch.worker RUN` in an environment with RANK,
-   LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; on one node `python -m launch.launcher RUN PROCESSES` does it
-   (`snapshot` and `importing` of launch/code.py say from where it is imported);
-2. records `JobRecord.started` before, and `JobRecord.ended` with the exit code when they end by themselves;
-3. ends all processes once one has failed, and sends them USR1, USR2 or TERM when they have to go: they save and end;
-4. asks `launch.verdict.judge` whether the run is started again, under the same name of the job and with the next number
-   of the restart, and says in the run's log what was decided (`Logs.tell`).
+1. starts one process per rank on all nodes: `python -m launch.worker RUN` in an environment with RANK, LOCAL_RANK,
+   WORLD_SIZE, MASTER_ADDR and MASTER_PORT; on a single node, `python -m launch.launcher RUN PROCESSES` does this
+   (`snapshot` and `importing` of launch/code.py determine the code);
+2. records `JobRecord.started` before, and `JobRecord.ended` with the exit code if they end by themselves;
+3. ends all processes once one has failed, and sends them USR1, USR2 or TERM to make them save and stop;
+4. asks `launch.verdict.judge` whether to start the run again, under the same job name and with the next restart number,
+   and writes the verdict into the run's log (`Logs.tell`).
 
-slurm/ has these in the batch script, task.py and requeue.py; local/ in supervisor.py.
+slurm/ does this in the batch script, task.py and requeue.py; local/ in supervisor.py.
 """
 
 from abc import ABC, abstractmethod
@@ -35,16 +35,16 @@ from sivae_dist.run.jsonl import Row
 from sivae_dist.settings import Settings
 
 PARALLEL = 8
-"""Runs of a sweep at once where nothing else is said."""
+"""Default number of concurrent runs of a sweep."""
 
 
 class Resources(Settings, ABC):
-    """What a job asks for. Options of the command come before a file's."""
+    """The resources of a job. Command-line options override those of a file."""
 
     @property
     @abstractmethod
     def gpus(self) -> int:
-        """Of a node; 0 trains on CPUs."""
+        """GPUs per node; 0 trains on CPUs."""
 
     @property
     @abstractmethod
@@ -53,11 +53,11 @@ class Resources(Settings, ABC):
     @property
     @abstractmethod
     def processes(self) -> int:
-        """Of the job, on all its nodes."""
+        """Processes of the job on all its nodes."""
 
     @property
     def leaves_device_open(self) -> bool:
-        """Whether `gpus` is no more than a guess, so that the machine decides what `device=auto` is."""
+        """Whether `gpus` is only a default, so that the machine resolves `device=auto`."""
         return False
 
 
@@ -69,12 +69,12 @@ class Prepared(NamedTuple):
 
     path: Path
     images: int
-    """That the run sees until its end."""
+    """Number of images that the whole run will see."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The job that a run was submitted as."""
+    """A job of a run, as submitted."""
 
     run: Path
     row: Row
@@ -86,12 +86,12 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """Of cluster, by its name in the list."""
+        """The cluster's name in the list."""
         return str(self.row["kind"])
 
     @property
     def is_shared(self) -> bool:
-        """Whether it trains other runs too."""
+        """Whether it trains other runs as well."""
         return int(self.row.get("runs", 1)) > 1
 
     @property
@@ -100,40 +100,40 @@ class Job:
 
 
 _EXPLAINED = ("failed", "unknown")
-"""States whose detail is a sentence of its own."""
+"""States whose detail is a separate sentence."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Of a run, as far as its jobs go."""
+    """State of a run with respect to its jobs."""
 
     name: str
     """`pending`: in the scheduler's queue; `waiting`: for other runs of the same job; `running`; `finished`; `stopped`:
-    saved on request or not begun; `cancelled`: the same by `sivae cancel`; `failed`; `killed`: gone without a word;
-    `unknown`: the scheduler does not answer; `not submitted`: there is no job."""
+    saved on request, or not begun; `cancelled`: the same by `sivae cancel`; `failed`; `killed`: gone without a
+    recorded end; `unknown`: the scheduler does not answer; `not submitted`: there is no job."""
     detail: str = ""
 
     def __str__(self) -> str:
-        """As a table and a sentence have it."""
+        """As shown in tables and messages."""
         if not self.detail:
             return self.name
         return f"{self.name}{': ' if self.name in _EXPLAINED else ' '}{self.detail}"
 
     @property
     def is_alive(self) -> bool:
-        """As far as is known."""
+        """Whether it may be queued or running; also true if that is unknown."""
         return self.name in ("pending", "waiting", "running", "unknown")
 
 
 class Cluster(ABC, Generic[Asked]):
-    """Hands in jobs, knows what became of them, and ends them. Has no state: any command may make one anew."""
+    """Submits, queries and cancels jobs. It has no state, so every command may create its own."""
 
     here: ClassVar[bool] = False
-    """Whether jobs run on this machine, so that its devices and memory are looked at before one is handed in."""
+    """Whether jobs run on this machine, whose devices and memory are then checked before submission."""
     has_tasks: ClassVar[bool] = True
-    """Whether a sweep can train several runs one after the other in one place (`sweep`'s `per_task`)."""
+    """Whether one task of a sweep can train several runs in turn (`sweep`'s `per_task`)."""
     patience: ClassVar[float] = 30.0
-    """Seconds between two questions for states: a scheduler is shared by many."""
+    """Seconds between two queries of states; a scheduler is shared."""
 
     def __init__(self, kind: str) -> None:
         """`kind`: its name in the list."""
@@ -141,58 +141,58 @@ class Cluster(ABC, Generic[Asked]):
 
     @abstractmethod
     def resources(self, name: str, given: Mapping[str, Any]) -> Asked:
-        """What `--cluster NAME` and the options `given` (launch/cli/resources.py) ask for.
+        """The resources requested by `--cluster NAME` and the options `given` (launch/cli/resources.py).
 
-        `name`: this kind's own, a file's (launch/clusters/files.py), or `auto`. ValueError in one line a problem.
+        `name`: this kind's name, a file's (launch/clusters/files.py), or `auto`. ValueError with one line per problem.
         """
 
     @abstractmethod
     def check(self) -> None:
-        """ValueError where no job can be handed in from this machine."""
+        """ValueError if this machine cannot submit jobs."""
 
     def script(self, run: Path, name: str, asked: Asked) -> str | None:
-        """What `submit` would hand in, for a dry run on any machine; None where that is no text."""
+        """The script that `submit` would submit, for a dry run on any machine; None if the cluster has no scripts."""
         return None
 
     @abstractmethod
     def submit(self, run: Prepared, name: str, asked: Asked) -> str:
-        """Hands in a run and records it (`_record`); `name` is for people. Returns the job's name.
+        """Submits a run and records it (`_record`). `name`: shown to users. Returns the job's name.
 
-        ValueError when it is refused.
+        ValueError when the job is refused.
         """
 
     @abstractmethod
     def sweep(
         self, folder: Path, runs: Sequence[Prepared], name: str, asked: Asked, parallel: int | None, per_task: int
     ) -> list[str]:
-        """The same for the runs of a sweep's folder, `per_task` one after the other, and at most `parallel` at once (as
-        many as it finds right when None). Returns the names of the jobs."""
+        """Submits the runs of a sweep's folder: `per_task` runs in turn per task, and at most `parallel` tasks at once
+        (the cluster chooses if None). Returns the names of the jobs."""
 
     @abstractmethod
     def states(self, jobs: Sequence[Job]) -> list[State | None]:
-        """Of jobs whose runs are not at their ends: pending, waiting or running, or None for one that is gone; what it
-        left behind then says how it ended (launch/jobs.py). `unknown` when the cluster does not answer. Changes
-        nothing, and asks once for all of them."""
+        """States of jobs whose runs have not finished: pending, waiting or running, or None for a job that is gone,
+        whose end launch/jobs.py reads from its record. `unknown` when the cluster does not answer. Changes nothing,
+        and makes a single query."""
 
-    def check_cancel(self, jobs: Sequence[Job]) -> None:  # most clusters can be asked from anywhere
-        """ValueError when one of these jobs cannot be cancelled from here."""
+    def check_cancel(self, jobs: Sequence[Job]) -> None:  # most clusters can cancel from any machine
+        """ValueError when one of these jobs cannot be cancelled from this machine."""
 
     @abstractmethod
     def cancel(self, jobs: Sequence[tuple[Job, State]]) -> list[str]:
-        """Has living jobs save and end, or takes them out of the queue; returns what was done, in a line for each.
+        """Makes running jobs save and stop, and removes queued ones; returns a line about each.
 
-        Each was marked before (JobRecord.cancel), so that none is started again. ValueError when that fails.
+        All are already marked (JobRecord.cancel), so that none is started again. ValueError on failure.
         """
 
     def log(self, job: Job, rank: int) -> Path | None:
-        """What process `rank` of a job printed; None when nothing is there."""
+        """The log of process `rank` of a job; None when there is none."""
         return newest(RunDirectory(job.run).process_logs(job.name, rank))
 
     def _record(self, run: Prepared, job: str, **facts: Any) -> None:
-        """Of a submission, with facts of the cluster's own: `runs` of the same job, processes, code."""
+        """Records a submission, with the cluster's own facts: `runs` of the same job, processes, code."""
         JobRecord(run.path).submitted(job=job, kind=self.kind, images=run.images, **facts)
 
 
 def newest(logs: Sequence[Path]) -> Path | None:
-    """The one that was written last, of those with anything in them if there are such."""
+    """The log written last, preferring logs that are not empty."""
     return max(logs, key=lambda path: (path.stat().st_size > 0, path.stat().st_mtime), default=None)

@@ -1,4 +1,4 @@
-"""Numbers as people write them in a request for resources."""
+"""Numbers as users write them in resource requests."""
 
 import re
 from typing import Annotated
@@ -9,7 +9,7 @@ GPU_TYPE = r"[\w.+-]*[A-Za-z][\w.+-]*"
 
 
 def gpu_count(text: str | int) -> int:
-    """GPUs in a request by number: `4`, `a100:4`, `a100:2,v100:2`. ValueError for anything else."""
+    """Number of GPUs in a request: `4`, `a100:4`, `a100:2,v100:2`. ValueError for anything else."""
     parts = str(text).split(",")
     found = [re.fullmatch(rf"\s*(?:{GPU_TYPE}:)?(\d+)\s*", part, re.ASCII) for part in parts]
     if not all(found):
@@ -23,16 +23,16 @@ def _check_gpus(value: str | int) -> str | int:
 
 
 def _parse_count(value: object) -> object:
-    """A whole number as text, or as SLURM writes a range of one (`2-2`)."""
+    """A positive integer, also as text or as SLURM writes a range with equal bounds (`2-2`)."""
     if value is None or (isinstance(value, int) and value > 0):
         return value
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", str(value).strip(), re.ASCII)
     if match is None or not int(match[1]) or (match[2] or match[1]) != match[1]:
-        raise ValueError(f"{value!r} is not a whole number of at least 1")
+        raise ValueError(f"{value!r} is not a positive integer")
     return int(match[1])
 
 
 Count = Annotated[int, BeforeValidator(_parse_count)]
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 Gpus = Annotated[Text | int, AfterValidator(_check_gpus)]
-"""`4`, or with their type `a100:4`."""
+"""`4`, or with the type, `a100:4`."""

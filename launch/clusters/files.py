@@ -1,4 +1,4 @@
-"""Files with a cluster's habits, typed once: configs/clusters/NAME.yaml and ~/.config/sivae/clusters/NAME.yaml."""
+"""Files with a cluster's settings: configs/clusters/NAME.yaml and ~/.config/sivae/clusters/NAME.yaml."""
 
 import difflib
 from pathlib import Path
@@ -10,11 +10,11 @@ from sivae_dist.config.yaml_reading import read_yaml
 USER_FOLDER = Path("~/.config/sivae/clusters")
 
 _KIND = "kind"
-"""Key of any file, by which it is another cluster's than SLURM's."""
+"""Key that names the kind of cluster in a file that is not for SLURM."""
 
 
 def all_files() -> list[Path]:
-    """The user's own come first."""
+    """All files, the user's own first."""
     package = Path(__file__).parents[2]
     folders = (
         USER_FOLDER.expanduser(),
@@ -25,12 +25,14 @@ def all_files() -> list[Path]:
 
 
 def named(name: str) -> Path:
-    """A file by its path, or by its name without folder and ending. ValueError when there is none."""
+    """A file by its path, or by its name without folder and extension. ValueError when there is none."""
     if (path := _find(name)) is not None:
         return path
     known = sorted({file.stem for file in all_files()}) or ["none"]
     near = difflib.get_close_matches(name, known, n=1)
-    raise ValueError(f"there is no cluster {name}: neither a file nor one of {', '.join(known)}{did_you_mean(near)}")
+    raise ValueError(
+        f"there is no cluster {name}: it is neither a file nor one of {', '.join(known)}{did_you_mean(near)}"
+    )
 
 
 def is_file_named(name: str) -> bool:
@@ -38,13 +40,13 @@ def is_file_named(name: str) -> bool:
 
 
 def kind_of(name: str) -> str | None:
-    """The `kind` of cluster that a file of this name is for; None when it does not say so, or there is no such file."""
+    """The `kind` in the file of this name; None when it has none, or when there is no such file."""
     path = _find(name)
     return None if path is None else read_yaml(path, as_text=True).get(_KIND)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Settings of a file, without its kind; as text, for YAML would take 12:00:00 for a number."""
+    """Settings of a file without its kind, as text, since YAML would read 12:00:00 as a number."""
     values = read_yaml(path, as_text=True)
     return {key: value for key, value in values.items() if value != "" and key != _KIND}
 

@@ -1,7 +1,7 @@
-"""What a run will do and need, and whether it can, found out before it starts or queues for hours.
+"""The plan of a run: its work, its needs, and whether it can run, checked before it starts or queues for hours.
 
-`preflight` refuses whatever the run itself would refuse; every command that begins or continues a run passes through
-it. `checks` goes through the same one by one, for a report, and tries a checkpoint; `show` prints the plan.
+`preflight` refuses everything that the run itself would refuse; every command that begins or resumes a run calls it.
+`checks` reports the same checks one by one and writes a trial checkpoint; `show` prints the plan.
 """
 
 from launch.plan.check import Check

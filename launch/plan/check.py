@@ -7,7 +7,7 @@ class Check(NamedTuple):
     name: str
     fine: bool
     detail: str
-    """What was found, or what is wrong and what to do."""
+    """The result, or the problem and its remedy."""
 
     def __str__(self) -> str:
         return f"{'ok    ' if self.fine else 'FAILED'} {self.name}: {self.detail}"

@@ -1,4 +1,4 @@
-"""Memory of each phase, from a traced model, against the machine's where the run is to be on this one."""
+"""Memory of each phase from a traced model, compared with this machine's if the run is to be here."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -14,14 +14,14 @@ from sivae_dist.train.memory import Estimate, estimate
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is to be."""
+    """The place where a run is to be trained."""
 
     device: str
     """cuda or cpu."""
     name: str
-    """What its memory is called; empty when it is another machine's."""
+    """Name of the GPU or machine, for messages; empty for another machine."""
     bytes: int | None
-    """That all processes share (cpu) or that each has (cuda); None when it is another machine's."""
+    """Memory of all processes together (cpu) or of each (cuda); None for another machine."""
 
     @classmethod
     def of(cls, settings: RunSettings, *, here: bool) -> Self:
@@ -33,12 +33,12 @@ class Place:
         return cls("cpu", "this machine", host_memory().total)
 
     def of_process(self, processes: int) -> int | None:
-        """Bytes that one of them may use."""
+        """Bytes that each process may use."""
         return self.bytes // processes if self.bytes is not None and self.device == "cpu" else self.bytes
 
 
 def images_at_once(settings: RunSettings, phase: Phase, processes: int) -> int:
-    """Of one process; with engine.max_batch_per_rank=auto the least that a run would come down to, which is 1."""
+    """Images that one process handles at once; 1 with engine.max_batch_per_rank=auto, which may go down to that."""
     share = phase.batch // processes
     if settings.engine.max_batch_per_rank == "auto":
         return 1
@@ -46,7 +46,7 @@ def images_at_once(settings: RunSettings, phase: Phase, processes: int) -> int:
 
 
 def estimate_phase(settings: RunSettings, schedule: Schedule, phase: Phase, processes: int, device: str) -> Estimate:
-    """Of the phase's largest step."""
+    """The estimate for the phase's largest step."""
     startup.doing(f"tracing a step at {phase.resolution} px for its memory")
     return estimate(
         settings,
@@ -61,16 +61,16 @@ def estimate_phase(settings: RunSettings, schedule: Schedule, phase: Phase, proc
 
 
 def check_memory(settings: RunSettings, schedule: Schedule, processes: int, place: Place) -> tuple[str, str | None]:
-    """What the largest step needs, and a warning when that is too much. On a CPU it is a ValueError instead.
+    """The needs of the largest step, and a warning if they are too large. On a CPU this is a ValueError instead.
 
-    On a GPU the run itself tries the step; an estimate is no reason to refuse it.
+    On a GPU the run itself tries the step, so an estimate is no reason to refuse it.
     """
     features = settings.model.feature_values
     phase = max(schedule.phases, key=lambda p: images_at_once(settings, p, processes) * features(p.resolution))
     found = estimate_phase(settings, schedule, phase, processes, place.device)
     batch = images_at_once(settings, phase, processes)
     step = f"{batch} image{'s' if batch > 1 else ''} at once at {phase.resolution} px"
-    what = f"{step} take about {found.peak / 1e9:.1f} GB a process"
+    what = f"{step} take about {found.peak / 1e9:.1f} GB per process"
     room = place.of_process(processes)
     if room is None or found.peak <= room:
         return what, None

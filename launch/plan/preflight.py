@@ -1,4 +1,4 @@
-"""Whether a run can begin or continue with these settings: all that the run itself would refuse, and what is odd."""
+"""Checks whether a run can begin or resume with given settings: everything that it would refuse or warn of."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,16 +30,16 @@ from sivae_dist.train.trainer import check_data, make_schedule
 
 @dataclass
 class Plan:
-    """A run that can begin, or continue."""
+    """A run that can begin or resume."""
 
     settings: RunSettings
     processes: int
     place: Place
     data: Dataset
-    """Closed: what describes it is left."""
+    """Closed; only its description can be used."""
     schedule: Schedule
     notes: list[str] = field(default_factory=list)
-    """What differs from what the run was begun with."""
+    """Differences from the settings that the run was begun with."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -53,12 +53,12 @@ def preflight(
     thorough: bool = False,
     untrained: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a run with these settings on `processes` processes. ValueError for the first thing that forbids it.
+    """The plan of a run with these settings on `processes` processes. ValueError for the first reason against it.
 
-    `run`: where it would live, and may have begun; None to leave that open. `here`: on this machine, whose devices and
-    memory are looked at. `cluster`: as a job of this one, which decides `here`, and of which the run must not have a
-    job already. `thorough`: for a dry run, which has the time to look at what the run's own start would find.
-    `untrained`: keys that were written for nothing (untrained_keys).
+    `run`: its directory, in which it may have begun; None if undecided. `here`: whether it runs on this machine, whose
+    devices and memory are then checked. `cluster`: the cluster to submit it to, which determines `here` and must not
+    have a job of the run already. `thorough`: also check what the run's own start would find, for a dry run.
+    `untrained`: keys for resolutions that are not trained (untrained_keys).
     """
     if cluster is not None and run is not None:
         check_idle(cluster, run.path)
@@ -76,7 +76,7 @@ def checks(
     cluster: Cluster[Any] | None = None,
     untrained: Sequence[str] = (),
 ) -> Iterator[Check]:
-    """The same for a job, one by one with what was found, and a checkpoint on trial; up to the first that fails."""
+    """The same checks for a job, one by one, then a trial checkpoint; ends with the first failure."""
     if cluster is not None:
         yield from cluster_checks(cluster)
     here = cluster is not None and cluster.here
@@ -95,7 +95,7 @@ def checks(
 
 
 class _Examination:
-    """Every look raises ValueError, or returns what it found; None when there is nothing to say."""
+    """Each check raises ValueError or returns its result; None when there is nothing to report."""
 
     def __init__(
         self, settings: RunSettings, processes: int, run: RunDirectory | None, here: bool, untrained: Sequence[str]
@@ -109,7 +109,7 @@ class _Examination:
         self.plan: Plan
 
     def looks(self, *, thorough: bool) -> dict[str, Callable[[], str | None]]:
-        """By name, in the order in which they build on each other."""
+        """The checks by name, in the order of their dependencies."""
         looks = {
             "devices": self.devices,
             "data": self.data,
@@ -126,7 +126,7 @@ class _Examination:
             return None
         startup.doing("looking for GPUs")
         check_processes(self.settings.device, self.processes)
-        return f"{self.processes} process(es) find theirs"
+        return f"one for each of {self.processes} process(es)"
 
     def data(self) -> str:
         settings = self.settings
@@ -142,7 +142,7 @@ class _Examination:
         return f"every batch divides among {self.processes} processes"
 
     def sense(self) -> str | None:
-        """Of a new run; one that has begun lives with what it was begun with."""
+        """Only for a new run; one that has begun keeps its settings."""
         if self.begun:
             return None
         check_resolutions(self.settings, self.untrained)
@@ -155,7 +155,7 @@ class _Examination:
         if self.run is None or not self.begun:
             return None
         _, self.plan.notes = resolve_settings(self.run, self.settings, self.plan.data.train)
-        return f"{self.run.path} stands at {saved_images(self.run.path):,} images"
+        return f"{self.run.path} is at {saved_images(self.run.path):,} images"
 
     def initial(self) -> str | None:
         if self.run is not None and saved_images(self.run.path):
@@ -164,7 +164,7 @@ class _Examination:
         return check_initial(self.settings.init, {"encoder": encoder, "decoder": decoder})
 
     def evaluation(self) -> str | None:
-        """Weights of the extractor, which a run would miss at its start or, what is worse, only warn of."""
+        """Looks for the extractor's weights, without which a run would fail at its start or only print a warning."""
         measured, best = self.settings.evaluation, self.settings.checkpoint
         if not measured.every or not measured.needs(Features):
             return None
@@ -183,7 +183,7 @@ class _Examination:
                     f"checkpoint.best_metric={best.best_metric} is never measured: {error}; or set "
                     "checkpoint.keep_best=0"
                 ) from None
-            self.plan.warnings.append(f"{error}; without it the rest is measured")
+            self.plan.warnings.append(f"{error}; until then only the other metrics are measured")
             return None
 
     def memory(self) -> str:
@@ -196,7 +196,7 @@ class _Examination:
 
     def checkpoint(self) -> str:
         size = try_checkpoint(self.settings, self._path())
-        return f"one of {size / 1e9:.2f} GB was written, read back and removed"
+        return f"a trial of {size / 1e9:.2f} GB was written, read back and removed"
 
     def _path(self) -> Path:
         assert self.run is not None

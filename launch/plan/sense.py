@@ -1,4 +1,4 @@
-"""Settings that are valid each for itself, and together cannot be meant."""
+"""Settings that are valid individually but make no sense together."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from sivae_dist.models import AnyModel, ModelSettings
 from sivae_dist.train.memory import logged_terms
 
 _WITHOUT_KEYS_OF_THEIR_OWN = ("schedule.blend_of",)
-"""Mappings that a prolonged run writes for itself."""
+"""Mappings that an extended run writes for itself."""
 
 
 def untrained_keys(config: str, assignments: Sequence[str], settings: RunSettings) -> list[str]:
     """Keys for resolutions that a run with these settings, from a configuration and `key=value`, does not train.
 
-    What a configuration says of its own resolutions stays right where a smaller `model.resolution` leaves them out.
+    Keys for a configuration's own resolutions remain valid when a smaller `model.resolution` excludes them.
     """
     own: ModelSettings = TypeAdapter(AnyModel).validate_python(read_yaml(config_path(config)).get("model") or {})
     assigned = tuple(f"{assignment.partition('=')[0]}." for assignment in assignments)

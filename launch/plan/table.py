@@ -1,4 +1,4 @@
-"""A plan as a dry run prints it: phases, memory, disk and work."""
+"""The table that a dry run prints: phases, memory, disk and work."""
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -12,16 +12,16 @@ from sivae_dist.step.schedule import Phase
 from sivae_dist.train.memory import Estimate, meta_networks
 
 _WIDE = 116
-"""Columns from which all fits into one table."""
+"""Terminal width from which a single table is printed."""
 
 _SCHEDULE = ("images", "epochs", "steps", "blend", "batch", "x rank", "memory")
 
 
 def show(plan: Plan, run: RunDirectory) -> None:
-    """Prints it, in as many columns as the terminal has."""
+    """Prints the plan, fitted to the terminal's width."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 120)  # a file has no width to fit into
+        console.width = max(console.width, 120)  # a file has no width limit
     phases = plan.schedule.phases
     estimates = [estimate_phase(plan.settings, plan.schedule, p, plan.processes, plan.place.device) for p in phases]
     left = [_schedule_cells(plan, *row) for row in zip(phases, estimates, strict=True)]
@@ -56,7 +56,7 @@ def _schedule_cells(plan: Plan, phase: Phase, found: Estimate) -> list[str]:
 
 
 def _objective_cells(plan: Plan, phase: Phase) -> dict[str, str]:
-    """By the heading of their column."""
+    """Cells by column heading."""
     rates = dict.fromkeys((phase.lr_encoder, phase.lr_decoder))
     own = plan.settings.objective.columns(phase.resolution, plan.settings.model.dimensions)
     return {"lr E/D": "/".join(f"{rate:g}" for rate in rates), **own}
@@ -79,8 +79,8 @@ def _summary(plan: Plan, run: RunDirectory, estimates: list[Estimate]) -> list[s
         *plan.data.notes(),
         f"parameters: encoder {encoder:,}, decoder {decoder:,}",
         f"work: {work:.2g} floating-point operations",
-        f"memory: up to {_bytes(most.peak)} a process: state {_bytes(most.state)}, step "
-        f"{_bytes(most.activations + most.inputs)}, overhead {_bytes(most.overhead)}",
+        f"memory: up to {_bytes(most.peak)} per process (state {_bytes(most.state)}, step "
+        f"{_bytes(most.activations + most.inputs)}, overhead {_bytes(most.overhead)})",
         f"disk: data {_bytes(data)}, {check_space(settings, schedule, run.path)}",
     ]
     return lines + [f"note: {note}" for note in plan.notes] + [f"warning: {line}" for line in plan.warnings]

@@ -1,4 +1,4 @@
-"""The room that checkpoints take, and one that is written for trial."""
+"""Disk space for checkpoints, and a trial checkpoint."""
 
 import shutil
 from pathlib import Path
@@ -14,21 +14,21 @@ from sivae_dist.train.players import full_size
 
 
 def check_space(settings: RunSettings, schedule: Schedule, run: Path) -> str:
-    """The room that checkpoints take and find. ValueError when it is not there."""
+    """The space that checkpoints need and the space that is free. ValueError when it does not suffice."""
     size, kept, place = full_size(meta_networks(settings)), settings.checkpoint.most_kept(schedule.end), existing(run)
     free = shutil.disk_usage(place).free
     if free < kept * size:
         raise ValueError(
-            f"{kept} checkpoints of {size / 1e9:.2f} GB need {kept * size / 1e9:.1f} GB, and only "
-            f"{free / 1e9:.1f} GB are free in {place}: make room, or choose another --run-dir"
+            f"{kept} checkpoints of {size / 1e9:.2f} GB need {kept * size / 1e9:.1f} GB, but only "
+            f"{free / 1e9:.1f} GB are free in {place}: free some space, or choose another --run-dir"
         )
-    return f"{kept} checkpoints of {size / 1e9:.2f} GB, and {free / 1e9:,.0f} GB are free in {place}"
+    return f"{kept} checkpoints of {size / 1e9:.2f} GB; {free / 1e9:,.0f} GB are free in {place}"
 
 
 def try_checkpoint(settings: RunSettings, run: Path) -> int:
-    """Writes one of full size as training would, verifies it, and removes it; returns its bytes.
+    """Writes a full-size checkpoint as training would, verifies and removes it; returns its size in bytes.
 
-    Raises OSError or ValueError when that is not possible.
+    Raises OSError or ValueError on failure.
     """
     place = RunDirectory(run).checkpoints / ".trial"
     part = 1 << 26
@@ -47,12 +47,12 @@ def try_checkpoint(settings: RunSettings, run: Path) -> int:
             saver.close()
         written, _ = folder.newest_valid(move_aside=False)
         if written is None:
-            raise OSError(f"what was written to {place} is not there")
+            raise OSError(f"the checkpoint written to {place} is missing")
         return written.bytes
     finally:
         shutil.rmtree(run if made else place, ignore_errors=True)
 
 
 def existing(path: Path) -> Path:
-    """The nearest folder above that is there."""
+    """The path itself, or its nearest parent that exists as a folder."""
     return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.is_dir())

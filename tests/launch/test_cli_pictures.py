@@ -122,8 +122,8 @@ def test_style_mixing(run: Path, tmp_path: Path) -> None:
     assert alike(cell(drawn, 0, 2, wide=1), enlarged(model.sample(1, first=6)[0]))
     assert (drawn != picture(tmp_path / "b.png", *arguments)).any()
     assert "between layers 1 and 3 at 8 px" in refused(*arguments, "--cutoff", 4, "--out", tmp_path / "c.png")
-    assert "--cutoff is for --style-mixing" in refused("sample", run, "--cutoff", 1, "--out", tmp_path / "c.png")
-    assert "one --truncation" in refused(*arguments, "--truncation", "0,1", "--out", tmp_path / "c.png")
+    assert "--cutoff needs --style-mixing" in refused("sample", run, "--cutoff", 1, "--out", tmp_path / "c.png")
+    assert "a single --truncation" in refused(*arguments, "--truncation", "0,1", "--out", tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
 
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_reconstructed(run: Path, data: Path, exported: Path, tmp
     assert "none.png" in refused("reconstruct", run, tmp_path / "none.png", *out)
     other = random_set(tmp_path / "other", samples=8)
     assert "not the data set that this model was trained on" in refused("reconstruct", run, "--data", other, *out)
-    assert "name images, or the data set with --data" in refused("reconstruct", exported, *out)
+    assert "give images, or the data set with --data" in refused("reconstruct", exported, *out)
     assert "not both" in refused("reconstruct", run, note, "--data", data, *out)
     train(begin(tmp_path / "run", tiny_settings(other, "schedule.images={4: 8, 8: 8}")))
     assert "has no test split" in refused("reconstruct", tmp_path / "run", *out)
@@ -294,7 +294,7 @@ def test_numbers() -> None:
     assert parse_numbers("3") == [3]
     assert parse_numbers("0-2, 7,5-5") == [0, 1, 2, 7, 5]
     for wrong in ("", "a", "3-1", "1,,2", "-1", "1-", "1.5", "0-99999", "٣"):
-        with pytest.raises(ValueError, match="are no sample numbers"):
+        with pytest.raises(ValueError, match="is not a list of sample numbers"):
             parse_numbers(wrong)
     assert parse_truncation("0,.5, 1,-0.7") == [0, 0.5, 1, -0.7]
     for wrong in ("", "a", "0,", "nan", "1e3"):

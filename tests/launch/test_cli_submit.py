@@ -90,13 +90,13 @@ def test_in_the_background_killed_cancelled_and_continued(data: Path, undisturbe
         os.kill(workers(run)[0], signal.SIGKILL)
         wait_for_starts(run, 2)
         wait_for_images(run, 880)
-        assert "saves and ends" in sivae("cancel", run).stdout
+        assert "was asked to save and stop" in sivae("cancel", run).stdout
         wait(run, "cancelled")
         record = JobRecord(run)
         (job,) = {row["job"] for row in record.starts_of((record.last_job() or {})["job"])}
         assert len(record.starts_of(job)) == 2
         assert "SIGKILL" in (log := sivae("logs", run).stdout) and "; started again" in log and "was cancelled" in log
-        assert "no job that could be cancelled" in sivae("cancel", run, code=1).stderr
+        assert "no job to cancel" in sivae("cancel", run, code=1).stderr
         sivae(*command)
         wait_for_starts(run, 1)
         wait_for_images(run, record.saved() + 80)
@@ -112,13 +112,13 @@ def test_in_the_background_killed_cancelled_and_continued(data: Path, undisturbe
             os.kill(pid, signal.SIGKILL)
 
 
-def test_what_another_start_cannot_mend(data: Path, tmp_path: Path) -> None:
+def test_failures_that_another_start_cannot_fix(data: Path, tmp_path: Path) -> None:
     bad, run = random_set(tmp_path / "bad", samples=64, array_max_resolution=4), tmp_path / "run"
     broken = next((bad / "0008").glob("*-00003.tar"))
     broken.write_bytes(bytes(broken.stat().st_size))
     sivae("submit", "tiny", *SETTINGS, "--data", bad, "--run-dir", run, *LOCAL, 1)
     log = sivae("logs", run, "-f").stdout
-    assert "shard-00003.tar" in log and log.rstrip().endswith("mend that and submit again")
+    assert "shard-00003.tar" in log and log.rstrip().endswith("fix that and submit again")
     assert len((run / "starts.jsonl").read_text().splitlines()) == 2
 
 

@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "small"
     done = sivae("train", *SMALL, "--data", data, "--run-dir", path, "--nproc", 1, env=CONTAINER)
-    assert "note: WORLD_SIZE=3 in the environment is another launcher's" in done.stderr
+    assert "note: ignoring WORLD_SIZE=3 in the environment, which is another launcher's" in done.stderr
     assert "48/48 images" in done.stdout
     assert "img/s" in done.stdout
     return path

@@ -29,10 +29,10 @@ def run(tmp_path: Path) -> Path:
 def test_who_does_not_answer_is_not_taken_for_no(run: Path, squeue: Answer) -> None:
     squeue("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
     assert state_of(run).name == "unknown"
-    with pytest.raises(ValueError, match=r"cannot be told: squeue does not answer: .*Unable to contact.*; try again"):
+    with pytest.raises(ValueError, match=r"is a job already: squeue does not answer: .*Unable to contact.*; try again"):
         states_of([run], certain=True)
     said = sivae("submit", "tiny", "--data", "nowhere", "--run-dir", run, code=1).stderr
-    assert "whether there is a job already cannot be told" in said
+    assert "cannot determine whether there is a job already" in said
 
 
 def test_a_sweep_is_cancelled_by_its_folder(tmp_path: Path, squeue: Answer) -> None:
@@ -46,12 +46,12 @@ def test_a_sweep_is_cancelled_by_its_folder(tmp_path: Path, squeue: Answer) -> N
     scancel.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n')
     scancel.chmod(0o755)
     assert [line.partition(": job ")[2] for line in cancel(runs_in(tmp_path))] == [
-        "17_0 saves and ends", "17_1 is out of the queue", "17_2 is out of the queue"
+        "17_0 was asked to save and stop", "17_1 was removed from the queue", "17_2 was removed from the queue"
     ]  # fmt: skip
     assert (tmp_path / "asked").read_text().splitlines() == ["17_1 17_2", "--signal=USR1 17_0"]
     squeue("true")
     assert {state.name for state in states_of(runs)} == {"cancelled"}
-    with pytest.raises(ValueError, match="none of these 3 runs has a job that could be cancelled"):
+    with pytest.raises(ValueError, match="none of these 3 runs has a job to cancel"):
         cancel(runs)
 
 

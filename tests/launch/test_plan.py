@@ -119,7 +119,7 @@ def test_weights_of_the_evaluation_that_cannot_be_had(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(weights, "_download", missing)
     (warning,) = plan.preflight(settings("evaluation.every=8"), 1, here=True).warnings
-    assert "no network" in warning and "the rest is measured" in warning
+    assert "no network" in warning and "until then only the other metrics are measured" in warning
     best = settings("evaluation.every=8", "checkpoint.keep_best=1", "checkpoint.best_metric=evaluation/fid")
     with pytest.raises(ValueError, match=r"evaluation/fid is never measured: FID needs .* checkpoint.keep_best=0"):
         plan.preflight(best, 1, here=True)
@@ -172,7 +172,7 @@ def test_memory_is_compared_with_the_machine(settings: Any, monkeypatch: pytest.
     machine(2e9)
     plan.preflight(settings(), 2, here=True, thorough=True, run=RunDirectory(Path("nowhere")))
     machine(0.6e9)  # of which each of two processes would take two thirds
-    with pytest.raises(ValueError, match=r"4 images at once at 8 px take about 0\.8 GB a process, and this machine"):
+    with pytest.raises(ValueError, match=r"4 images at once at 8 px take about 0\.8 GB per process, and this machine"):
         plan.preflight(settings(), 2, here=True, thorough=True, run=RunDirectory(Path("nowhere")))
     gpu = memory.Place("cuda", "a GPU", int(0.5e9))
     what, warning = memory.check_memory(settings(), plan.preflight(settings(), 1).schedule, 1, gpu)
@@ -197,6 +197,6 @@ def test_a_plan_is_readable_at_any_width(
     right = ["0.01", "1/1/16", "0.167", "12.5"]
     assert (left + right in rows) if width == 140 else (left in rows and ["8", *right] in rows)
     assert "48 images in 6 steps, 16 images of warm-up as a plain VAE" in text
-    assert re.search(r"memory: up to 0\.8 GB a process: state", text)
-    assert re.search(r"disk: data .* checkpoints of 0\.00 GB, and [\d,]+ GB are free", text)
+    assert re.search(r"memory: up to 0\.8 GB per process \(state", text)
+    assert re.search(r"disk: data .* checkpoints of 0\.00 GB; [\d,]+ GB are free", text)
     assert re.search(r"work: [\d.]+e\+0\d floating-point operations", text)

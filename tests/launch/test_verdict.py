@@ -19,7 +19,7 @@ def run(tmp_path: Path) -> Path:
     ("code", "again", "why"),
     [
         (0, False, "has finished"),
-        (STOPPED, True, "was asked to stop and has saved"),
+        (STOPPED, True, "was asked to stop and saved a checkpoint"),
         (1, True, "failed: the lines above say why"),
         (None, True, "failed: a process or its node was lost"),
     ],
@@ -44,7 +44,7 @@ def test_a_failure_is_told_and_tried_again_only_where_that_may_help(run: Path, f
     verdict = judge(run, JOB, 0)
     assert verdict.again == again
     assert verdict.why.startswith("failed: process 3 on ") and ": ValueError: the set is damaged" in verdict.why
-    assert ("mend that and submit again" in verdict.why) == final
+    assert ("fix that and submit again" in verdict.why) == final
 
 
 @pytest.mark.parametrize("code", [STOPPED, None])
@@ -62,11 +62,11 @@ def test_late_for_the_time_limit(run: Path) -> None:
     for restart in range(NO_PROGRESS):
         started(run, restart)
         again, why = judge(run, JOB, restart, late=True)
-        assert why.startswith("has not saved in time for its time limit") and again == (restart < NO_PROGRESS - 1)
+        assert why.startswith("did not save before its time limit") and again == (restart < NO_PROGRESS - 1)
     assert why.endswith("set a longer signal_delay")
     started(run, NO_PROGRESS, STOPPED)  # it has saved after all
     save(run, 400)
-    assert judge(run, JOB, NO_PROGRESS, late=True).why == "was asked to stop and has saved"
+    assert judge(run, JOB, NO_PROGRESS, late=True).why == "was asked to stop and saved a checkpoint"
 
 
 def test_progress_in_between_counts(run: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_cancelled_job_is_not_started_again(run: Path) -> None:
 
 def test_a_run_of_a_job_with_several(run: Path) -> None:
     """It is finished, given up or waits for its turn, and none of these is a failure."""
-    assert judge(run, JOB, 0) == (True, "has not had its turn")
+    assert judge(run, JOB, 0) == (True, "has not started yet")
     started(run, 0, 0)
     assert judge(run, JOB, 1) == (False, FINISHED)  # which the start after it left out
     started(run, 2)  # after all

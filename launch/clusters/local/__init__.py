@@ -1,1 +1,1 @@
-"""Jobs in the background of this machine."""
+"""Background jobs on this machine."""

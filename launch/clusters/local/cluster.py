@@ -1,4 +1,4 @@
-"""This machine as a cluster: jobs that run in the background, each below a supervisor that starts it again."""
+"""This machine as a cluster: background jobs, each with a supervisor that restarts it."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from sivae_dist.run.ownership import owner_of
 
 class LocalResources(Resources):
     gpus_per_node: Gpus = 1
-    """GPUs of a run, one process for each; 0 trains on CPUs. Where it is not given, the machine decides."""
+    """GPUs per run, with one process per GPU; 0 trains on CPUs. If it is not given, the machine decides."""
     tasks_per_node: Count | None = None
-    """Processes of a run; None for one per GPU."""
+    """Processes per run; None for one per GPU."""
 
     @property
     def gpus(self) -> int:
@@ -51,7 +51,7 @@ class Local(Cluster[LocalResources]):
 
     def resources(self, name: str, given: Mapping[str, Any]) -> LocalResources:
         if others := [f"--{key.replace('_', '-')}" for key in given if key not in LocalResources.model_fields]:
-            raise ValueError(f"{', '.join(others)}: for SLURM only; leave it out with --cluster {self.kind}")
+            raise ValueError(f"{', '.join(others)}: only for SLURM; omit with --cluster {self.kind}")
         try:
             return LocalResources.model_validate(given)
         except ValidationError as error:
@@ -77,7 +77,7 @@ class Local(Cluster[LocalResources]):
         parallel: int | None,
         per_task: int,
     ) -> list[str]:
-        """In one job, each run on GPUs of its own. ValueError when there are too few GPUs for one of them."""
+        """Submits all runs as one job, each run on its own GPUs. ValueError if there are too few GPUs for a run."""
         places = slots(parallel, visible_gpus() if asked.gpus else [], asked.processes)
         folder, job = folder.resolve(), self._new_name()
         code = _snapshot(folder)
@@ -95,15 +95,15 @@ class Local(Cluster[LocalResources]):
         for job in jobs:
             if job.row["host"] != socket.gethostname():
                 raise ValueError(
-                    f"{job.run} is trained on {job.row['host']}: cancel it there (if that machine is gone, remove "
-                    f"{job.record.jobs})"
+                    f"{job.run} is being trained on {job.row['host']}: cancel it there (if that machine is gone, "
+                    f"remove {job.record.jobs})"
                 )
 
     def cancel(self, jobs: Sequence[tuple[Job, State]]) -> list[str]:
         return [_cancelled(job) for job, _ in jobs]
 
     def log(self, job: Job, rank: int) -> Path | None:
-        """The first process prints into the log for people."""
+        """The first process prints to the run's log."""
         return super().log(job, rank) if rank else RunDirectory(job.run).logs.combined
 
     def _new_name(self) -> str:
@@ -111,7 +111,7 @@ class Local(Cluster[LocalResources]):
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process can use, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    """The GPUs that this process can use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -120,26 +120,26 @@ def visible_gpus() -> list[str]:
 
 
 def slots(parallel: int | None, gpus: list[str], each: int) -> list[str | None]:
-    """Places for runs at once: the GPUs that each sees, as CUDA_VISIBLE_DEVICES names them, or None without GPUs.
+    """Slots for concurrent runs: the value of CUDA_VISIBLE_DEVICES for each, or None without GPUs.
 
-    One for every `each` GPUs; `parallel` asks for another number, whose runs share GPUs when there are more than
-    these. ValueError when there are fewer than `each` GPUs.
+    There is one slot per `each` GPUs, or `parallel` slots, which share GPUs if there are too few. ValueError when there
+    are fewer than `each` GPUs.
     """
     if not gpus:
         return [None] * (parallel or PARALLEL)
     groups = [",".join(gpus[first : first + each]) for first in range(0, len(gpus) - each + 1, each)]
     if not groups:
-        raise ValueError(f"each run asks for {each} GPUs, and only {len(gpus)} can be seen here: set --gpus-per-node")
+        raise ValueError(f"each run requests {each} GPUs, but only {len(gpus)} are visible: set --gpus-per-node")
     return [groups[number % len(groups)] for number in range(parallel or len(groups))]
 
 
 def _snapshot(place: Path) -> Path | None:
-    """Where none can be taken, on a machine without rsync say, a job imports the checkout as it is by then."""
+    """A snapshot of the code; if none can be taken, as without rsync, the job imports the checkout itself."""
     try:
         return snapshot(place)
     except ValueError as error:
         RunDirectory(place).logs.tell(
-            f"warning: {error}; until then do not edit the checkout while this job is not done"
+            f"warning: {error}; without a snapshot, do not edit the checkout until this job has ended"
         )
         return None
 
@@ -161,7 +161,7 @@ def _detached(place: Path, code: Path | None, *arguments: str) -> int:
 
 
 def _facts(process: int, asked: LocalResources, code: Path | None) -> dict[str, Any]:
-    """What is recorded of a submission."""
+    """The facts recorded about a submission."""
     return {
         "host": socket.gethostname(),
         "process": process,
@@ -176,20 +176,20 @@ def _state(job: Job) -> State | None:
     starts = record.starts_of(job.name)
     if host != socket.gethostname():
         if record.is_running(job.name) or not starts:
-            return State("running" if starts else "waiting", f"on {host}, as far as can be seen from here")
+            return State("running" if starts else "waiting", f"on {host}, as far as this machine can see")
         return None
-    if not starts:  # a sweep's supervisor has not come to it
+    if not starts:  # a sweep's supervisor has not reached it yet
         waits = _is_alive(job.row["process"], job.name) and record.is_due(job.name)
         return State("waiting", "for a slot" if job.is_shared else "to start") if waits else None
     if _is_alive(starts[-1]["process"], job.name):
         return State("running", f"on {host}")
     if (owner := owner_of(job.run)) is not None:
-        return State("running", f"by {owner}, which saves and ends, since its supervisor was killed")
+        return State("running", f"by {owner}, which is saving and stopping because its supervisor was killed")
     return None
 
 
 def _is_alive(process: int, job: str) -> bool:
-    """Whether a process is there, and is the one that supervises this job; a number may be given anew."""
+    """Whether a process exists and supervises this job; process ids are reused."""
     try:
         return job.encode() in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
@@ -197,11 +197,11 @@ def _is_alive(process: int, job: str) -> bool:
 
 
 def _cancelled(job: Job) -> str:
-    """Asks one job to save and end, if it has to be asked; returns what was done."""
+    """Asks a job to save and stop if it is running; returns a line about it."""
     if not job.record.is_running(job.name):
-        return f"job {job.name} will not start it"  # which looks before it does
+        return f"job {job.name} will not start it"  # a job checks before each start
     try:
         os.kill(job.record.starts_of(job.name)[-1]["process"], signal.SIGUSR1)
     except ProcessLookupError:
-        pass  # its supervisor was killed, and it ends for that reason
-    return f"job {job.name} saves and ends"
+        pass  # its supervisor was killed, so it is stopping anyway
+    return f"job {job.name} was asked to save and stop"

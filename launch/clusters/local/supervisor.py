@@ -1,7 +1,7 @@
-"""A run in the background of this machine, started again like a job that is requeued.
+"""Supervises a background run on this machine, and restarts it as SLURM requeues a job.
 
-`python -m launch.clusters.local.supervisor run RUN PROCESSES JOB` stands where SLURM's batch script would, and
-supervises the run; `... sweep PROCESSES JOB SLOTS RUN...` starts one of these for each run of a sweep.
+`python -m launch.clusters.local.supervisor run RUN PROCESSES JOB` takes the role of SLURM's batch script and
+supervises the run; `... sweep PROCESSES JOB SLOTS RUN...` starts one such supervisor for each run of a sweep.
 """
 
 import json
@@ -25,7 +25,7 @@ from sivae_dist.run.ends import STOPPED
 
 
 def sweep(processes: int, job: str, places: list[str | None], runs: list[Path]) -> int:
-    """Trains runs, as many at once as there are places; returns the largest exit code."""
+    """Trains runs, one at a time per place; returns the largest exit code."""
     free: SimpleQueue[str | None] = SimpleQueue()
     for place in places:
         free.put(place)
@@ -55,7 +55,7 @@ def sweep(processes: int, job: str, places: list[str | None], runs: list[Path]) 
         finally:
             free.put(gpus)
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a run is cancelled, not all of them
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it cancels a single run, not all of them
     for run in runs:
         RunDirectory(run).logs.path.mkdir(exist_ok=True)
     with ThreadPoolExecutor(len(places)) as pool:
@@ -63,31 +63,31 @@ def sweep(processes: int, job: str, places: list[str | None], runs: list[Path]) 
 
 
 def main(run: Path, processes: int, job: str) -> int:
-    """Trains until the run is at its end, is asked to stop, or is given up; returns an exit code."""
+    """Trains until the run has finished, is asked to stop, or is given up; returns an exit code."""
     record, logs = JobRecord(run), RunDirectory(run).logs
     child: subprocess.Popen[bytes] | None = None
-    told: list[int] = []
+    received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-        if child is not None and child.poll() is None and len(told) == 1:  # another would find it on its way out
+        received.append(number)
+        if child is not None and child.poll() is None and len(received) == 1:  # after the first it is already stopping
             child.send_signal(signal.SIGTERM)
 
     for number in SIGNALS:
         signal.signal(number, forward)
     restart, me = 0, str(os.getpid())
     while not record.is_cancelled(job):
-        logs.forget_failure()  # of an earlier start, if this one is refused before it does so itself
+        logs.forget_failure()  # an earlier start's, in case this one is refused before it does so itself
         record.started(job, restart, node=socket.gethostname(), processes=processes, process=os.getpid())
         logs.tell(f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
         child = subprocess.Popen([sys.executable, "-m", "launch.launcher", str(run), str(processes), me])
-        if told:  # before there was anybody to hand it on to
+        if received:  # before there was a process to forward it to
             child.send_signal(signal.SIGTERM)
         code = child.wait()
         if code >= 0:
             record.ended(job, restart, code)
         verdict = judge(run, job, restart)
-        again = verdict.again and not told
+        again = verdict.again and not received
         logs.tell(f"job {job}, start {restart + 1}: {verdict.why}" + ("; started again" if again else ""))
         if not again:
             return code if code >= 0 else 1

@@ -1,1 +1,1 @@
-"""Jobs of SLURM, through submitit."""
+"""SLURM jobs, through submitit."""

@@ -1,4 +1,4 @@
-"""The batch script with its lines for sbatch and srun, and handing it in, through submitit."""
+"""Writes the batch script, with its options of sbatch and srun, and submits it through submitit."""
 
 import os
 import re
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Executor(submitit.SlurmExecutor):
-    """submitit's, which also shows what it would hand in where there is no SLURM."""
+    """submitit's executor, which can also show its script on a machine without SLURM."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -29,11 +29,11 @@ class Executor(submitit.SlurmExecutor):
 
     @staticmethod
     def _get_job_id_from_submission_command(string: bytes | str) -> str:
-        """sbatch's own sentence, among what a site's filters print about jobs."""
+        """The job's number from sbatch's own line, among the output of a site's submission filters."""
         text = string if isinstance(string, str) else string.decode(errors="replace")
         found = re.search(r"Submitted batch job (\d+)", text)
         if found is None:
-            raise RuntimeError(f"sbatch does not give the number of the job: {text!r}")
+            raise RuntimeError(f"sbatch did not print the number of the job: {text!r}")
         return found[1]
 
     def script(self) -> str:
@@ -50,8 +50,8 @@ def make_executor(
     parallel: int | None = None,
     after: str | None = None,
 ) -> Executor:
-    """`plan`: a run or a sweep's plan (plans.runs_of); `code`: a snapshot to import from; `parallel`: tasks of an
-    array at once; `after`: a further dependency, as SLURM writes it."""
+    """`plan`: a run, or a sweep's plan (plans.runs_of). `code`: the snapshot to import from. `parallel`: maximum number
+    of concurrent tasks of an array. `after`: a further dependency, in SLURM's notation."""
     srun = ["--kill-on-bad-exit=1", *arguments(cluster.srun)]
     python = None
     if cluster.container_image is not None:
@@ -66,8 +66,7 @@ def make_executor(
     if dependencies:
         options["dependency"] = ",".join(dependencies)
     cpus = None if options.get("cpus-per-task") is False else cluster.cpus_per_task
-    # submitit's own handling of signals is replaced as soon as ours are listened to (task.py), so that its count of
-    # time-outs is never used up.
+    # Our signal handlers soon replace submitit's (task.py), so its count of time-outs must never run out.
     executor = Executor(folder, max_num_timeout=10**6, python=python)
     executor.update_parameters(
         job_name=name if cluster.job_name is None else cluster.job_name.replace("{name}", name),
@@ -84,13 +83,13 @@ def make_executor(
         signal_delay_s=cluster.delay,
         wckey=None,
         stderr_to_stdout=True,
-        # With a handler the shell outlives what SLURM sends to all of a job, and sees to what follows.
+        # With handlers, the shell survives signals that SLURM sends to the whole job, and runs the lines below.
         setup=[
             "trap : TERM USR1 USR2",
             *([] if cpus is None else ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]),
-            "export SLURM_EXPORT_ENV=ALL",  # or --export=NONE would keep from the processes what follows
+            "export SLURM_EXPORT_ENV=ALL",  # or --export=NONE would hide the following variables from the processes
             *cluster.setup,
-            "set +e",  # whatever the setup has set: what follows a failure is decided below
+            "set +e",  # in case the setup has set it: failures are handled below
             "export PYTHONSAFEPATH=1"
             + ("" if code is None else f" PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"),
             f"{requeue} {cluster.margin} &",
@@ -105,29 +104,29 @@ def make_executor(
 
 
 def check_sbatch() -> None:
-    """ValueError where no job can be submitted."""
+    """ValueError if this machine cannot submit jobs."""
     if shutil.which("sbatch") is None:
         raise ValueError(
-            "sbatch is not found on this machine: submit from a login node of a SLURM cluster (its module may have to "
-            "be loaded), or train on this machine with --cluster local"
+            "sbatch was not found on this machine: submit from a login node of a SLURM cluster (you may have to load "
+            "its module), or train on this machine with --cluster local"
         )
 
 
 def hand_in(executor: Executor, submission: Callable[[], T]) -> T:
-    """What submitit returns. Raises ValueError when SLURM refuses the job."""
+    """Submits; returns the result of `submission`. Raises ValueError when SLURM refuses the job."""
     check_sbatch()
-    where = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}  # of the cluster, not of a job
+    where = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}  # the cluster's, not a job's
     before = dict(os.environ)
     try:
-        # A job that is submitted out of another must not inherit its place; a user's own SBATCH_ACCOUNT and such hold
-        # where the script has no line for them, which sbatch would let come first.
+        # A job submitted from within another must not inherit its environment. A user's own SBATCH_ACCOUNT etc. apply
+        # only where the script has no line for them; sbatch itself would give them precedence.
         with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
             os.environ |= where
             for name in _overridden(executor.script()):
                 os.environ.pop(name, None)
             return submission()
     except submitit.core.utils.FailedJobError as error:
-        raise ValueError(f"SLURM refuses the job: {_sentences(str(error))}") from None
+        raise ValueError(f"SLURM refused the job: {_sentences(str(error))}") from None
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise ValueError(f"the job could not be submitted: {' '.join(str(error).split())}") from None
     finally:
@@ -135,7 +134,7 @@ def hand_in(executor: Executor, submission: Callable[[], T]) -> T:
 
 
 def _overridden(script: str) -> set[str]:
-    """Environment variables of sbatch that say something else about what the script settles."""
+    """Environment variables of sbatch that would override lines of the script."""
     names = {line.removeprefix("#SBATCH --").partition("=")[0] for line in script.splitlines() if "#SBATCH --" in line}
     names |= {"array-inx", "no-requeue", "no-kill", "wait", "timelimit", "mem-per-node", "quiet"}
     if names & {"gpus-per-node", "gpus", "gpus-per-task", "gres"}:
@@ -144,6 +143,6 @@ def _overridden(script: str) -> set[str]:
 
 
 def _sentences(text: str) -> str:
-    """What sbatch says, on one line."""
+    """sbatch's error messages on one line."""
     lines = (re.sub(r"^\s*sbatch:\s*(error:\s*)?", "", line).strip() for line in text.splitlines())
-    return "; ".join(line for line in lines if line) or "sbatch gives no reason"
+    return "; ".join(line for line in lines if line) or "sbatch gave no reason"

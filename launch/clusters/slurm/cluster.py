@@ -1,4 +1,4 @@
-"""SLURM as a cluster: jobs that submitit hands in, and arrays of them."""
+"""SLURM as a cluster: jobs and job arrays, submitted through submitit."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ class Slurm(Cluster[SlurmSettings]):
         parallel: int | None,
         per_task: int,
     ) -> list[str]:
-        """As arrays of tasks. An array waits for the end of the one before it, since SLURM limits each by itself."""
+        """Submits job arrays. Each waits for the end of the one before it, as SLURM limits concurrency per array."""
         sweep = SweepFolder(folder.resolve())
         code = snapshot(sweep.path)
         facts = _facts(asked, code)
@@ -66,7 +66,7 @@ class Slurm(Cluster[SlurmSettings]):
             for job, task in zip(handed, part, strict=True):
                 for run in task:
                     self._record(run, job.job_id, runs=len(task), **facts)
-            jobs.append(handed[0].job_id.split("_")[0])  # of a single task submitit makes no array
+            jobs.append(handed[0].job_id.split("_")[0])  # submitit makes no array of a single task
         return jobs
 
     def states(self, jobs: Sequence[Job]) -> list[State | None]:
@@ -79,7 +79,7 @@ class Slurm(Cluster[SlurmSettings]):
 
 
 def _facts(asked: SlurmSettings, code: Path | None) -> dict[str, Any]:
-    """What is recorded of a submission."""
+    """The facts recorded about a submission."""
     return {
         "cluster": slurm_config().get("ClusterName"),
         "nodes": asked.nodes,
@@ -89,7 +89,7 @@ def _facts(asked: SlurmSettings, code: Path | None) -> dict[str, Any]:
 
 
 def _arrays(tasks: list[list[Prepared]], asked: SlurmSettings) -> Iterator[list[list[Prepared]]]:
-    """Tasks by array: no more than the cluster takes in one."""
+    """Splits tasks into arrays of at most the cluster's maximum size."""
     largest = asked.max_array_size or int(slurm_config().get("MaxArraySize", _MAX_ARRAY))
     for first in range(0, len(tasks), largest):
         yield tasks[first : first + largest]
@@ -101,7 +101,7 @@ def _submit_array(executor: Executor, plan: Path, count: int) -> list[submitit.J
 
 
 def _of_task(job: Job, state: State | None) -> State | None:
-    """Of a run whose job is in this state: it may be one of several that a task trains one after the other."""
+    """State of a run whose job is in this state; it may be one of several that a task trains in turn."""
     if state is None or not job.is_shared or job.record.is_running(job.name):
         return state
     if not job.record.is_due(job.name):
@@ -114,10 +114,10 @@ def _is_only_queued(job: Job, state: State) -> bool:
 
 
 def _cancelled(job: Job, state: State) -> str:
-    """Asks one job to save and end, if it has to be asked; returns what was done."""
+    """Asks a job to save and stop if it is running; returns a line about it."""
     if _is_only_queued(job, state):
-        return f"job {job.name} is out of the queue"
+        return f"job {job.name} was removed from the queue"
     if job.is_shared and not job.record.is_running(job.name):
-        return f"job {job.name} will not start it"  # which looks before it does
+        return f"job {job.name} will not start it"  # a job checks before each start
     ask_to_save(job.name)
-    return f"job {job.name} saves and ends"
+    return f"job {job.name} was asked to save and stop"

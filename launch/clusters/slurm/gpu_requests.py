@@ -1,4 +1,4 @@
-"""How SLURM is asked for GPUs: `4`, `a100:4`, and generic resources, `gpu:a100:4,nvme:100G`."""
+"""Requests for GPUs in SLURM's notation: `4`, `a100:4`, and generic resources, `gpu:a100:4,nvme:100G`."""
 
 import re
 
@@ -6,7 +6,7 @@ from launch.clusters.counts import GPU_TYPE
 
 
 def gres_count(gres: str | None) -> int:
-    """GPUs among generic resources. ValueError where their number cannot be read."""
+    """Number of GPUs among generic resources. ValueError if it cannot be parsed."""
     return sum(_number(part) for part in _parts(gres) if _is_gpu(part))
 
 
@@ -16,7 +16,7 @@ def without_gpus(gres: str | None) -> str | None:
 
 
 def with_gpus(gres: str, request: str | int) -> str:
-    """The same generic resources with other GPUs, of the type that they had unless `request` names one."""
+    """The generic resources with their GPUs replaced by `request`, of the same type unless it names one."""
     gpus = [re.sub(r"^(?:gres[:/])?gpu[:=]?", "", part) for part in _parts(gres) if _is_gpu(part)]
     kinds = {match[1] for one in gpus if (match := re.fullmatch(rf"({GPU_TYPE})(?::\d+)?", one))}
     kind = f"{kinds.pop()}:" if len(kinds) == 1 and str(request).isdecimal() else ""

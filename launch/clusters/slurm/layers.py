@@ -1,4 +1,4 @@
-"""Settings of one place (a file, a command's options) upon those of another, as SLURM understands them together."""
+"""Merges settings from two sources (a file, command-line options) by SLURM's rules."""
 
 import re
 from typing import Any
@@ -12,16 +12,16 @@ _FOLDED = {
     "gpus-per-task": "gpus_per_task", "gres": "gres", "cpus-per-task": "cpus_per_task", "mem": "mem", "time": "time",
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "exclude": "exclude",
 }  # fmt: skip
-"""Options of sbatch that are settings as well, since sivae has to know them, or has keys for them."""
+"""Options of sbatch that are also settings, because sivae needs their values or has keys for them."""
 
 _ALWAYS = {"nodes", "tasks_per_node", "time", "job_name"}
 _LINES = {"gpus_per_node", "cpus_per_task"}
-"""Settings with a value of their own, whose lines may be left out: of a partition that has GPUs without saying so."""
+"""Settings whose values are needed even if their lines are omitted, as for a partition with implicit GPUs."""
 
 
 def one_layer(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of one place (a file, or a command's options) with its options of sbatch and srun as settings where
-    there are such. ValueError in one line a problem."""
+    """Settings from one source (a file, or command-line options), with options of sbatch and srun turned into settings
+    where possible. ValueError with one line per problem."""
     values = dict(values)
     options = sbatch_options(values.pop("sbatch", None) or {})
     _take_the_place(options, values)
@@ -34,7 +34,7 @@ def one_layer(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take_the_place(options: Options, values: dict[str, Any]) -> None:
-    """Of settings, of which some exclude each other in SLURM."""
+    """Moves options into settings, and drops settings that they exclude in SLURM."""
     if {"mem-per-cpu", "mem-per-gpu"} & options.keys():
         values.pop("mem", None)
     if "gres" in options and gres_count(_text("gres", options["gres"])) and "gpus-per-node" not in options:
@@ -71,13 +71,13 @@ def _signal_delay(text: str) -> int:
     match = re.fullmatch(r"(?:(?:SIG)?USR2|12)@(\d+)", text, re.IGNORECASE | re.ASCII)
     if match is None:
         raise ValueError(
-            f"sbatch option signal cannot be {text}: all processes wait for USR2 to save; write signal_delay: SECONDS"
+            f"sbatch option signal cannot be {text}: the processes save on USR2; write signal_delay: SECONDS"
         )
     return int(match[1])
 
 
 def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    """Two layers, of which the upper one comes first. What excludes each other in SLURM is taken from one of them."""
+    """Merges two layers; the upper one takes precedence, also over settings that its own exclude in SLURM."""
     below, above = dict(lower), dict(upper)
     options = {name: dict(below.pop(name, {})) for name in ("sbatch", "srun")}
     given = above.get("sbatch", {})
@@ -88,7 +88,7 @@ def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     if "tasks_per_node" in above:
         options["sbatch"].pop("ntasks", None)
     if gres_count(below.get("gres")) and "gres" not in above and gpu_count(above.get("gpus_per_node", 0)):
-        above["gres"] = with_gpus(below["gres"], above.pop("gpus_per_node"))  # as this cluster wants to be asked
+        above["gres"] = with_gpus(below["gres"], above.pop("gpus_per_node"))  # this cluster requires gres
     elif (
         {"gpus_per_node", "gpus"} & (above.keys() | given.keys())
         or gres_count(above.get("gres"))

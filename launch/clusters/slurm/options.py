@@ -1,6 +1,6 @@
-"""Options of sbatch and srun as people write them: in any spelling, each once, and none that would undo what runs need.
+"""Parses options of sbatch and srun in any spelling; refuses duplicates and options that would break runs.
 
-Spellings: `mem`, `--mem=64G`, `--mem 64G`, `-J name`, `mail_type`, a line `#SBATCH --exclusive` out of a script.
+Spellings: `mem`, `--mem=64G`, `--mem 64G`, `-J name`, `mail_type`, a line `#SBATCH --exclusive` of a script.
 """
 
 import re
@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
 Options = dict[str, str | bool]
-"""By the long name: a value, True for an option without one, False to leave out a line that sivae would write."""
+"""Values by long name; True for an option without a value, False to omit a line that sivae would write."""
 
 Given = Mapping[str, object] | Iterable[str] | str
 
@@ -20,26 +20,26 @@ _LETTERS = {
     "p": "partition", "Q": "quiet", "q": "qos", "S": "core-spec", "s": "oversubscribe", "t": "time", "u": "unbuffered",
     "V": "version", "v": "verbose", "W": "wait", "w": "nodelist", "x": "exclude", "Z": "no-allocate",
 }  # fmt: skip
-"""SLURM's short options; the few that differ between sbatch and srun are in neither's everyday use."""
+"""SLURM's short options; the few that differ between sbatch and srun are rarely used."""
 
 _SYNONYMS = {"tasks-per-node": "ntasks-per-node", "share": "oversubscribe", "workdir": "chdir", "cluster": "clusters"}
 
 _SBATCH_NEEDS = {
-    "array": "`sivae sweep` makes the arrays",
-    "clusters": "`sivae status` and `sivae cancel` ask the cluster that they run on",
-    "error": "`sivae logs` reads what processes print in RUN/logs/jobs",
-    "output": "`sivae logs` reads what processes print in RUN/logs/jobs",
-    "input": "nothing reads the standard input of a job",
-    "wrap": "the batch script is sivae's own",
-    "no-kill": "when a node is lost, all processes have to end so that the job can be requeued",
-    "no-requeue": "a job that is preempted or reaches its time limit is requeued (end it by `sivae cancel`)",
-    "gpus-per-socket": "the number of processes follows from the GPUs of a node: write gpus_per_node",
+    "array": "`sivae sweep` creates the arrays",
+    "clusters": "`sivae status` and `sivae cancel` query the cluster that they run on",
+    "error": "`sivae logs` reads the output of the processes from RUN/logs/jobs",
+    "output": "`sivae logs` reads the output of the processes from RUN/logs/jobs",
+    "input": "a job does not read its standard input",
+    "wrap": "sivae writes the batch script",
+    "no-kill": "when a node is lost, all processes must end so that the job can be requeued",
+    "no-requeue": "a job that is preempted or reaches its time limit is requeued (stop it with `sivae cancel`)",
+    "gpus-per-socket": "the number of processes follows from the GPUs per node: write gpus_per_node",
     "ntasks-per-gpu": "there is one process per GPU: write gpus_per_node, or tasks_per_node",
     "ntasks-per-core": "the number of processes is nodes times tasks_per_node",
     "ntasks-per-socket": "the number of processes is nodes times tasks_per_node",
-    "nodefile": "nodes are chosen by nodelist, exclude and constraint",
-    "parsable": "sivae reads the job's number in sbatch's own sentence",
-    "quiet": "sivae reads the job's number in sbatch's own sentence",
+    "nodefile": "choose nodes with nodelist, exclude and constraint",
+    "parsable": "sivae reads the job's number from sbatch's normal output",
+    "quiet": "sivae reads the job's number from sbatch's normal output",
     "test-only": "`sivae submit --dry-run` submits nothing",
     "wait": "`sivae logs -f` waits for the end of a job",
     "help": "see `man sbatch`",
@@ -56,7 +56,7 @@ WITHOUT_KEY = frozenset(
         "threads-per-core", "time-min", "tmp", "wckey",
     }
 )  # fmt: skip
-"""Options of sbatch that people use, and that have no key of their own in a cluster's settings."""
+"""Common options of sbatch without a key of their own in a cluster's settings."""
 
 _SRUN_NEEDS = {
     "error": _SBATCH_NEEDS["error"],
@@ -66,7 +66,7 @@ _SRUN_NEEDS = {
     "nodes": "the number of processes is set by nodes and tasks_per_node",
     "ntasks": "the number of processes is set by nodes and tasks_per_node",
     "ntasks-per-node": "the number of processes is set by nodes and tasks_per_node",
-    "pty": "nobody sits in front of a job",
+    "pty": "a job has no terminal",
     "multi-prog": "all processes run the same program",
     "jobid": "the processes belong to the job that is submitted",
     "no-allocate": "the processes belong to the job that is submitted",
@@ -79,8 +79,8 @@ _SRUN_NEEDS = {
 
 
 def sbatch_options(given: Given) -> Options:
-    """Options of sbatch by their long names. ValueError in one line a problem: an option that is given twice with
-    different values, or one that sivae needs otherwise."""
+    """Options of sbatch by their long names. ValueError with one line per problem: an option given twice with different
+    values, or one that conflicts with sivae's needs."""
     options = _collect(given)
     _refuse(options, _SBATCH_NEEDS, "sbatch")
     requeue, mode = options.pop("requeue", True), options.get("open-mode", "append")
@@ -95,15 +95,15 @@ def sbatch_options(given: Given) -> Options:
 
 
 def srun_options(given: Given) -> Options:
-    """Options of srun by their long names. ValueError as of sbatch_options."""
+    """Options of srun by their long names. ValueError as in sbatch_options."""
     options = _collect(given)
     _refuse(options, _SRUN_NEEDS, "srun")
     if options.get("kill-on-bad-exit", "1") not in (True, "1"):
         raise ValueError(
-            "srun option kill-on-bad-exit has to stay 1: the processes of a job end together, or it would hang"
+            "srun option kill-on-bad-exit has to stay 1: the processes must end together, or the job would hang"
         )
     options.pop("kill-on-bad-exit", None)
-    options.pop("unbuffered", None)  # which it always is
+    options.pop("unbuffered", None)  # always set
     exported = str(options.get("export", "ALL"))
     if exported.split(",")[0] != "ALL":
         raise ValueError(
@@ -114,16 +114,16 @@ def srun_options(given: Given) -> Options:
 
 
 def arguments(options: Options) -> list[str]:
-    """As words of a command line."""
+    """The options as words of a command line."""
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
 
 
 def long_name(name: str) -> str:
-    """Of an option in any spelling: `-J`, `job_name`, `--job-name`. ValueError for what names none."""
+    """The long name of an option in any spelling: `-J`, `job_name`, `--job-name`. ValueError if it is not an option."""
     bare = name.strip().lstrip("-")
     if len(bare) == 1:
         if bare not in _LETTERS:
-            raise ValueError(f"{name.strip()!r} names no option of SLURM's that is known here: write its long name")
+            raise ValueError(f"{name.strip()!r} is not a known short option of SLURM: write the option's long name")
         return _LETTERS[bare]
     if not re.fullmatch(r"[A-Za-z][\w-]*", bare):
         raise ValueError(f"{name!r} is not the name of an option: write NAME or NAME=VALUE (mail-type=END)")
@@ -141,11 +141,11 @@ def _collect(given: Given) -> Options:
             options[name] = found
         return options
     lines = [given] if isinstance(given, str) else list(given)
-    return {name: value for line in lines for name, value in _parse(str(line))}  # the last one counts, as in SLURM
+    return {name: value for line in lines for name, value in _parse(str(line))}  # the last one wins, as in SLURM
 
 
 def _parse(line: str) -> Iterator[tuple[str, str | bool]]:
-    """The options in a line as it would stand in a script or behind sbatch; NAME=VALUE may do without dashes."""
+    """The options in a line as in a batch script or after sbatch; NAME=VALUE needs no dashes."""
     line = re.sub(r"^\s*#SBATCH\s+", "", line).strip()
     if not line.startswith("-"):
         name, equals, value = line.partition("=")
@@ -154,7 +154,7 @@ def _parse(line: str) -> Iterator[tuple[str, str | bool]]:
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
-        raise ValueError(f"{line!r} cannot be read as options: {error}") from None
+        raise ValueError(f"{line!r} cannot be parsed as options: {error}") from None
     while words:
         word = words.pop(0)
         if word.startswith("--"):
@@ -169,7 +169,7 @@ def _parse(line: str) -> Iterator[tuple[str, str | bool]]:
 
 
 def _value(value: object) -> str | bool:
-    """`true` and nothing at all are an option without a value, `false` leaves it out, a list is one with commas."""
+    """`true` or nothing means an option without a value, `false` omits it, and a list is joined with commas."""
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     text = "" if value is None else str(value).strip()

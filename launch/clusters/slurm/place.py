@@ -1,4 +1,4 @@
-"""Which process of which job this is, from SLURM's environment."""
+"""The identity of this process (job, rank, node), from SLURM's environment."""
 
 import os
 import socket
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class SlurmPlace:
     job: str
-    """What squeue and scontrol call it; a task of an array has an id of its own, like 123_4."""
+    """The id used by squeue and scontrol; that of an array's task is like 123_4."""
     restart: int
-    """How often it was requeued."""
+    """Number of times that it was requeued."""
     index: int
-    """Of the array's task; 0 outside of arrays."""
+    """Index of the array's task; 0 outside of arrays."""
     rank: int
     local_rank: int
     world_size: int
     node: str
-    """A name of this node under which others find it."""
+    """A name of this node that other nodes can resolve."""
 
     @classmethod
     def from_environment(cls) -> "SlurmPlace":
-        """As a task has it, or as a batch script has it, which is no task but stands at rank 0 of one."""
+        """From the environment of a task, or of a batch script, which has no rank and counts as rank 0."""
         env = os.environ
         array, index = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
         return cls(
@@ -38,6 +38,6 @@ class SlurmPlace:
 def _resolvable(name: str) -> str:
     try:
         socket.getaddrinfo(name, None)
-    except OSError:  # SLURM's name of a node need not be its host's
+    except OSError:  # SLURM's name of a node may differ from its host name
         return socket.gethostname()
     return name

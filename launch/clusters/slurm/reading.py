@@ -1,4 +1,4 @@
-"""The settings of a cluster from its file and a command's options."""
+"""Loads a cluster's settings from its file and command-line options."""
 
 import subprocess
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from launch.clusters.slurm.settings import SlurmSettings
 
 
 def load_settings(name: str | None, changes: Mapping[str, Any]) -> SlurmSettings:
-    """The settings of a cluster with `changes` on top. `name`: a file, its name without folder and ending, or `auto`,
-    which takes the file whose cluster_name SLURM reports, and defaults when there is none; None for defaults.
+    """The settings of a cluster, overridden by `changes`. `name`: a file, its name without folder and extension, or
+    `auto`, the file whose cluster_name SLURM reports (defaults if there is none); None for defaults.
 
-    ValueError in one line a problem.
+    ValueError with one line per problem.
     """
     path = None if name is None else _of_this_cluster() if name == "auto" else named(name)
     above = _layer("options", dict(changes))
@@ -39,8 +39,8 @@ def _with_a_way_out(problem: Problem) -> str:
     if not problem.whole:
         return str(problem)
     if problem.key.replace("_", "-") in WITHOUT_KEY:
-        return f"unknown key {problem.key}; it is an option of sbatch, which goes below `sbatch:`"
-    hint = "" if "did you mean" in problem.message else "; options of sbatch that have no key go below `sbatch:`"
+        return f"unknown key {problem.key}; it is an option of sbatch: put it below `sbatch:`"
+    hint = "" if "did you mean" in problem.message else "; put options of sbatch without a key below `sbatch:`"
     return f"{problem}{hint}"
 
 
@@ -57,7 +57,7 @@ def _of_this_cluster() -> Path | None:
 
 
 def slurm_config() -> dict[str, str]:
-    """What `scontrol show config` says; empty where there is no SLURM."""
+    """The output of `scontrol show config`; empty if there is no SLURM."""
     try:
         done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""What a job of SLURM asks for, and how its cluster wants to be asked."""
+"""Resources of a SLURM job, and a cluster's conventions for requesting them."""
 
 import math
 import re
@@ -16,7 +16,7 @@ _LONGEST_DELAY = 120
 
 
 def parse_time(value: object) -> object:
-    """SLURM's notations of a time limit (`90`, `mm:ss`, `hh:mm:ss`, `d-hh`, `d-hh:mm`, ...) as minutes, rounded up."""
+    """Minutes, rounded up, from SLURM's notations of a time limit: `90`, `mm:ss`, `hh:mm:ss`, `d-hh`, `d-hh:mm`."""
     if isinstance(value, int):
         value = str(value)
     if not isinstance(value, str):
@@ -28,7 +28,7 @@ def parse_time(value: object) -> object:
     units = (3600, 60, 1) if days is not None or len(numbers) == 3 else (60, 1)
     seconds = 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
     if not seconds:
-        raise ValueError(f"{value!r} is no time limit: write minutes (90), hh:mm:ss or days-hh:mm:ss (1-12:00:00)")
+        raise ValueError(f"{value!r} is not a time limit: write minutes (90), hh:mm:ss or days-hh:mm:ss (1-12:00:00)")
     return math.ceil(seconds / 60)
 
 
@@ -37,13 +37,15 @@ def _parse_memory(value: object) -> object:
         return None
     text = str(value).strip()
     if not re.fullmatch(r"\d+(?:[KMGT]B?)?", text, re.IGNORECASE | re.ASCII):
-        raise ValueError(f"{text!r} is no amount of memory: write 64G (K, M, G or T; megabytes without), or 0 for all")
+        raise ValueError(
+            f"{text!r} is not an amount of memory: write 64G (K, M, G or T; megabytes without a unit), or 0 for all"
+        )
     return text
 
 
 def _check_gpus_per_task(value: str | None) -> str | None:
     if value is not None and gpu_count(value) != 1:
-        raise ValueError(f"a process drives one GPU: write 1 or TYPE:1, not {value}, and tasks_per_node as needed")
+        raise ValueError(f"each process uses one GPU: write 1 or TYPE:1, not {value}, and set tasks_per_node as needed")
     return value
 
 
@@ -54,49 +56,49 @@ def _check_name(value: str | None) -> str | None:
 
 
 class SlurmSettings(Resources):
-    """Resources of a job, and how its cluster wants to be asked for them. Options of `sivae submit` come first."""
+    """Resources of a job, and its cluster's conventions for requesting them. Options of `sivae submit` come first."""
 
     cluster_name: str | None = None
-    """SLURM's own ClusterName (`scontrol show config`), by which these settings are found without being named."""
+    """SLURM's ClusterName (`scontrol show config`), by which `--cluster auto` finds these settings."""
     job_name: Annotated[str | None, AfterValidator(_check_name)] = None
-    """Name of the jobs, in which `{name}` stands for what sivae would take: the configuration's or the sweep's."""
+    """Name of the jobs; `{name}` stands for the default, the name of the configuration or sweep."""
     nodes: Count = 1
     gpus_per_node: Gpus = 1
-    """GPUs of a node (`4`), with their type where the cluster asks for it (`a100:4`), one process for each. 0 trains on
-    CPUs; tasks_per_node then is the number of processes."""
+    """GPUs per node (`4`), with the type if the cluster requires it (`a100:4`); one process per GPU. 0 trains on CPUs;
+    tasks_per_node is then the number of processes."""
     gpus_per_task: Annotated[Text | None, AfterValidator(_check_gpus_per_task)] = None
-    """`1` or `a100:1` has SLURM bind a GPU to each process; tasks_per_node is their number where gpus_per_node is not
+    """`1` or `a100:1` makes SLURM bind a GPU to each process; tasks_per_node is their number if gpus_per_node is not
     set."""
     gres: Text | None = None
-    """Generic resources of a node. Its GPUs (`gpu:a100:4`) take the place of gpus_per_node, on clusters that know only
-    this option; others (`nvme:100G`) are asked for besides."""
+    """Generic resources per node. GPUs (`gpu:a100:4`) replace gpus_per_node, for clusters that support only this
+    option; others (`nvme:100G`) are requested in addition."""
     tasks_per_node: Count | None = None
-    """Processes of a node; None for one per GPU."""
+    """Processes per node; None for one per GPU."""
     cpus_per_task: Count = 4
     mem: Annotated[Text | None, BeforeValidator(_parse_memory)] = None
-    """Memory of a node, as SLURM writes it (`64G`; `0` takes all). None leaves it to the cluster."""
+    """Memory per node in SLURM's notation (`64G`; `0` for all). None leaves it to the cluster."""
     time: Annotated[int, BeforeValidator(parse_time)] = 24 * 60
-    """Time limit in minutes, or as SLURM writes it (`1-12:00:00`). A longer run continues in the next job."""
+    """Time limit in minutes or in SLURM's notation (`1-12:00:00`). A longer run is requeued and resumes."""
     partition: Text | None = None
     account: Text | None = None
     qos: Text | None = None
     constraint: Text | None = None
     exclude: Text | None = None
     signal_delay: Annotated[int, Field(ge=1)] | None = None
-    """Seconds before the time limit at which the run is asked to save and stop; it should be twice what a checkpoint
-    takes. None for 120, or a quarter of a short limit."""
+    """Seconds before the time limit at which the run is asked to save and stop; should be twice the time to save a
+    checkpoint. None for 120, or a quarter of a short limit."""
     setup: tuple[str, ...] = ()
-    """Shell commands before the processes start (`module load cuda`). Those of the command line follow the file's."""
+    """Shell commands to run before the processes (`module load cuda`). Those of the command line follow the file's."""
     container_image: Text | None = None
     container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
-    """How an image is run: by srun's option --container-image, or by `apptainer exec`."""
+    """How to run an image: with srun's option --container-image, or with `apptainer exec`."""
     srun: Options = {}
     """Further options of srun, by long names or as on a command line."""
     sbatch: Options = {}
-    """Further options of sbatch, by long names, as on a command line or as in a script. Each takes the place of the
-    line that sivae would write; `true` is an option without a value, `false` leaves the line out."""
+    """Further options of sbatch, by long names, as on a command line or as in a script. Each replaces the line that
+    sivae would write; `true` means an option without a value, `false` omits the line."""
     max_array_size: Annotated[int, Field(ge=1)] | None = None
-    """Tasks of a job array at most; None asks SLURM."""
+    """Maximum number of tasks in a job array; None asks SLURM."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,12 +111,12 @@ class SlurmSettings(Resources):
             self._per_node(name)
         if self.delay >= 60 * self.time:
             raise ValueError(
-                f"signal_delay: {self.delay} s before a time limit of {60 * self.time} s is no time to train"
+                f"signal_delay: {self.delay} s before a time limit of {60 * self.time} s leaves no time to train"
             )
         return self
 
     def _per_node(self, name: str) -> int | None:
-        """What an option of sbatch asks for in total. ValueError when the nodes cannot have equal shares."""
+        """Each node's share of the total in an option of sbatch. ValueError when it cannot be divided equally."""
         text = self.sbatch.get(name)
         if text is None or text is False:
             return None
@@ -125,7 +127,7 @@ class SlurmSettings(Resources):
 
     @property
     def gpus(self) -> int:
-        """Of a node, however they are asked for."""
+        """GPUs per node, however they are requested."""
         if found := gres_count(self.gres) or self._per_node("gpus"):
             return found
         if self.gpus_per_task is not None and "gpus_per_node" not in self.model_fields_set:
@@ -147,11 +149,11 @@ class SlurmSettings(Resources):
 
     @property
     def margin(self) -> int:
-        """Seconds before the time limit at which a job that has not saved by then is requeued all the same."""
+        """Seconds before the time limit at which a job is requeued even if it has not saved."""
         return max(1, min(20, self.delay // 4))
 
     def gpu_options(self) -> Options:
-        """The options of sbatch that ask for GPUs and other generic resources."""
+        """The options of sbatch that request GPUs and other generic resources."""
         asked: dict[str, Any] = {"gres": self.gres, "gpus-per-task": self.gpus_per_task}
         instead = self.gpus_per_task is not None and "gpus_per_node" not in self.model_fields_set
         if not (instead or gres_count(self.gres) or "gpus" in self.sbatch) and gpu_count(self.gpus_per_node):

@@ -1,4 +1,4 @@
-"""What SLURM says of jobs, and ending them."""
+"""Queries SLURM for the states of jobs, and cancels them."""
 
 import re
 import subprocess
@@ -8,10 +8,10 @@ from launch.clusters.base import State
 from sivae_dist.process.durations import duration
 
 _LIMIT = 60
-"""Seconds until a command of SLURM's is given up."""
+"""Timeout of SLURM's commands in seconds."""
 
 _AT_ONCE = 500
-"""Jobs in one command."""
+"""Maximum number of jobs in one command."""
 
 _REASONS = {
     "JobArrayTaskLimit": "for a slot of its array",
@@ -23,13 +23,13 @@ _REASONS = {
     "JobHeldAdmin": "held by an administrator",
     "None": "",
 }
-"""Why a job waits, in SLURM's word and as the rest of a sentence; others are shown as they are."""
+"""SLURM's reasons why a job waits, as they follow `pending`; others are shown unchanged."""
 
 
 def alive(jobs: Sequence[str]) -> dict[str, State]:
-    """Of those that SLURM has, or of all when it does not answer."""
-    # Of arrays, whose elements wait in one line unless --array is given. Without --states it lists all that have not
-    # ended, which no list of states would: one that runs may have another one shown (CONFIGURING, STAGE_OUT, ...).
+    """States of those jobs that SLURM has, or of all when it does not answer."""
+    # --array lists pending elements of an array separately. Without --states, squeue lists all jobs that have not
+    # ended; a list of states would miss some, since a running job may show another state (CONFIGURING, STAGE_OUT, ...).
     numbers = sorted({job.split("_")[0] for job in jobs})
     command = ["squeue", "--noheader", "--array", f"--jobs={','.join(numbers)}", "--format=%i|%T|%r|%N|%L"]
     try:
@@ -50,7 +50,7 @@ def alive(jobs: Sequence[str]) -> dict[str, State]:
 
 
 def _time(text: str) -> str:
-    """SLURM's `1-02:03:04` as times are written everywhere; words (UNLIMITED) as they are."""
+    """SLURM's `1-02:03:04` in sivae's format for durations; words (UNLIMITED) in lower case."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
     if match is None:
         return text.lower()
@@ -59,13 +59,13 @@ def _time(text: str) -> str:
 
 
 def dequeue(jobs: Sequence[str]) -> None:
-    """Takes jobs out of the queue. ValueError when SLURM does not."""
+    """Removes jobs from the queue. ValueError when SLURM fails to."""
     for first in range(0, len(jobs), _AT_ONCE):
         _scancel(*jobs[first : first + _AT_ONCE])
 
 
 def ask_to_save(job: str) -> None:
-    """Sends its processes the signal upon which they save and end. ValueError when SLURM does not."""
+    """Sends a job's processes the signal to save and stop. ValueError when SLURM fails to."""
     _scancel("--signal=USR1", job)
 
 

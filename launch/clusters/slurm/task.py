@@ -1,4 +1,4 @@
-"""What each process of a SLURM job does: finds the others, trains, and leaves word of how it ended."""
+"""A process of a SLURM job: finds the others, trains, and records how it ended."""
 
 import json
 import os
@@ -23,10 +23,10 @@ from sivae_dist.run.ends import STOPPED, Logs
 from sivae_dist.run.ownership import owned
 
 _PATIENCE = 300.0
-"""Seconds to wait for the first process's word of where it is; shared file systems take their time."""
+"""Seconds to wait for the first process's address; shared file systems may be slow."""
 
 
-class Task(Checkpointable):  # so that a signal before ours are listened to requeues the job as it is
+class Task(Checkpointable):  # so that a signal before our handlers are installed requeues the job
     """Picklable; `plan` is a run, or a sweep's list of runs (plans.runs_of)."""
 
     def __init__(self, plan: Path) -> None:
@@ -46,25 +46,25 @@ class Task(Checkpointable):  # so that a signal before ours are listened to requ
                 code = _train(run, place, stop)
                 worst = max(worst, code)
                 if code and (place.world_size > 1 or stop.requested):
-                    break  # others may hang, and have to be ended
+                    break  # other processes may hang and must be ended
             sys.stdout.flush()
             sys.stderr.flush()
-            if worst:  # srun ends the other tasks, unless all end anyway; submitit's own word would be read by nobody
+            if worst:  # srun ends the other tasks, unless all are stopping; nothing reads submitit's own result
                 os._exit(0 if worst == STOPPED else worst)
 
 
 def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
-    """An exit code of launch/worker.py; also 0 when the job goes on for another run's sake alone."""
+    """Returns an exit code of launch/worker.py; also 0 if the job continues only for other runs."""
     directory, record = RunDirectory(run), JobRecord(run)
     logs, meeting = directory.logs, directory.rendezvous(place.job, place.restart)
     with ExitStack() as stack:
         if place.rank == 0:
             if not record.is_due(place.job):
-                _say(meeting, None)
+                _publish(meeting, None)
                 return 0
             try:
                 note = stack.enter_context(owned(run))
-            except ValueError as error:  # whose logs these are
+            except ValueError as error:  # another process owns the run and its logs
                 record.started(place.job, place.restart, node=place.node, processes=0, failed=str(error))
                 raise
             logs.forget_failure()
@@ -89,8 +89,8 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
 
 @contextmanager
 def _noted(logs: Logs, rank: int) -> Iterator[None]:
-    """Where the processes do not come to train, the reason lies where it would else: a module that the image lacks, a
-    first process that is not found. For what follows see worker.main."""
+    """Records failures before training begins (a module missing from the image, no contact to the first process) in
+    the usual place. Later ones are recorded by worker.main."""
     try:
         yield
     except Exception:
@@ -100,8 +100,8 @@ def _noted(logs: Logs, rank: int) -> Iterator[None]:
 
 @contextmanager
 def _met(meeting: Path, place: SlurmPlace) -> Iterator[bool]:
-    """Tells torch where the processes find each other: at a port that the first one's system has chosen, so that
-    neither another job nor an earlier start of this one can have it. False when the first leaves this run out."""
+    """Sets torch's rendezvous: a port chosen by the first process's system, so that no other job or earlier start of
+    this one can have it. Yields False when the first process skips this run."""
     forget_launchers()
     os.environ |= {
         "RANK": str(place.rank),
@@ -109,7 +109,7 @@ def _met(meeting: Path, place: SlurmPlace) -> Iterator[bool]:
         "WORLD_SIZE": str(place.world_size),
     }
     if place.world_size == 1:
-        del os.environ["RANK"]  # alone, with a log to print stacks to
+        del os.environ["RANK"]  # a single process prints its stacks to the job's log
         yield True
         return
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
@@ -117,7 +117,7 @@ def _met(meeting: Path, place: SlurmPlace) -> Iterator[bool]:
     store = None
     if place.rank == 0:
         store = TCPStore(place.node, 0, is_master=True, wait_for_workers=False)
-        _say(meeting, [place.node, store.port])
+        _publish(meeting, [place.node, store.port])
     where = _read(meeting)
     if where is not None:
         host, port = where
@@ -126,8 +126,8 @@ def _met(meeting: Path, place: SlurmPlace) -> Iterator[bool]:
     del store
 
 
-def _say(meeting: Path, where: list[Any] | None) -> None:
-    """`where`: host and port; None when there is no meeting."""
+def _publish(meeting: Path, where: list[Any] | None) -> None:
+    """`where`: host and port of the rendezvous; None to skip this run."""
     write_text(meeting, json.dumps(where))
 
 
@@ -135,20 +135,20 @@ def _read(meeting: Path) -> list[Any] | None:
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            os.listdir(meeting.parent)  # or a network file system may go on saying that it is not there
+            os.listdir(meeting.parent)  # or a network file system may keep reporting that it does not exist
             where: list[Any] | None = json.loads(meeting.read_text())
             return where
         except (FileNotFoundError, ValueError):
             if time.monotonic() > end:
                 raise OSError(
-                    f"the first process did not say within {_PATIENCE:.0f} s where it is: {meeting}"
+                    f"the first process did not publish its address within {_PATIENCE:.0f} s: {meeting}"
                 ) from None
             time.sleep(0.05)
 
 
 @contextmanager
 def _copied(log: Path) -> Iterator[None]:
-    """What this process prints goes to the log for people as well."""
+    """Copies this process's output to the run's log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     before = sys.stdout
     with lasting_log(log) as file:

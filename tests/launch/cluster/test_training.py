@@ -176,9 +176,9 @@ def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:
     for path, job in jobs.items():
         site.finished(path, job, restarts=1)
         assert_equal_runs(path, undisturbed)
-    assert "was asked to stop and has saved; requeued" in log(run)
+    assert "was asked to stop and saved a checkpoint; requeued" in log(run)
     assert_nothing_was_lost(run, jobs[run])
-    assert "has not saved in time for its time limit; requeued" in log(late)
+    assert "did not save before its time limit; requeued" in log(late)
 
 
 @contextmanager
@@ -280,7 +280,7 @@ def test_cancelled_and_submitted_again(site: Site, undisturbed: Path, tmp_path: 
     run = tmp_path / "run"
     job = site.submit(run)
     site.wait_for(run, job, EVERY // 2)
-    assert "saves and ends" in site.sivae("cancel", run)
+    assert "was asked to save and stop" in site.sivae("cancel", run)
     ended = site.cluster.wait(job, "FAILED", "COMPLETED", "CANCELLED")
     assert ended.restarts == 0
     assert "cancelled" in site.sivae("status", run)
@@ -323,7 +323,7 @@ def test_two_jobs_on_the_same_nodes(site: Site, undisturbed: Path, tmp_path: Pat
     assert (tmp_path / "asked").read_text().splitlines() == ["exec --nv box.sif"] * 2
 
 
-def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> None:
+def test_failures_that_another_start_cannot_fix(site: Site, tmp_path: Path) -> None:
     """A damaged set ends all processes at once, with the reason where a user looks, and no requeue."""
     bad = random_set(tmp_path / "bad", samples=64, array_max_resolution=4)
     run = tmp_path / "run"
@@ -332,7 +332,7 @@ def test_what_cannot_be_mended_by_another_start(site: Site, tmp_path: Path) -> N
     job = site.submit(run, data=bad)
     ended = site.cluster.wait(job, limit=90)
     assert (ended.state, ended.restarts) == ("FAILED", 0)
-    assert re.search(r"failed: process \d on .*shard-00003\.tar .*failure\.txt\); mend that", log(run))
+    assert re.search(r"failed: process \d on .*shard-00003\.tar .*failure\.txt\); fix that", log(run))
     traceback = (run / "logs" / "failure.txt").read_text()
     assert "Traceback" in traceback
     # They imported the snapshot, although `sivae submit` ran where the checkout is the current directory.
@@ -360,7 +360,7 @@ def test_several_runs_of_one_task(site: Site, tmp_path: Path) -> None:
     site.cluster.signal(job, "USR2")
     ended = site.cluster.wait(job, limit=180)
     assert (ended.state, ended.restarts) == ("FAILED", 1), [log(run) for run in runs]
-    assert "mend that and submit again" in log(runs[3])
+    assert "fix that and submit again" in log(runs[3])
     assert [len(JobRecord(run).starts_of(job)) for run in runs] == [1, 0, 2, 1]
     assert [images_seen(run) for run in (runs[0], runs[2])] == [400, TOTAL]
     *states, counts = site.sivae("status", folder).splitlines()

@@ -35,7 +35,7 @@ def test_each_place_of_a_local_sweep_has_its_gpus(
 
 
 def test_too_few_gpus_for_a_run() -> None:
-    with pytest.raises(ValueError, match="each run asks for 4 GPUs, and only 2 can be seen here"):
+    with pytest.raises(ValueError, match="each run requests 4 GPUs, but only 2 are visible"):
         slots(None, ["0", "1"], 4)
 
 
@@ -88,4 +88,4 @@ def test_runs_of_a_sweep_on_this_machine(tmp_path: Path, supervisor: subprocess.
     assert (found["now"].name, found["later"].name) == ("killed", "stopped")
     with owned(runs["now"]):  # until it has saved, as its supervisor's end has asked it to
         assert state_of(runs["now"]).name == "running" and "supervisor was killed" in state_of(runs["now"]).detail
-        assert cancel([runs["now"]]) == ["job local-1 saves and ends"]
+        assert cancel([runs["now"]]) == ["job local-1 was asked to save and stop"]

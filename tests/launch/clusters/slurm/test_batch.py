@@ -35,12 +35,12 @@ def submit(tmp_path: Path, **settings: object) -> str:
 
 def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=r"^sbatch is not found on this machine: .*--cluster local$"):
+    with pytest.raises(ValueError, match=r"^sbatch was not found on this machine: .*--cluster local$"):
         check_sbatch()
-    with pytest.raises(ValueError, match="sbatch is not found"):
+    with pytest.raises(ValueError, match="sbatch was not found"):
         submit(tmp_path)
     (check,) = cluster_checks(cluster_of("slurm"))
-    assert str(check).startswith("FAILED slurm: sbatch is not found") and not check.fine
+    assert str(check).startswith("FAILED slurm: sbatch was not found") and not check.fine
 
 
 def test_what_slurm_says_on_one_line(tmp_path: Path, sbatch: Sbatch) -> None:
@@ -51,7 +51,7 @@ def test_what_slurm_says_on_one_line(tmp_path: Path, sbatch: Sbatch) -> None:
     with pytest.raises(ValueError) as raised:
         submit(tmp_path)
     assert str(raised.value) == (
-        "SLURM refuses the job: Memory specification can not be satisfied; Batch job submission failed: Requested node "
+        "SLURM refused the job: Memory specification can not be satisfied; Batch job submission failed: Requested node "
         "configuration is not available"
     )
 
@@ -60,7 +60,7 @@ def test_the_number_among_what_a_site_prints(tmp_path: Path, sbatch: Sbatch) -> 
     sbatch("echo 'Welcome! job 1 of 2 checks: ok'; echo 'Submitted batch job 4711 on cluster x'")
     assert submit(tmp_path) == "4711"
     sbatch("echo 'Welcome! job 1 of 2 checks: ok'")
-    with pytest.raises(ValueError, match="sbatch does not give the number of the job"):
+    with pytest.raises(ValueError, match="sbatch did not print the number of the job"):
         submit(tmp_path)
 
 
@@ -100,17 +100,17 @@ def test_resources_imply_the_device(
 
 
 def test_a_device_that_contradicts_the_resources() -> None:
-    with pytest.raises(ValueError, match="device=cuda needs GPUs, and none are asked for: set --gpus-per-node"):
+    with pytest.raises(ValueError, match="device=cuda needs GPUs, but none are requested: set --gpus-per-node"):
         on_device(load_config("tiny", ["device=cuda"]), asked_for("local", {"gpus_per_node": "0"})[1])
 
 
 def test_more_processes_than_gpus() -> None:
     _, wanted = asked_for("local", {"gpus_per_node": "2", "tasks_per_node": 4})
-    with pytest.raises(ValueError, match="4 processes per node need a GPU each, and 2 are asked for"):
+    with pytest.raises(ValueError, match="4 processes per node need one GPU each, but 2 are requested"):
         on_device(load_config("tiny"), wanted)
     assert on_device(load_config("tiny", ["device=cpu"]), wanted).device == "cpu"
 
 
 def test_options_that_are_of_no_use_on_this_machine() -> None:
-    with pytest.raises(ValueError, match=r"^--partition, --sbatch: for SLURM only; leave it out with --cluster local$"):
+    with pytest.raises(ValueError, match=r"^--partition, --sbatch: only for SLURM; omit with --cluster local$"):
         asked_for("local", {"partition": "gpu", "sbatch": ["exclusive"], "tasks_per_node": 2})

@@ -63,7 +63,7 @@ def test_a_job_that_comes_to_nothing_is_given_up(run: Path, monkeypatch: pytest.
         assert requeue.main(run) == (0 if restart < NO_PROGRESS - 1 else 1)
     assert asked.count("requeue") == NO_PROGRESS - 1
     text = (run / "logs" / "log.txt").read_text()
-    assert text.count("its processes did not come to start; what they printed lies in logs/jobs") == NO_PROGRESS
+    assert text.count("its processes could not start; see their output in logs/jobs") == NO_PROGRESS
     assert text.count("; requeued") == NO_PROGRESS - 1 and f"given up after {NO_PROGRESS} starts" in text
 
 
@@ -107,7 +107,7 @@ def test_a_controller_that_is_away(run: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(subprocess.CalledProcessError):
         requeue.main(run)
     assert sum(waits) > 500
-    assert (run / "logs" / "log.txt").read_text().endswith("SLURM does not answer; submit it again to go on\n")
+    assert (run / "logs" / "log.txt").read_text().endswith("SLURM does not answer; submit it again to continue\n")
 
 
 @pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "NODE_FAIL"])
@@ -116,7 +116,7 @@ def test_what_slurm_ends_itself_is_left_to_it(run: Path, monkeypatch: pytest.Mon
     started(run, 0, STOPPED)
     requeue.main(run)
     assert "requeue" not in asked
-    assert f"not requeued here, as SLURM has it as {state}" in (run / "logs" / "log.txt").read_text()
+    assert f"not requeued here, since SLURM reports it as {state}" in (run / "logs" / "log.txt").read_text()
 
 
 def test_plans(run: Path) -> None:

@@ -32,10 +32,10 @@ def test_a_run_that_another_command_trains(tmp_path: Path) -> None:
 
 def test_a_first_process_that_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "_PATIENCE", 0.1)
-    with pytest.raises(OSError, match="did not say"):
+    with pytest.raises(OSError, match="did not publish its address"):
         task._train(tmp_path, place(1), None)
     reason = Logs(tmp_path / "logs").reason() or ""
-    assert reason.startswith("process 1 on ") and "the first process did not say within 0 s where it is" in reason
+    assert reason.startswith("process 1 on ") and "the first process did not publish its address within 0 s" in reason
 
 
 @pytest.mark.slow
