@@ -31,7 +31,7 @@ def curves(
         if out is not None:
             figures.check_out(out, CURVES)
         directory = RunDirectory(run)
-        settings = settings_of(directory)  # ValueError when this is no run
+        settings = settings_of(directory)  # ValueError when this is not a run
         rows = read_rows(directory.metrics)
         if not rows:
             raise ValueError(f"{run} has no metrics yet")

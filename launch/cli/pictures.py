@@ -84,7 +84,7 @@ def sample(
             sheet = figures.style_mixing(model, numbers, fine, seed, cutoff=cutoff, truncation=psis[0])
             what = f"{len(numbers)} x {len(fine)} mixed samples"
         figures.save_picture(out, sheet.draw(labels=not no_labels))
-        _tell(out, what, model)
+        _report(out, what, model)
 
 
 def reconstruct(
@@ -126,7 +126,7 @@ def reconstruct(
             x, origin = _test_split(model, run, data, count), "test data"
         sheet = figures.reconstructions(model, x, columns=columns, origin=origin)
         figures.save_picture(out, sheet.draw(labels=not no_labels))
-        _tell(out, f"{len(x)} reconstructions", model)
+        _report(out, f"{len(x)} reconstructions", model)
 
 
 def interpolate(
@@ -176,7 +176,7 @@ def interpolate(
                 shown.append(x[0])
         sheet = figures.interpolation(model, torch.cat(codes), names, shown, steps=steps, space=space)
         figures.save_picture(out, sheet.draw(labels=not no_labels))
-        _tell(out, f"{steps + 1} x {steps + 1} images", model)
+        _report(out, f"{steps + 1} x {steps + 1} images", model)
 
 
 def growth(
@@ -204,7 +204,7 @@ def growth(
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
         models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
         figures.save_picture(out, figures.growth(models, numbers, seed).draw(labels=not no_labels))
-        _tell(out, f"{len(numbers)} samples at {len(models)} resolutions", models[-1])
+        _report(out, f"{len(numbers)} samples at {len(models)} resolutions", models[-1])
 
 
 def animate(
@@ -232,7 +232,7 @@ def animate(
             model, out, seed,
             walks=count, stops=stops, frames=frames, fps=fps, truncation=truncation, columns=columns,
         )  # fmt: skip
-        _tell(out, f"{count} walks in {total} frames", model)
+        _report(out, f"{count} walks in {total} frames", model)
 
 
 def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -> "torch.Tensor":
@@ -249,5 +249,5 @@ def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -
     return real.from_test_split(model, settings_of(run).data, count)
 
 
-def _tell(out: Path, what: str, model: "Pretrained") -> None:
+def _report(out: Path, what: str, model: "Pretrained") -> None:
     typer.echo(f"{out}: {what} at {model.images:,} images")

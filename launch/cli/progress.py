@@ -18,13 +18,13 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (BarColumn(None), TextColumn("{task.fields[told]}"))
+    columns = (BarColumn(None), TextColumn("{task.fields[text]}"))
     with Progress(TextColumn(what), *columns, console=console, expand=True) as bar:
-        task = bar.add_task(what, total=None, told="")
+        task = bar.add_task(what, total=None, text="")
         rate = Rate()
 
         def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, told=f"{done:,}/{total:,} {rate.told(done, total)}")
+            bar.update(task, completed=done, total=total, text=f"{done:,}/{total:,} {rate.text(done, total)}")
 
         yield show
 
@@ -49,7 +49,7 @@ class Rate:
         seconds, images = now - self._start[0], done - self._start[1]
         return images / seconds if images and seconds > 0 else None
 
-    def told(self, done: int, total: int) -> str:
+    def text(self, done: int, total: int) -> str:
         """The rate and the time left, as text."""
         rate = self(done)
         if rate is None:
@@ -68,9 +68,9 @@ class _Lines:
         self._next = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        told = self._rate.told(done, total)
+        text = self._rate.text(done, total)
         now = time.monotonic()
         if now < self._next and done < total:
             return
         self._next = now + self.SECONDS
-        print(f"{done:,}/{total:,} {told}", flush=True)
+        print(f"{done:,}/{total:,} {text}", flush=True)

@@ -67,7 +67,7 @@ def with_resources(command: Callable[..., None]) -> Callable[..., None]:
     """Replaces a command's parameter `resources` by one option per resource, and passes it a dict of those given."""
 
     @functools.wraps(command)
-    def told_apart(**arguments: Any) -> None:
+    def wrapper(**arguments: Any) -> None:
         given = {name: arguments.pop(name) for name in _OPTIONS}
         command(**arguments, resources={name: value for name, value in given.items() if value not in (None, [])})
 
@@ -81,9 +81,9 @@ def with_resources(command: Callable[..., None]) -> Callable[..., None]:
             ]
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    told_apart.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    told_apart.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return told_apart
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
 
 
 def asked_for(name: str, resources: Given) -> "tuple[Cluster[Any], Resources]":

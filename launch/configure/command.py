@@ -1,4 +1,4 @@
-"""From a data set and a machine to a file."""
+"""Writes a configuration file for a data set and a machine."""
 
 import textwrap
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sivae_dist.run.atomic import replacing
 def configure(
     data: str, out: Path, hardware: str, resolution: int | None, hours: float | None, say: Callable[[str], None]
 ) -> None:
-    """Writes a configuration that trains. ValueError in one line when there is none, or `out` exists."""
+    """Writes a valid configuration. Raises a one-line ValueError when there is none, or `out` exists."""
     import torch
 
     from data_pipelines.images.dataset import ImageSettings
@@ -22,9 +22,9 @@ def configure(
     from sivae_dist.train.trainer import check_data, make_schedule
 
     if out.exists():
-        raise ValueError(f"{out} exists: name another with --out, or remove it")
+        raise ValueError(f"{out} exists: choose another with --out, or remove it")
     if out.suffix not in (".yaml", ".yml"):
-        raise ValueError(f"--out {out} is to be a .yaml file")
+        raise ValueError(f"--out {out} must be a .yaml file")
     machine = machines.parse(hardware)
     with open_store(data, ImageSettings(path=data).remote) as store:
         manifest = store.manifest()

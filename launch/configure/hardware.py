@@ -1,4 +1,4 @@
-"""What a run is to be trained on: this machine, or GPUs that are named."""
+"""The hardware for a run: this machine, or GPUs given by name."""
 
 import os
 import re
@@ -10,36 +10,36 @@ _BANDWIDTH = {
     "T4": 0.32, "5090": 1.79, "5080": 0.96, "4090": 1.01, "4080": 0.72, "4070": 0.5, "3090": 0.94, "3080": 0.76,
     "3070": 0.45, "3060": 0.36, "2080TI": 0.62, "2080": 0.45,
 }  # fmt: skip
-"""TB/s of memory by model, from the makers' data sheets: it bounds a step of these networks."""
+"""Memory bandwidth in TB/s by model, from the vendors' data sheets; it bounds the speed of these networks."""
 
 _MEMORY = {
     "B200": 180, "H200": 141, "GH200": 96, "H100": 80, "A100": 40, "A800": 80, "L40S": 48, "L40": 48, "A40": 48,
     "A6000": 48, "A5000": 24, "A10G": 24, "A10": 24, "L4": 24, "T4": 16, "5090": 32, "5080": 16, "4090": 24, "4080": 16,
     "4070": 12, "3090": 24, "3080": 10, "3070": 8, "3060": 12, "2080TI": 11, "2080": 8,
 }  # fmt: skip
-"""GB by model, where it is not given."""
+"""Default memory in GB by model."""
 
 _BY_MEMORY = ((80, 2.0), (40, 1.55), (24, 0.77), (16, 0.45), (0, 0.36))
-"""TB/s to expect of a GPU of which only its memory is known: at least so many GB, and a slower model of that size."""
+"""Bandwidth in TB/s of a GPU known only by its memory: (minimum GB, TB/s of a slower model of that size)."""
 
 _FLOP_PER_BYTE = 1.58e12 / 38.5e9
-"""Of a step at 256 px (traced)."""
+"""Operations per byte of a step at 256 px (traced)."""
 _SHARE_OF_PEAK = 0.4
-"""Of a memory's peak that is assumed; not measured."""
+"""Assumed share of the peak bandwidth; not measured."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Equal devices, one process each."""
+    """Identical devices, with one process per device."""
 
     name: str
     kind: str
     """cpu or cuda."""
     processes: int
     memory: int
-    """Bytes of each GPU; of all processes together on the CPU."""
+    """Bytes per GPU, or of all processes together on the CPU."""
     speed: float | None = None
-    """Floating-point operations a second to expect of a GPU; None when it is this machine's, which is measured."""
+    """Expected floating-point operations per second per GPU; None for this machine, which is measured."""
 
     @property
     def here(self) -> bool:
@@ -47,7 +47,7 @@ class Hardware:
 
 
 def parse(text: str) -> Hardware:
-    """`auto`, `cpu`, `A100`, `1xA100-40GB`, `8x80GB`. ValueError for anything else, and when `auto` misses a GPU."""
+    """Parses `auto`, `cpu`, `A100`, `1xA100-40GB`, `8x80GB`. ValueError otherwise, and when `auto` cannot use a GPU."""
     if text in ("auto", "cpu"):
         return this_machine(text)
     match = re.fullmatch(r"(?:(\d{1,5})\s*[xX*]\s*)?([A-Za-z0-9 -]*?)[- ]?(?:(\d{1,4})\s*GB?)?", text.strip(), re.I)
@@ -57,7 +57,7 @@ def parse(text: str) -> Hardware:
     name = re.sub(r"^(RTX|NVIDIA)", "", name)
     if name and name not in _BANDWIDTH:
         known = ", ".join(key for key in _BANDWIDTH if "-" not in key)
-        raise ValueError(f"--hardware {text!r}: {match[2]} is not known; known are {known}, or write 1x24GB")
+        raise ValueError(f"--hardware {text!r}: {match[2]} is unknown; known are {known}; or write 1x24GB")
     size = int(match[3]) if match[3] else _MEMORY[name]
     bandwidth = _BANDWIDTH.get(f"{name}-{size}GB") or _BANDWIDTH.get(name)
     if bandwidth is None:
@@ -68,7 +68,7 @@ def parse(text: str) -> Hardware:
 
 
 def this_machine(text: str) -> Hardware:
-    """`auto`: the GPUs of this machine when it has any, else its CPU."""
+    """`auto`: this machine's GPUs if it has any, or else its CPU."""
     from sivae_dist.process.devices import usable_gpus
 
     count = 0 if text == "cpu" else usable_gpus("auto")
@@ -80,7 +80,7 @@ def this_machine(text: str) -> Hardware:
         return Hardware(f"{count} x {properties[0].name}", "cuda", count, memory)
     from launch.doctor.machine import cores, memory_limit
 
-    # One thread each; a power of two, so that batches divide.
+    # One thread per process; a power of two, so that batches divide evenly.
     processes = 1 << (max(1, int(cores())).bit_length() - 1)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     processes = min(processes, 8)

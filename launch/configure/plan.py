@@ -1,4 +1,4 @@
-"""Chooses the resolution and the length of a run for the time there is, and everything that follows from them."""
+"""Chooses the resolution and length of a run for the available time, and all settings that depend on them."""
 
 import math
 from collections.abc import Callable
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from sivae_dist.config.run_settings import RunSettings
 
 HOURS = {"cpu": 8.0, "cuda": 48.0}
-"""That a run may take unless told otherwise: a night, a weekend."""
+"""Default time limit of a run: a night, a weekend."""
 
 _ENOUGH = {"narrow": 0.6, "paper": 0.75}
-"""Of a recipe's images, what is worth a larger resolution."""
+"""Minimum share of a recipe's images that justifies a larger resolution."""
 _NARROW_UP_TO = 128
 
 
@@ -36,13 +36,13 @@ class Plan:
     images: dict[int, int]
     warmup: int
     seconds: float
-    """To expect of the whole run."""
+    """Expected duration of the whole run."""
     factor: float
-    """Of the recipe's images."""
+    """Ratio of its images to the recipe's."""
     micro: dict[int, int]
-    """Images that one process takes at once, where a share is larger than fits."""
+    """Images that one process handles at once, for resolutions at which its share does not fit."""
     fid: bool
-    """Whether the weights for it are here."""
+    """Whether the weights for FID are here."""
 
     @property
     def total(self) -> int:
@@ -52,17 +52,17 @@ class Plan:
     def flip(self) -> tuple[bool, str]:
         """data.flip, and why."""
         reason = why_not_mirrored(self.manifest)
-        return reason is None, reason or "mirrored images are as good; set false for digits, text, maps"
+        return reason is None, reason or "mirrored images are equally valid; set false for digits, text, maps"
 
     def every(self, parts: int) -> int:
-        """A round number of images that divides the run into about so many parts, and no less than a step."""
+        """A round number of images, at least a step, that divides the run into about `parts` parts."""
         raw = max(self.total / parts, max(self.recipe.batches().values()))
         unit = 10 ** max(0, math.floor(math.log10(raw)))
         return int(max(unit, round(raw / unit) * unit))
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """What is measured in training: reconstructions where images are held out, FID where its weights are here."""
+        """Settings of evaluation: of reconstructions if images are held out, and FID if its weights are here."""
         metrics = [name for name in USUAL_METRICS if self._can_measure(METRICS[name])]
         if self.measures_features:
             return {
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def measures_features(self) -> bool:
-        """Whether samples are compared with real images in features, which takes hours on CPUs."""
+        """Whether features of samples and real images are compared, which takes hours on CPUs."""
         return self.hardware.kind == "cuda" and self.fid
 
     def _can_measure(self, metric: type[Metric]) -> bool:
@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def engine(self) -> dict[str, Any]:
-        """Of GPUs."""
+        """Settings of the engine on GPUs."""
         micro: dict[str, Any] = {"max_batch_per_rank": "auto" if self.hardware.here else self.micro}
         return {"precision": "tf32", **(micro if self.micro else {})}
 
@@ -122,7 +122,7 @@ class Plan:
 
 
 def settings_of(recipe: Recipe) -> "RunSettings":
-    """Networks and objective of a recipe, with a schedule that does not matter."""
+    """Settings with a recipe's networks and objective, and an arbitrary schedule."""
     from sivae_dist.config.run_settings import validate
 
     return validate(
@@ -152,7 +152,7 @@ def make_plan(
     first: Name = "narrow" if hardware.kind == "cpu" or manifest.train < FEW else "paper"
     best = _fitted(first, manifest, hardware, resolution, sizes, hours, say)
     if first == "paper" and best[2] < _ENOUGH[first] / 2:
-        say("too little time for the paper's networks: the narrow ones of configs/demo.yaml")
+        say("too little time for the paper's networks: using the narrow ones of configs/demo.yaml")
         best = _fitted("narrow", manifest, hardware, resolution, sizes, hours, say)
     recipe, speed, factor, traced = best
     images = recipe.images(factor)
@@ -174,7 +174,7 @@ def make_plan(
 
 
 def _divisor(share: int, most: int) -> int:
-    """The largest part of a share that divides it and fits."""
+    """The largest divisor of a share that fits."""
     return max(part for part in range(1, most + 1) if share % part == 0)
 
 
@@ -193,19 +193,19 @@ def _fitted(
     hours: float,
     say: Callable[[str], None],
 ) -> "tuple[Recipe, Speed, float, Traced | None]":
-    """The largest resolution for which the time is enough, and by what factor of the recipe's images."""
+    """The recipe at the largest resolution that fits into the time, with its speed and the factor on its images."""
     most = _NARROW_UP_TO if name == "narrow" else 1024
     least = 8 if name == "narrow" else 64
     choices = [resolution] if resolution else [r for r in sizes if least <= r <= most] or sizes[-1:]
     if resolution and name == "narrow" and resolution > most:
         raise ValueError(
             f"--resolution {resolution} is too much for {hardware.name} or for {manifest.train:,} images: "
-            f"at most {most}, or GPUs by --hardware"
+            f"choose at most {most}, or GPUs with --hardware"
         )
     known = None
     for choice in reversed(choices):
         recipe = Recipe(name, choice, manifest.channels, manifest.train, hardware.processes)
-        if known is None or name == "narrow":  # the paper's are as wide at a resolution whatever the final one
+        if known is None or name == "narrow":  # the paper's width at a resolution does not depend on the final one
             known = _speed(recipe, hardware, hours, say)
         speed, traced = known
         images = recipe.images(1.0)
@@ -218,7 +218,7 @@ def _fitted(
 def _speed(
     recipe: Recipe, hardware: Hardware, hours: float, say: Callable[[str], None]
 ) -> "tuple[Speed, Traced | None]":
-    """What its steps take, and for GPUs what fits."""
+    """The speed of its steps, and for GPUs the traced memory."""
     from launch.configure import speed
 
     settings = settings_of(recipe)

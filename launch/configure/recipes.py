@@ -1,7 +1,7 @@
-"""Two ways to train that were measured, and how they are fitted to a data set and to the time there is.
+"""Two measured training recipes, and their adaptation to a data set and the available time.
 
-`narrow` is the recipe of demo, fashion_mnist32 and fluent_emoji64 (docs/results.md): small networks that show something
-after minutes on a CPU. `paper` is appendix 9.2.2 as ffhq256 and celebahq256 have it.
+`narrow` is the recipe of demo, fashion_mnist32 and fluent_emoji64 (docs/results.md): small networks with visible
+results after minutes on a CPU. `paper` is appendix 9.2.2, as in ffhq256 and celebahq256.
 """
 
 import math
@@ -15,32 +15,32 @@ from sivae_dist.config.yaml_reading import read_yaml
 Name = Literal["narrow", "paper"]
 
 _LIKE: dict[Name, str] = {"narrow": "demo", "paper": "ffhq256"}
-"""The configuration that each is made after, and whose objective it has."""
+"""The configuration that each recipe follows, and whose objective it uses."""
 
 FEW = 2_000
-"""Training images below which wide networks would learn them by heart."""
+"""Number of training images below which wide networks would memorise them."""
 
 _NARROW_IMAGES = {4: 4_000, 8: 12_000, 16: 26_000, 32: 28_000, 64: 28_000, 128: 28_000}
 """Images of each phase but the last (fluent_emoji64)."""
 _NARROW_LAST = 48_000
-"""Of the last one (demo: 46,000), whose last third is introspective."""
+"""Images of the last phase (demo: 46,000), whose last third is introspective."""
 _NARROW_KL = {4: 0.4, 8: 3.8, 16: 10.6, 32: 25.0, 64: 48.0, 128: 95.0}
-"""KL(real) in nats that the narrow recipe was measured to reach (docs/results.md); 128 px by doubling."""
+"""KL(real) in nats, as measured with the narrow recipe (docs/results.md); 128 px by doubling."""
 
 _PAPER_BATCH = {4: 512, 8: 256, 16: 128, 32: 64}
 """The authors' table for 8 GPUs; 32 from 64 px on."""
 _PAPER_PHASE = (300_000, 1_800_000)
-"""Images of a phase: 30 passes over the data, as the paper, within these (FFHQ: 1.8 million)."""
+"""Bounds for the images of a phase, which is 30 passes over the data as in the paper (FFHQ: 1.8 million)."""
 _PAPER_KL = math.log(512 / 0.4) / (2 * 512 / (3 * 256**2))
-"""Where KL(fake) settles with the paper's values for FFHQ at 256 px, in nats: 1,374."""
+"""KL(fake) in nats at which the paper's values for FFHQ at 256 px settle: 1,374."""
 
 _ABOVE = 1.2
-"""KL(fake) is to settle at so many times KL(real)."""
+"""Target ratio of KL(fake) to KL(real)."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to train at a final resolution; what depends on the data set and the processes is in it."""
+    """A way to train at a final resolution, adapted to a data set and a number of processes."""
 
     name: Name
     resolution: int
@@ -56,7 +56,7 @@ class Recipe:
     @property
     def model(self) -> dict[str, Any]:
         if self.name == "paper":
-            # As wide at every resolution as the networks of 256 px are there.
+            # At every resolution as wide as the networks for 256 px.
             return {
                 "resolution": self.resolution, "channels": self.channels, "latent": 512,
                 "base_width": max(8, min(512, 64 * 256 // self.resolution)), "max_width": 512,
@@ -90,20 +90,20 @@ class Recipe:
 
     @property
     def most(self) -> float:
-        """The largest factor on `images` that is of use."""
+        """The largest useful factor on `images`."""
         if self.name == "paper":
             return min(2.0, max(1.0, 30 * self.train / _PAPER_PHASE[1]))
         return min(10.0, max(1.0, 1000 * self.train / sum(self.images(1.0).values())))
 
     def batches(self) -> dict[int, int]:
-        """Images of a step, for each resolution; all divide among the processes."""
+        """Batch size by resolution, each a multiple of the number of processes."""
         few = 16 if self.name == "narrow" else min(4 * self.processes, 512)
         table = _PAPER_BATCH if self.name == "paper" else {}
         wanted = {r: max(table.get(r, 32 if self.name == "paper" else 16), few) for r in self.resolutions}
         return {r: -(-batch // self.processes) * self.processes for r, batch in wanted.items()}
 
     def images(self, factor: float) -> dict[int, int]:
-        """Images of each phase: the recipe's, times a factor."""
+        """Images of each phase: the recipe's times a factor."""
         if self.name == "paper":
             phase = min(max(30 * self.train, _PAPER_PHASE[0]), _PAPER_PHASE[1])
             whole = {r: phase for r in self.resolutions} | {self.resolution: 2 * phase}
@@ -113,7 +113,7 @@ class Recipe:
         return {r: _whole(factor * images, 2 * batches[r]) for r, images in whole.items()}
 
     def warmup(self, images: Mapping[int, int]) -> int:
-        """Images of the plain VAE at the start, in proportion."""
+        """Images of the warm-up as a plain VAE, in proportion."""
         if self.name == "paper":
             return _whole(images[4] / 30, self.batches()[4])  # one of the 30 passes of a phase
         total, introspective = sum(images.values()), images[self.resolution] // 3
@@ -122,13 +122,13 @@ class Recipe:
 
 
 def beta_neg(resting_kl: float, beta_kl: float, dimensions: int) -> float:
-    """The beta_neg with which KL(fake) settles near `resting_kl` nats: ln(beta_neg / (2 beta_kl)) / c there, with
-    c = 2 s beta_neg and s = 1 / dimensions. Of two solutions the larger, to two digits."""
+    """The beta_neg with which KL(fake) settles near `resting_kl` nats, at ln(beta_neg / (2 beta_kl)) / c with
+    c = 2 s beta_neg and s = 1 / dimensions. The larger of two solutions, to two digits."""
 
     def settles(value: float) -> float:
         return math.log(value / (2 * beta_kl)) * dimensions / (2 * value)
 
-    low, high = 2 * math.e * beta_kl, 1e9  # from the maximum on it falls
+    low, high = 2 * math.e * beta_kl, 1e9  # beyond the maximum it decreases
     for _ in range(200):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if settles(middle) > resting_kl else (low, middle)
@@ -137,6 +137,6 @@ def beta_neg(resting_kl: float, beta_kl: float, dimensions: int) -> float:
 
 
 def _whole(images: float, least: int) -> int:
-    """A round number of images, `least` or more."""
+    """A round number of images, at least `least`."""
     unit = 10 ** max(0, math.floor(math.log10(max(images, 1))) - 1)
     return max(least, math.floor(images / unit) * unit)

@@ -1,4 +1,4 @@
-"""How long an image takes at each resolution: measured on this machine, or from a traced step for another."""
+"""Time per image at each resolution, measured on this machine or derived from a traced step for another."""
 
 import time
 from collections.abc import Callable
@@ -13,28 +13,28 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.train.memory import estimate
 
 _INTROSPECTIVE = 3.4
-"""Of a plain VAE's step, what one of Soft-IntroVAE takes (docs/training.md has the passes; 3.0 to 3.6 measured)."""
+"""Time of a Soft-IntroVAE step relative to a plain VAE's (passes: docs/training.md; 3.0 to 3.6 measured)."""
 _PER_DOUBLING = 3.5
-"""By which a step is longer at twice the resolution, where it was not measured."""
+"""Time of a step at twice the resolution relative to a measured one."""
 _TOGETHER = 0.9
-"""Of the speed of processes alone, what each keeps beside the others."""
+"""Speed of a process among others relative to its speed alone."""
 _HOST = {4: 0.016, 8: 0.022, 16: 0.033, 32: 0.041, 64: 0.055}
-"""Seconds in which the host issues the kernels of a step (traced); 0.09 above."""
+"""Seconds in which the host issues the kernels of a step (traced); 0.09 at larger resolutions."""
 
 _FILLED = 0.9
-"""Of a GPU's memory that a step may take."""
+"""Share of a GPU's memory that a step may use."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of the whole machine for an image."""
+    """Seconds per image for the whole machine."""
 
     plain: dict[int, float]
     """In the warm-up, by resolution."""
     introspective: dict[int, float]
 
     def seconds(self, recipe: Recipe, images: dict[int, int], warmup: int) -> float:
-        """Of a run with so many images at each resolution."""
+        """Duration of a run with these images at each resolution."""
         total, position = 0.0, 0
         for resolution in recipe.resolutions:
             warm = min(max(warmup - position, 0), images[resolution])
@@ -46,7 +46,7 @@ class Speed:
 def measure(
     recipe: Recipe, settings: RunSettings, hardware: Hardware, budget: float, say: Callable[[str], None]
 ) -> Speed:
-    """On this machine: steps of the warm-up at each resolution, until `budget` seconds are used up."""
+    """Measures steps of the warm-up at each resolution on this machine, until `budget` seconds have passed."""
     device = torch.device(hardware.kind)
     threads, batches, plain = torch.get_num_threads(), recipe.batches(), dict[int, float]()
     start = time.perf_counter()
@@ -59,16 +59,14 @@ def measure(
             share = max(1, min(batches[resolution] // hardware.processes, 16))
             alone = _seconds(settings, device, resolution, share) / share
             plain[resolution] = alone / hardware.processes / (_TOGETHER if hardware.processes > 1 else 1)
-            say(
-                f"measured on the way to {recipe.resolution} px: {resolution} px, {1 / plain[resolution]:,.0f} images/s"
-            )
+            say(f"measured for a run to {recipe.resolution} px: {resolution} px, {1 / plain[resolution]:,.0f} images/s")
     finally:
         torch.set_num_threads(threads)
     return Speed(plain, {resolution: seconds * _INTROSPECTIVE for resolution, seconds in plain.items()})
 
 
 def _seconds(settings: RunSettings, device: torch.device, resolution: int, share: int) -> float:
-    """Of a step of one process, the second one."""
+    """Seconds of one process's second step."""
     stepper = Stepper(settings, device, resolution, warming_up=True)
     x, draws = stepper.images(share), stepper.draws(share)
     took = 0.0
@@ -82,16 +80,16 @@ def _seconds(settings: RunSettings, device: torch.device, resolution: int, share
 
 @dataclass(frozen=True)
 class Traced:
-    """Of a step without a GPU."""
+    """Work and memory of a step, traced without a GPU."""
 
     flops: dict[int, float]
-    """For an image, by resolution."""
+    """Operations per image, by resolution."""
     largest: dict[int, int]
-    """Images that a GPU can take at once."""
+    """Number of images that fit into a GPU at once, by resolution."""
 
 
 def trace(recipe: Recipe, settings: RunSettings, hardware: Hardware, say: Callable[[str], None]) -> Traced:
-    """Work and memory of steps past the warm-up. ValueError when not even one image fits."""
+    """Traces steps after the warm-up. ValueError when not even one image fits."""
     flops, largest = {}, {}
     for resolution in recipe.resolutions:
         share = recipe.batches()[resolution] // hardware.processes
@@ -105,14 +103,14 @@ def trace(recipe: Recipe, settings: RunSettings, hardware: Hardware, say: Callab
                 f"({one.peak / 1e9:.1f} GB are needed): choose a smaller --resolution"
             )
         say(
-            f"traced on the way to {recipe.resolution} px: {resolution} px, {flops[resolution] / 1e12:.3g} TFLOP and "
-            f"{one.activations / 1e9:.2g} GB an image"
+            f"traced for a run to {recipe.resolution} px: {resolution} px, {flops[resolution] / 1e12:.3g} TFLOP and "
+            f"{one.activations / 1e9:.2g} GB per image"
         )
     return Traced(flops, largest)
 
 
 def expect(recipe: Recipe, hardware: Hardware, traced: Traced) -> Speed:
-    """On hardware that is not here."""
+    """The expected speed on other hardware."""
     assert hardware.speed is not None
     seconds = {}
     for resolution, flops in traced.flops.items():

@@ -1,4 +1,4 @@
-"""A plan as YAML with a comment at everything that was chosen, and what to type next."""
+"""Writes a plan as YAML with a comment on every choice, and the commands to run next."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _WIDTH = 120
 
 
 def title(plan: Plan) -> list[str]:
-    """What the configuration is for, and what to expect."""
+    """The purpose of the configuration, and what to expect of it."""
     manifest, recipe = plan.manifest, plan.recipe
     return [
         f"{manifest.train:,} training images to {recipe.resolution} px on {plan.hardware.name}: {plan.total:,} images, "
@@ -25,26 +25,26 @@ def expectation(plan: Plan) -> str:
     parts = []
     if plan.factor < 0.25:
         parts.append(
-            "The time is short for this resolution: expect blurs; give more --hours or a smaller --resolution."
+            "The time is short for this resolution: expect blurry images; give more --hours or a smaller --resolution."
         )
     elif plan.recipe.resolution <= 16:
-        parts.append("Expect colours in the right places, no more; a larger resolution needs more --hours.")
+        parts.append("Expect only colours in the right places; a larger resolution needs more --hours.")
     elif narrow:
-        parts.append("Expect outlines and colours, soft, like the drawn faces and the emoji of docs/results.md.")
+        parts.append("Expect soft outlines and colours, like the drawn faces and the emoji of docs/results.md.")
     else:
         parts.append(
             "Expect what docs/results.md and the paper show of the same recipe, in proportion to the images seen."
         )
     if train < 1_000:
         parts.append(
-            f"With {train} images reconstructions become good and samples are mixtures of what was seen: more images "
+            f"With {train} images, expect good reconstructions, but samples that mix the training images: more images "
             "help more than more hours."
         )
     return " ".join(parts)
 
 
 def commands(plan: Plan, path: str) -> list[str]:
-    """What to type next."""
+    """The commands to run next."""
     n = plan.hardware.processes
     if plan.hardware.here or n <= 8:
         return [f"sivae train {path} --nproc {n} --dry-run", f"sivae train {path} --nproc {n}"]
@@ -57,7 +57,7 @@ def to_yaml(plan: Plan, path: str) -> str:
     lines = [f"# {line}" for text in title(plan) for line in _wrapped(text)]
     lines += [f"#   {command}" for command in commands(plan, path)]
     lines.append(
-        "# Written by sivae configure from what was measured (docs/training.md, docs/results.md); change anything."
+        "# Written by sivae configure from measured recipes (docs/training.md, docs/results.md); edit as needed."
     )
     comments = _comments(plan)
     for group, values in plan.values().items():
@@ -91,11 +91,7 @@ def _comments(plan: Plan) -> dict[str, str]:
     remarks = settings.objective.remarks(recipe.resolution, settings.model.dimensions)
     paper = recipe.name == "paper"
     whose = "the paper's, as ffhq256" if paper else "as demo and fluent_emoji64, which were measured"
-    spread = (
-        "as wide as ffhq256 at every resolution"
-        if paper
-        else "narrow: minutes count, or few images would be learnt by heart"
-    )
+    spread = "as wide as ffhq256 at every resolution" if paper else "narrow: fast, and does not memorise a few images"
     passes = plan.total / plan.manifest.train
     return {
         "data.flip": plan.flip[1],
@@ -104,19 +100,19 @@ def _comments(plan: Plan) -> dict[str, str]:
         "model.base_width": spread,
         "objective.beta_rec": whose,
         **{f"objective.{key}": remark for key, remark in remarks.items()},
-        "objective.warmup": "images of a plain VAE first"
+        "objective.warmup": "images as a plain VAE first"
         + (
             ", one pass of 30"
             if paper
-            else ", most of the run on purpose; the last third of the last phase is introspective"
+            else ", deliberately most of the run; the last third of the last phase is introspective"
         ),
         "schedule.images": f"{passes:,.3g} passes over the training images in all",
         "schedule.batch": f"over {plan.hardware.processes} process(es)",
         "schedule.lr_encoder": whose,
-        "engine.max_batch_per_rank": "what fits is found at the start; the rest is accumulated"
+        "engine.max_batch_per_rank": "the largest that fits is found at the start; the rest is accumulated"
         if plan.hardware.here
-        else "what fits by the traced estimate; the rest is accumulated",
+        else "the largest that fits by the traced estimate; the rest is accumulated",
         "engine.precision": "docs/gpus.md",
-        "checkpoint.every": "about 50 in the run; the last two stay",
+        "checkpoint.every": "about 50 in the run; the last two are kept",
         "evaluation.every": "of held-out images" + (" and samples" if plan.measures_features else ""),
     }

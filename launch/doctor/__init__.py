@@ -1,1 +1,1 @@
-"""`sivae doctor`: what is installed, what the machine offers, and whether the whole works there."""
+"""`sivae doctor`: checks the installation and the machine, and whether training works on it."""

@@ -1,4 +1,4 @@
-"""All examinations in their order."""
+"""Runs all checks in order."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ Look = Callable[[dict[str, Any]], Iterator[Finding]]
 def examine(folder: Path, path: Path, *, quick: bool = False) -> bool:
     """Prints the report and writes it to `path`; returns whether anything failed.
 
-    `folder`: where runs will be written; `quick`: without the self-test.
+    `folder`: where runs will be written. `quick`: skip the self-test.
     """
     report = Report()
     look(report)
@@ -26,8 +26,8 @@ def examine(folder: Path, path: Path, *, quick: bool = False) -> bool:
 
 
 def examine_gpu(folder: Path, path: Path, config: str, batch: int | None) -> bool:
-    """The ten points on the GPUs of this machine, for a run of `config` with `batch` images a process at its final
-    resolution. ValueError, with what to do, when there is no GPU."""
+    """The ten points on this machine's GPUs, for a run of `config` with `batch` images per process at its final
+    resolution. ValueError, with the remedy, when there is no GPU."""
     import torch
 
     from sivae_dist.config.run_settings import load_config
@@ -35,7 +35,7 @@ def examine_gpu(folder: Path, path: Path, config: str, batch: int | None) -> boo
 
     settings = load_config(config, ["data.path=unused"])
     if not usable_gpus("auto"):
-        raise ValueError(f"--gpu needs a GPU: {why_no_gpu()}; sivae doctor without --gpu examines the rest")
+        raise ValueError(f"--gpu needs a GPU: {why_no_gpu()}; sivae doctor without --gpu checks the rest")
     from launch.doctor.gpu import points
     from launch.doctor.gpu.course import Course
     from launch.doctor.selftest import SelfTest
@@ -53,7 +53,7 @@ def examine_gpu(folder: Path, path: Path, config: str, batch: int | None) -> boo
 
 
 def look(report: Report) -> None:
-    """What is installed, and what this machine offers."""
+    """Checks the installation and the machine."""
     report.title("Installed")
     _each(report, {"python": packages.examine_python, "packages": packages.examine_packages})
     _each(report, {"torch": gpus.examine_torch, "compiler": packages.examine_compiler})
@@ -87,7 +87,7 @@ def storage_of(report: Report, folder: Path) -> None:
 
 
 def self_test(report: Report) -> None:
-    """The whole at a tiny size, on all GPUs, or on two processes of the CPU."""
+    """Trains a tiny model on all GPUs, or on two processes on the CPU."""
     report.title("Self-test")
 
     def start(facts: dict[str, Any]) -> Iterator[Finding]:
@@ -117,14 +117,14 @@ def self_test(report: Report) -> None:
 
 
 def _each(report: Report, looks: dict[str, Look]) -> None:
-    """Each examination with a place of its own among the facts."""
+    """Runs each check with its own section of the facts."""
     for name, examination in looks.items():
         facts = report.facts.setdefault(name, {})
         report.check(name, lambda examination=examination, facts=facts: examination(facts))  # type: ignore[misc]
 
 
 def finish(report: Report, path: Path) -> bool:
-    """Writes the JSON and sums up; returns whether anything failed."""
+    """Writes the JSON and prints a summary; returns whether anything failed."""
     written = report.write(path, {"sivae": __version__})
     failed, warned = report.count("fail"), report.count("warn")
     report.title(

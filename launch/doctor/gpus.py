@@ -1,4 +1,4 @@
-"""Driver and GPUs, and whether torch's wheel was built for them."""
+"""Driver and GPUs, and whether torch's wheel supports them."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def examine_torch(facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _built_for() -> list[str]:
-    """What torch was compiled for, also where it sees no GPU and get_arch_list is empty."""
+    """The architectures that torch was compiled for, even without a GPU, when get_arch_list is empty."""
     import torch
 
     flags = torch._C._cuda_getArchFlags()
@@ -53,7 +53,7 @@ def examine_gpus(facts: dict[str, Any]) -> Iterator[Finding]:
         return
     architectures = torch.cuda.get_arch_list()
     facts |= {"driver": driver_version(), "topology": _topology()}
-    yield Finding("ok", "driver", facts["driver"] or "works, but its version is not found")
+    yield Finding("ok", "driver", facts["driver"] or "works, but its version is unknown")
     facts["gpus"] = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -74,16 +74,16 @@ def examine_gpus(facts: dict[str, Any]) -> Iterator[Finding]:
         )
         if not any(runs(name, *capability) for name in architectures):
             todo = "install a torch wheel that is built for it (see `built for`); this one cannot use it"
-            yield Finding("fail", name, f"{text}: not among what torch is built for", todo)
+            yield Finding("fail", name, f"{text}: this torch wheel is not built for it", todo)
         elif free < 0.8 * total:
-            todo = "see nvidia-smi for the programs that hold it"
+            todo = "see nvidia-smi for the programs that use it"
             yield Finding("warn", name, f"{text}, only {free / _GIB:.0f} GiB of it free", todo)
         else:
             yield Finding("ok", name, text)
 
 
 def _none_usable(facts: dict[str, Any]) -> Iterator[Finding]:
-    """Without a GPU that torch can use: because there is none, or why."""
+    """The finding without a usable GPU: there is none, or the reason why it cannot be used."""
     from sivae_dist.process.devices import why_expected, why_no_gpu
 
     expected = why_expected()
@@ -96,7 +96,7 @@ def _none_usable(facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _topology() -> list[str]:
-    """How GPUs reach each other, as nvidia-smi prints it; empty where it does not."""
+    """The connections between GPUs, as printed by nvidia-smi; empty if it fails."""
     try:
         done = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

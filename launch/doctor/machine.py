@@ -1,4 +1,4 @@
-"""Processors, memory and limits of this machine, as this process may use them."""
+"""Cores, memory and limits that this process may use on this machine."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ _GIB = 1 << 30
 
 
 def cgroup_files(name: str, root: Path = CGROUPS) -> Iterator[str]:
-    """Contents of a cgroup file (version 2, or its counterpart of version 1) from this process's group upwards."""
+    """Contents of a cgroup file (version 2, or its version 1 counterpart), from this process's group upwards."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -54,7 +54,7 @@ def memory_limit() -> int | None:
 
 
 def cores() -> float:
-    """Cores that this process may keep busy: by affinity, and by the control group's quota."""
+    """Cores that this process may use, by affinity and by the control group's quota."""
     quota = cpu_quota()
     allowed = float(len(os.sched_getaffinity(0)))
     return allowed if quota is None else min(allowed, quota)
@@ -66,17 +66,17 @@ def examine_cores(facts: dict[str, Any]) -> Iterator[Finding]:
     facts |= {"cores": here, "affinity": allowed, "quota": quota, "OMP_NUM_THREADS": threads, "model": _model()}
     text = f"{here} in the machine, {allowed} allowed here"
     if quota is not None:
-        text += f", and no more than {quota:g} at once by the control group"
+        text += f", limited to {quota:g} by the control group"
     usable = max(1, int(min(allowed, quota or allowed)))
     if quota is not None and quota < allowed and not threads:
-        todo = f"export OMP_NUM_THREADS={usable}: a thread for each allowed core would be throttled"
+        todo = f"export OMP_NUM_THREADS={usable}: one thread per allowed core would be throttled"
         yield Finding("warn", "cores", text, todo)
     elif threads.isdigit() and int(threads) > usable:
         todo = f"export OMP_NUM_THREADS={usable}, or unset it"
         yield Finding("warn", "cores", f"{text}; OMP_NUM_THREADS={threads} is more", todo)
     elif allowed < here // 8:
-        todo = "under SLURM ask for --cpus-per-task; check taskset and --cpus"
-        yield Finding("warn", "cores", f"{text}: a small part", todo)
+        todo = "under SLURM request more with --cpus-per-task; otherwise check taskset and docker's --cpus"
+        yield Finding("warn", "cores", f"{text}: only a small part", todo)
     else:
         yield Finding("ok", "cores", text + (f"; OMP_NUM_THREADS={threads}" if threads else ""))
 
@@ -98,17 +98,17 @@ def examine_memory(facts: dict[str, Any]) -> Iterator[Finding]:
     if limit is not None and limit < total:
         text += f", limited to {limit / _GIB:.1f} by the control group"
     if min(free, limit or free) < 4 * _GIB:
-        yield Finding("warn", "memory", text, "less than 4 GiB: close other programs, or ask for more (--mem)")
+        yield Finding("warn", "memory", text, "less than 4 GiB: close other programs, or request more (--mem)")
     else:
         yield Finding("ok", "memory", text)
 
 
 def examine_shared_memory(facts: dict[str, Any], gpus: int) -> Iterator[Finding]:
-    """/dev/shm, through which NCCL sends between GPUs that do not reach each other directly."""
+    """/dev/shm, which NCCL uses between GPUs without a direct connection."""
     try:
         usage = shutil.disk_usage("/dev/shm")
     except OSError as error:
-        yield Finding("warn" if gpus > 1 else "ok", "/dev/shm", f"is not there ({error.strerror})")
+        yield Finding("warn" if gpus > 1 else "ok", "/dev/shm", f"does not exist ({error.strerror})")
         return
     facts |= {"total": usage.total, "free": usage.free}
     text = f"{usage.total / _GIB:.2f} GiB, {usage.free / _GIB:.2f} free"
@@ -132,7 +132,7 @@ def examine_limits(facts: dict[str, Any]) -> Iterator[Finding]:
     if Path("/sys/class/infiniband").is_dir() and any(Path("/sys/class/infiniband").iterdir()):
         facts["infiniband"] = sorted(path.name for path in Path("/sys/class/infiniband").iterdir())
         if locked != resource.RLIM_INFINITY:
-            text = f"InfiniBand is here, but only {locked:,} bytes may be locked"
+            text = f"InfiniBand was found, but only {locked:,} bytes of memory may be locked"
             yield Finding("warn", "InfiniBand", text, "ulimit -l unlimited; under SLURM PropagateResourceLimits")
         else:
             yield Finding("ok", "InfiniBand", ", ".join(facts["infiniband"]))

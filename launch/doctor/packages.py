@@ -1,4 +1,4 @@
-"""Which packages are installed, in which versions, and whether each can be imported at all."""
+"""Checks the versions of installed packages, and that each can be imported."""
 
 import json
 import os
@@ -21,10 +21,10 @@ _MODULES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
 }
-"""Distributions that are imported by another name."""
+"""Modules of distributions whose names differ."""
 
 _NAMED = frozenset({"deepspeed", "simplejpeg", "submitit", "torch", "torch-fidelity", "webdataset"})
-"""Whose versions are shown; all are in the JSON."""
+"""Distributions whose versions are shown; all are in the JSON."""
 
 _MARK = "\x1e"
 _SCRIPT = f"""
@@ -39,13 +39,13 @@ for name in sys.argv[1:]:
     print({_MARK!r} + json.dumps([name, word]), flush=True)
 """
 _PATIENCE = 120.0
-"""Seconds that all imports of a process may take."""
+"""Timeout in seconds for all imports of one process."""
 
 
 def requirements() -> dict[str, list[str]]:
-    """Requirement lines by extra, `` for what is always needed: of the installed package, else of pyproject.toml.
+    """Requirement lines by extra (`` for required packages) of the installed package, or else of pyproject.toml.
 
-    Empty when neither is there.
+    Empty when neither exists.
     """
     try:
         lines = metadata.requires("sivae") or []
@@ -66,20 +66,20 @@ def requirements() -> dict[str, list[str]]:
 
 
 def import_each(modules: Sequence[str]) -> dict[str, str]:
-    """By module why it cannot be imported, empty when it can. In another process, which a broken library may end."""
+    """Import errors by module, empty for success. Imports in another process, which a broken library may crash."""
     results: dict[str, str] = {}
     while todo := [name for name in modules if name not in results]:
         before = len(results)
         current, reason = _import(todo, results)
         if current is not None:
             results[current] = reason
-        elif len(results) == before:  # it did not even begin
+        elif len(results) == before:  # the process did not even begin
             return results | dict.fromkeys(todo, f"python did not start: {reason}")
     return results
 
 
 def _import(modules: Sequence[str], results: dict[str, str]) -> tuple[str | None, str]:
-    """Notes what one process could import; the module in which it ended, if it did, and how."""
+    """Records in `results` what one process could import; returns the module in which it crashed, if any, and how."""
     current = None
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -102,7 +102,7 @@ def _import(modules: Sequence[str], results: dict[str, str]) -> tuple[str | None
             process.wait()
         errors.seek(0)
         last = errors.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
-    ended = f"the process was ended by signal {-code}" if code < 0 else f"the process ended with code {code}"
+    ended = f"the process was killed by signal {-code}" if code < 0 else f"the process exited with code {code}"
     return current, ": ".join([ended, *last])
 
 
@@ -123,18 +123,18 @@ def examine_python(facts: dict[str, Any]) -> Iterator[Finding]:
     facts["distribution"] = system
     text = f"{facts['python']} on {system} ({facts['machine']}), sivae {facts['sivae']}"
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        yield Finding("warn", name, text, "only Linux on x86_64 has been tried")
+        yield Finding("warn", name, text, "only Linux on x86_64 has been tested")
     else:
         yield Finding("ok", name, text)
 
 
 def examine_packages(facts: dict[str, Any], modules_only: Sequence[str] | None = None) -> Iterator[Finding]:
-    """`modules_only`: import these alone; all for None."""
+    """`modules_only`: import only these; None for all."""
     from packaging.requirements import Requirement
 
     wanted = {extra: lines for extra, lines in requirements().items() if extra != "dev"}
     if not wanted:
-        yield Finding("warn", "packages", "what sivae needs is not recorded here", "install it with pip")
+        yield Finding("warn", "packages", "the requirements of sivae are not recorded here", "install it with pip")
         return
     needed = {extra: [Requirement(line) for line in lines] for extra, lines in wanted.items()}
     installed = {r.name: _installed(r.name) for group in needed.values() for r in group}
@@ -150,18 +150,18 @@ def examine_packages(facts: dict[str, Any], modules_only: Sequence[str] | None =
         elif reason := reasons.get(modules[requirement.name]):
             yield _broken(requirement.name, found, reason)
         elif not requirement.specifier.contains(found, prereleases=True):
-            detail = f"{found} is installed, {requirement.specifier} is needed"
+            detail = f"{found} is installed, but {requirement.specifier} is needed"
             yield Finding("fail", requirement.name, detail, f"pip install '{requirement}'")
         else:
             fine.append(requirement.name)
     named = ", ".join(f"{name} {installed[name]}" for name in fine if name in _NAMED)
-    yield Finding("ok", "packages", f"{len(fine)} of those always needed are here and can be imported: {named}")
+    yield Finding("ok", "packages", f"{len(fine)} required package(s) can be imported: {named}")
     for extra, group in needed.items():
         for requirement in group:
             found = installed[requirement.name]
             if found is None:
                 what = f"{requirement.name} is not installed (optional)"
-                yield Finding("ok", f"extra {extra}", what, f"pip install {requirement.name} where it is wanted")
+                yield Finding("ok", f"extra {extra}", what, f"pip install {requirement.name} if you need it")
             elif reason := reasons.get(modules[requirement.name]):
                 yield _broken(requirement.name, found, reason)
             else:
@@ -183,7 +183,7 @@ def _installed(name: str) -> str | None:
 
 
 def examine_compiler(facts: dict[str, Any]) -> Iterator[Finding]:
-    """What engine.compile=true needs beyond the packages: a C compiler, and Python's headers."""
+    """Checks the further needs of engine.compile=true: a C compiler and Python's headers."""
     import shutil
     import sysconfig
 
@@ -195,8 +195,8 @@ def examine_compiler(facts: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "ok",
             "compiler",
-            f"{' and '.join(missing)} not found, which only engine.compile=true needs",
-            "apt-get install gcc python3-dev where it is wanted",
+            f"{' and '.join(missing)} not found; only engine.compile=true needs this",
+            "apt-get install gcc python3-dev if you need it",
         )
     else:
         yield Finding("ok", "compiler", f"{compiler}, with Python's headers")

@@ -1,4 +1,4 @@
-"""What `sivae doctor` finds: lines for the terminal as they come, and one JSON that can be sent to others."""
+"""The report of `sivae doctor`: lines on the terminal as they are found, and a JSON file that can be shared."""
 
 import getpass
 import json
@@ -22,11 +22,11 @@ Level = Literal["ok", "warn", "fail"]
 
 _COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
 _NAME = 13
-"""Columns of a finding's name."""
+"""Width of a finding's name."""
 _INDENT = " " * (6 + _NAME)
 _WIDEST = 100
 _HEARTBEAT = 4.0
-"""Seconds after which a check that is still running says so."""
+"""Seconds between reports that a check is still running."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,25 @@ class Finding:
     level: Level
     name: str
     detail: str
-    """What was found."""
+    """The result."""
     todo: str = ""
-    """What to do about it."""
+    """The remedy."""
 
 
 Check = Callable[[], Iterable[Finding]]
 
 
 class Report:
-    """Prints findings as they are made, and keeps them with the facts behind them."""
+    """Prints findings as they are made, and keeps them together with their facts."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.facts: dict[str, Any] = {}
-        """Figures by section, for the JSON; nothing here is printed."""
+        """Facts by section, for the JSON only."""
         self._lock = threading.Lock()
 
     def check(self, name: str, check: Check) -> list[Finding]:
-        """Makes a check and prints what it finds. An error of any kind in it is a finding, never the end."""
+        """Runs a check and prints its findings. Any error in it becomes a finding and does not end the command."""
         found: list[Finding] = []
         with self._heartbeat(name):
             try:
@@ -64,7 +64,7 @@ class Report:
             except Exception as error:
                 reason = " ".join(str(error).split())[:300]
                 failed = Finding(
-                    "fail", name, f"could not be examined: {type(error).__name__}: {reason}", "report it with the JSON"
+                    "fail", name, f"could not be checked: {type(error).__name__}: {reason}", "report it with the JSON"
                 )
                 found.append(failed)
                 self.add(failed)
@@ -87,7 +87,7 @@ class Report:
         return sum(finding.level == level for finding in self.findings)
 
     def write(self, path: Path, versions: dict[str, Any]) -> Path:
-        """Writes the JSON to `path`, or to the system's folder for temporary files when that cannot be written."""
+        """Writes the JSON to `path`, or to the system's temporary folder if that fails; returns its path."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -114,7 +114,7 @@ class Report:
 
     @contextmanager
     def _heartbeat(self, name: str) -> Iterator[None]:
-        """Says every few seconds what is still running."""
+        """Reports every few seconds that the check is still running."""
         done, start = threading.Event(), time.monotonic()
 
         def beat() -> None:
@@ -131,7 +131,7 @@ class Report:
 
 
 def without_secrets(value: Any) -> Any:
-    """The same without the home directory's path, names of user and host, and passwords in URLs."""
+    """The value without the home directory's path, user and host names, and passwords in URLs."""
     words = {socket.gethostname(): "HOST"}
     try:
         user = getpass.getuser()

@@ -1,4 +1,4 @@
-"""A minute of the real thing at a tiny size: a step, a shard, a run on all processes, saved and resumed."""
+"""A self-test of about a minute at a tiny size: a step, decoding a shard, a run on all processes, save and resume."""
 
 import contextlib
 import subprocess
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from sivae_dist.process.stopping import Stop
 
 TOLERANCE = 1e-9
-"""By which the worst tensor of an fp64 step may differ between devices or numbers of processes."""
+"""Maximum difference of any tensor of an fp64 step between devices or numbers of processes."""
 
 _FACES = 24
 _SIDE = 16
 _PATIENCE = 240.0
-"""Seconds that training on all processes may take."""
+"""Timeout in seconds for training on all processes."""
 
 
 class SelfTest:
-    """The checks share a folder with a drawn data set, which is removed on leaving."""
+    """The checks share a temporary folder with a drawn data set."""
 
     def __init__(self, device: "torch.device", processes: int, folder: Path | None = None) -> None:
-        """`folder`: where its own folder is made; the system's for temporary files by default."""
+        """`folder`: parent of the temporary folder; the system's by default."""
         self.device = device
         self.processes = processes
         self._temporary = tempfile.TemporaryDirectory(prefix="sivae-doctor-", dir=folder)
@@ -64,7 +64,7 @@ class SelfTest:
             "objective": {"name": objective, "beta_neg": 16.0, "style_mixing": 0.5},
             "schedule": {"images": {4: 2 * batch, 8: 2 * batch, 16: 4 * batch}, "batch": batch},
             "engine": {"precision": "fp64"},
-            "optimizer": {"eps": 1e-3},  # with less, gradients that are rounding errors alone would become steps
+            "optimizer": {"eps": 1e-3},  # a smaller eps would turn gradients that are only rounding errors into steps
             "checkpoint": {"every": 4 * batch},
             "monitoring": {"scalars_every": batch, "images_every": 0},
         }
@@ -72,7 +72,7 @@ class SelfTest:
         return validate(values, "self-test")
 
     def prepare(self, file_format: str) -> tuple[Path, "Manifest"]:
-        """Drawn faces as a data set whose largest level is in tars of PNG or JPEG."""
+        """Drawn faces as a data set whose largest level is stored in tars of PNG or JPEG files."""
         from data_pipelines.images.manifest import Manifest
         from data_pipelines.images.prepare import PrepareSettings, prepare
 
@@ -96,7 +96,7 @@ class SelfTest:
         return source
 
     def faces_32(self) -> Path:
-        """The same as a data set up to 32 px, for `sivae train tiny`."""
+        """The faces as a data set of up to 32 px, for `sivae train tiny`."""
         from data_pipelines.images.prepare import PrepareSettings, prepare
 
         data = self.root / "faces-32"
@@ -105,7 +105,7 @@ class SelfTest:
         return data
 
     def step(self) -> Iterator[Finding]:
-        """One fp64 step, on the CPU against the GPU with the same draws; or on the CPU twice."""
+        """Compares one fp64 step on the CPU and the GPU, with the same draws; without a GPU, repeats it on the CPU."""
         import torch
 
         from launch.steps import Stepper, copied, same, worst
@@ -123,8 +123,8 @@ class SelfTest:
             if name is None:
                 yield Finding("ok", "step", "one step in fp64, twice on the CPU: equal bit for bit")
             else:
-                todo = "this processor or its libraries are not to be trusted: try another machine"
-                yield Finding("fail", "step", f"the same step gave another {name} the second time", todo)
+                todo = "this processor or its libraries cannot be trusted: try another machine"
+                yield Finding("fail", "step", f"repeating the same step gave a different {name}", todo)
             return
         name, size = worst(got, want)
         text = f"one step in fp64, CPU against GPU: worst tensor {size:.1e} ({name})"
@@ -132,11 +132,11 @@ class SelfTest:
             yield Finding("ok", "step", text)
         else:
             yield Finding(
-                "fail", "step", text, "the GPU computes something else; send the JSON, and try another driver"
+                "fail", "step", text, "the GPU computes different values; send the JSON, and try another driver"
             )
 
     def decoders(self) -> Iterator[Finding]:
-        """A shard of each format by every decoder, against Pillow's pixels."""
+        """Decodes a shard of each format with every decoder and compares it with Pillow."""
         from data_pipelines.images.loaders import LOADERS
 
         for name, kind in LOADERS.items():
@@ -163,26 +163,26 @@ class SelfTest:
             pixels = ((batch.x + 1) * 127.5).round().to("cpu", torch.int16)
         by_pillow = _by_pillow(data, manifest)
         worst = max(int((pixels[k] - by_pillow[int(sample)]).abs().max()) for k, sample in enumerate(samples))
-        who = LOADERS[loader].decoders.get(file_format, LOADERS[loader].title)
-        text = f"a shard of {file_format.upper()} by {who}: {len(samples)} images, at most {worst} of 255 from Pillow's"
+        decoder = LOADERS[loader].decoders.get(file_format, LOADERS[loader].title)
+        text = f"{file_format.upper()} shard by {decoder}: {len(samples)} images, at most {worst} of 255 from Pillow's"
         if worst <= (0 if file_format == "png" else 3):
             yield Finding("ok", "decoding", text)
         else:
             yield Finding("fail", "decoding", text, f"use data.loader={USUAL_LOADER}, or reinstall the decoder")
 
     def processes_agree(self) -> Iterator[Finding]:
-        """A run on all processes against the same on one."""
+        """Compares a run on all processes with the same run on one."""
         from launch.steps import worst
 
         alone = self.alone()
         if self.processes == 1:
-            yield Finding("ok", "processes", "a run of 8 steps on the only GPU came to its end")
+            yield Finding("ok", "processes", "a run of 8 steps on the only GPU has finished")
             return
         run = self.begin("together")
         code, last = self.together(run)
         how = "GPUs over NCCL" if self.device.type == "cuda" else "CPU processes over gloo"
         if code:
-            todo = "NCCL_DEBUG=INFO shows where they look for each other; see docs/slurm.md"
+            todo = "NCCL_DEBUG=INFO shows how they try to connect; see docs/slurm.md"
             yield Finding("fail", "processes", f"a run on {self.processes} {how} failed: {last}", todo)
             return
         name, size = worst(last_tensors(run), alone)
@@ -190,10 +190,10 @@ class SelfTest:
         if size < TOLERANCE:
             yield Finding("ok", "processes", text)
         else:
-            yield Finding("fail", "processes", text, "the processes compute something else; send the JSON")
+            yield Finding("fail", "processes", text, "the processes compute different values; send the JSON")
 
     def resumed(self) -> Iterator[Finding]:
-        """A run that is stopped in the middle, saved and resumed against one that is not, bit for bit."""
+        """Compares a run that is stopped, saved and resumed with an uninterrupted one, bit for bit."""
         from launch.steps import same
 
         alone = self.alone()
@@ -202,20 +202,20 @@ class SelfTest:
         self.train(run)
         name = same(last_tensors(run), alone)
         if name is None:
-            yield Finding("ok", "resume", "stopped, saved and resumed: equal bit for bit to a run that was not")
+            yield Finding("ok", "resume", "stopped, saved and resumed: equal bit for bit to an uninterrupted run")
         else:
-            todo = "a resumed run differs here from one that is not interrupted; send the JSON"
+            todo = "resumed runs differ from uninterrupted ones on this machine; send the JSON"
             yield Finding("fail", "resume", f"{name} differs after stopping and resuming", todo)
 
     def alone(self) -> "dict[str, torch.Tensor]":
-        """What the run gives on one process, uninterrupted."""
+        """The final tensors of the uninterrupted run on one process."""
         run = self.root / "alone"
         if not run.exists():
             self.train(self.begin("alone"))
         return last_tensors(run)
 
     def together(self, run: Path) -> tuple[int, str]:
-        """Trains on all processes, in processes of their own; the exit code, and the last line that they printed."""
+        """Trains on all processes, as child processes; returns the exit code and the last line of output."""
         log = run.with_suffix(".txt")
         with log.open("a") as file:
             done = subprocess.run(self.command(run), stdout=file, stderr=file, timeout=_PATIENCE, check=False)
@@ -233,11 +233,11 @@ class SelfTest:
         return self.root / name
 
     def exactly(self) -> list[str]:
-        """The settings under which a run promises its bits on this device."""
+        """The settings with which runs are exactly reproducible on this device."""
         return ["engine.deterministic=true"] if self.device.type == "cuda" else []
 
     def train(self, path: Path, stop: "Stop | None" = None) -> None:
-        """Trains in this process; what it would print goes to a file."""
+        """Trains in this process, with output to a file."""
         from sivae_dist.config.opening import settings_of
         from sivae_dist.process import numerics
         from sivae_dist.run.directory import RunDirectory
@@ -255,7 +255,7 @@ class SelfTest:
 
 
 def stop_after(steps: int) -> "Stop":
-    """A request to stop that comes in the given step."""
+    """A request to stop in the given step."""
     from sivae_dist.process.stopping import Stop
 
     class StopAfter(Stop):
@@ -270,18 +270,18 @@ def stop_after(steps: int) -> "Stop":
 
 
 def last_tensors(run: Path) -> "dict[str, torch.Tensor]":
-    """Of a run's newest checkpoint."""
+    """Tensors of a run's newest checkpoint."""
     from sivae_dist.checkpoint import CheckpointFolder
     from sivae_dist.run.directory import RunDirectory
 
     found, _ = CheckpointFolder(RunDirectory(run).checkpoints).newest_valid(move_aside=False)
     if found is None:
-        raise ValueError(f"{run.name} has saved nothing")
+        raise ValueError(f"{run.name} has not saved a checkpoint")
     return dict(found.load())
 
 
 def _by_pillow(data: Path, manifest: "Manifest") -> "dict[int, torch.Tensor]":
-    """int16 [C, R, R] of every sample of the largest level, read with tarfile and Pillow alone."""
+    """int16 [C, R, R] for every sample of the largest level, read with only tarfile and Pillow."""
     import tarfile
 
     import numpy as np

@@ -1,4 +1,4 @@
-"""The file system that runs will live on, free space, caches, and the weights of the evaluation's network."""
+"""The file system for runs, free space, caches, and the weights of the evaluation's network."""
 
 import mmap
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from launch.doctor.report import Finding
 
-_PASSING = {"tmpfs": "in memory", "ramfs": "in memory", "overlay": "in the container, and gone with it"}
+_TEMPORARY = {"tmpfs": "in memory", "ramfs": "in memory", "overlay": "in the container, and lost with it"}
 _TRIAL = 32 << 20
 """Bytes written to measure a file system."""
 _LOCK = """
@@ -32,7 +32,7 @@ def nearest_folder(path: Path) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """The file system's type as the kernel names it (`ext4`, `nfs4`, `lustre`); empty when that is not known."""
+    """The kernel's name of the file system's type (`ext4`, `nfs4`, `lustre`); empty if unknown."""
     best, kind = "", ""
     try:
         lines = Path("/proc/self/mounts").read_text().splitlines()
@@ -47,25 +47,24 @@ def kind_of(path: Path) -> str:
 
 
 def examine_folder(facts: dict[str, Any], wanted: Path) -> Iterator[Finding]:
-    """What a run needs of its folder: space, renames that replace, locks between processes, memory maps, fsync."""
+    """Checks what a run needs from its folder: space, atomic renames, locks between processes, memory maps, fsync."""
     folder = nearest_folder(wanted)
     kind = kind_of(folder)
     usage = shutil.disk_usage(folder)
     facts |= {"folder": str(folder), "kind": kind, "total": usage.total, "free": usage.free}
-    where = f"{wanted}" if folder == wanted.resolve() else f"{wanted} (to be made in {folder})"
+    where = f"{wanted}" if folder == wanted.resolve() else f"{wanted} (to be created in {folder})"
     text = f"{where}: {usage.free / 1e9:,.0f} GB free of {usage.total / 1e9:,.0f}, {kind or 'unknown kind'}"
     if usage.free < 5e9:
-        yield Finding("warn", "disk", text, "make room, or name another folder with --dir and --run-dir")
-    elif kind in _PASSING:
-        yield Finding("warn", "disk", f"{text}: {_PASSING[kind]}", "put runs onto a disk that stays (--dir, --run-dir)")
+        yield Finding("warn", "disk", text, "free some space, or choose another folder with --dir and --run-dir")
+    elif kind in _TEMPORARY:
+        todo = "put runs on a persistent disk (--dir, --run-dir)"
+        yield Finding("warn", "disk", f"{text}: {_TEMPORARY[kind]}", todo)
     else:
         yield Finding("ok", "disk", text)
     try:
         trial = Path(tempfile.mkdtemp(prefix=".sivae-doctor-", dir=folder))
     except OSError as error:
-        yield Finding(
-            "fail", "file system", f"nothing can be written into {folder}: {error.strerror}", "choose another --dir"
-        )
+        yield Finding("fail", "file system", f"cannot write to {folder}: {error.strerror}", "choose another --dir")
         return
     try:
         yield from _tried(facts, trial)
@@ -80,7 +79,7 @@ def _tried(facts: dict[str, Any], trial: Path) -> Iterator[Finding]:
             attempt(facts, trial)
             fine.append(name)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            todo = "ask who runs this file system, or name another folder with --dir and --run-dir"
+            todo = "ask the administrator of this file system, or choose another folder with --dir and --run-dir"
             yield Finding("fail", "file system", f"{name}: {error}", todo)
     if fine:
         yield Finding(
@@ -88,7 +87,7 @@ def _tried(facts: dict[str, Any], trial: Path) -> Iterator[Finding]:
         )
     if (skew := abs(facts.get("clock_skew", 0.0))) > 5:
         text = f"its clock differs from this machine's by {skew:.0f} s"
-        yield Finding("warn", "file system", text, "synchronise both with NTP: times of files mislead otherwise")
+        yield Finding("warn", "file system", text, "synchronise both with NTP, or file times are misleading")
 
 
 def _write(facts: dict[str, Any], trial: Path) -> None:
@@ -110,26 +109,26 @@ def _write(facts: dict[str, Any], trial: Path) -> None:
         os.close(descriptor)
     facts["fsync_folder_ms"] = 1000 * (time.perf_counter() - start)
     if path.read_bytes()[-len(data) :] != data:
-        raise ValueError("what was written is not what is read")
+        raise ValueError("the data read differ from those written")
 
 
 def _rename(facts: dict[str, Any], trial: Path) -> None:
-    """A file over another that is open, and a folder with files, as checkpoints are put in place."""
+    """Renames a file over an open one, and a folder with files, as saving a checkpoint does."""
     old, new = trial / "name", trial / "name.partial"
     old.write_text("old")
     new.write_text("new")
     with old.open() as before:
         new.replace(old)
         if old.read_text() != "new" or new.exists():
-            raise ValueError("a file that replaces another is not seen at once")
+            raise ValueError("a file that replaces another is not visible immediately")
         if before.read() != "old":
-            raise ValueError("a file that is replaced is lost for those who read it")
+            raise ValueError("a file that is replaced is lost for processes that have it open")
     folder = trial / ".folder"
     folder.mkdir()
     (folder / "file").write_text("1")
     folder.rename(trial / "folder")
     if sorted(os.listdir(trial / "folder")) != ["file"] or ".folder" in os.listdir(trial):
-        raise ValueError("a folder that is renamed is not seen at once")
+        raise ValueError("a renamed folder is not visible immediately")
 
 
 def _lock(facts: dict[str, Any], trial: Path) -> None:
@@ -143,7 +142,7 @@ def _lock(facts: dict[str, Any], trial: Path) -> None:
     facts["lock"] = [held.returncode, free.returncode]
     if held.returncode == 0:
         raise ValueError(
-            "a lock does not keep another process out (mounted with nolock?): two commands could train a run"
+            "a lock does not exclude another process (mounted with nolock?): two commands could train the same run"
         )
     if held.returncode != 3 or free.returncode != 0:
         words = (held.stderr + free.stderr).strip().splitlines()[-1:]
@@ -153,13 +152,13 @@ def _lock(facts: dict[str, Any], trial: Path) -> None:
 def _map(facts: dict[str, Any], trial: Path) -> None:
     with (trial / "data").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         if len(mapped) != _TRIAL:
-            raise ValueError("a memory map has another size than its file")
+            raise ValueError("the size of a memory map differs from that of its file")
         if mapped[-1024:] != os.pread(file.fileno(), 1024, _TRIAL - 1024):
-            raise ValueError("a memory map holds other bytes than its file")
+            raise ValueError("the bytes of a memory map differ from those of its file")
 
 
 def examine_caches(facts: dict[str, Any]) -> Iterator[Finding]:
-    """The folders into which libraries write beside a run."""
+    """Checks the folders outside a run to which libraries write."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     places = {
         "TMPDIR": Path(tempfile.gettempdir()),
@@ -177,14 +176,14 @@ def examine_caches(facts: dict[str, Any]) -> Iterator[Finding]:
                 pass
         except OSError as error:
             wrong += 1
-            text = f"nothing can be written into {folder} ({error.strerror})"
-            yield Finding("warn", "caches", text, f"export {variable}=A_FOLDER_THAT_CAN_BE_WRITTEN")
+            text = f"cannot write to {folder} ({error.strerror})"
+            yield Finding("warn", "caches", text, f"export {variable}=A_WRITABLE_FOLDER")
     if not wrong:
-        yield Finding("ok", "caches", "can be written")
+        yield Finding("ok", "caches", "writable")
 
 
 def examine_weights(facts: dict[str, Any]) -> Iterator[Finding]:
-    """The network that FID is measured with; nothing is downloaded."""
+    """Checks the weights of the network used for FID; downloads nothing."""
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
@@ -194,11 +193,11 @@ def examine_weights(facts: dict[str, Any]) -> Iterator[Finding]:
     facts |= {"path": str(path), "there": path.is_file()}
     if not path.is_file():
         todo = f"the first evaluation downloads them, or put {URL_INCEPTION_V3} into {path.parent}"
-        yield Finding("warn", "weights", "those of Inception, which FID needs, are not here", todo)
+        yield Finding("warn", "weights", "the Inception weights, which FID needs, are missing", todo)
         return
     try:
         facts["sha256"] = check_weights(path, None)
     except ValueError as error:
         yield Finding("fail", "weights", str(error), f"delete {path}; the first evaluation downloads the right ones")
         return
-    yield Finding("ok", "weights", "those of Inception are here, with the right checksum")
+    yield Finding("ok", "weights", "the Inception weights are here, with the right checksum")

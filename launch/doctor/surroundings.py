@@ -1,4 +1,4 @@
-"""What surrounds the command: environment variables, names and clocks, and SLURM."""
+"""The environment of the command: environment variables, host name, clock, and SLURM."""
 
 import os
 import shutil
@@ -12,30 +12,30 @@ from launch.doctor.report import Finding
 from launch.environment import forget_launchers
 
 _OVERRULING = {
-    "NVIDIA_TF32_OVERRIDE": "it overrules engine.precision",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "it overrules engine.precision",
-    "CUDA_LAUNCH_BLOCKING": "every kernel is waited for, which is slow",
-    "DS_ACCELERATOR": "it overrules the device of engine.name=zero",
+    "NVIDIA_TF32_OVERRIDE": "it overrides engine.precision",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "it overrides engine.precision",
+    "CUDA_LAUNCH_BLOCKING": "the host waits for every kernel, which is slow",
+    "DS_ACCELERATOR": "it overrides the device of engine.name=zero",
 }
-"""Variables that change what a run does, and how."""
+"""Variables that affect a run, and their effects."""
 
 
 def examine_environment(facts: dict[str, Any]) -> Iterator[Finding]:
     stale = sorted(forget_launchers(dict(os.environ)))
     others = [name for name in _OVERRULING if os.environ.get(name) not in (None, "", "0")]
-    # Names alone: values of other variables may be secrets.
+    # Only names: values of variables may be secrets.
     facts |= {"launchers": stale, "overruling": others, "nccl": sorted(n for n in os.environ if n.startswith("NCCL_"))}
     if stale:
-        text = f"{', '.join(stale)} are set, by another launcher or left behind; sivae train does not use them"
-        yield Finding("warn", "environment", text, f"unset {' '.join(stale)} if this is not an image that needs them")
+        text = f"{', '.join(stale)} are set by another launcher or left over; sivae train ignores them"
+        yield Finding("warn", "environment", text, f"unset {' '.join(stale)} unless this image needs them")
     for name in others:
         yield Finding("warn", "environment", f"{name} is set: {_OVERRULING[name]}", f"unset {name}")
     if not stale and not others:
-        yield Finding("ok", "environment", "no variable that disturbs a run")
+        yield Finding("ok", "environment", "no variable interferes with a run")
 
 
 def examine_names(facts: dict[str, Any]) -> Iterator[Finding]:
-    """Whether other machines that ask for this one's name would find it."""
+    """Checks whether other machines can resolve this one's name."""
     name = socket.gethostname()
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, None)})
@@ -46,14 +46,14 @@ def examine_names(facts: dict[str, Any]) -> Iterator[Finding]:
     local = [address for address in found if address.startswith("127.") or address == "::1"]
     facts["only_loopback"] = len(local) == len(found)
     if facts["only_loopback"]:
-        text = f"this machine's own name means {', '.join(local)}, which only it can reach"
+        text = f"this machine's own name resolves to {', '.join(local)}, which only it can reach"
         todo = (
             "fine on one machine; for several, remove the line from /etc/hosts or set GLOO_SOCKET_IFNAME and "
             "NCCL_SOCKET_IFNAME"
         )
         yield Finding("warn" if shutil.which("sbatch") else "ok", "host name", text, todo)
     else:
-        yield Finding("ok", "host name", "resolves to an address that others can reach")
+        yield Finding("ok", "host name", "resolves to an address that other machines can reach")
 
 
 def examine_clock(facts: dict[str, Any]) -> Iterator[Finding]:
@@ -76,7 +76,7 @@ def examine_slurm(facts: dict[str, Any]) -> Iterator[Finding]:
         facts["partitions"] = [line.split() for line in _ask("sinfo", "-h", "-o", "%P %a %l %D %G").splitlines()]
     except (OSError, subprocess.SubprocessError) as error:
         words = getattr(error, "stderr", "") or str(error)
-        todo = "if jobs are to be submitted from here: is the controller up (scontrol ping), and SLURM_CONF right?"
+        todo = "to submit jobs from here, check that the controller is up (scontrol ping) and SLURM_CONF is right"
         yield Finding(
             "warn", "SLURM", f"sbatch is here but does not answer: {' '.join(str(words).split())[:200]}", todo
         )
@@ -84,7 +84,7 @@ def examine_slurm(facts: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("ok", "SLURM", f"{facts['version']}, {len(facts['partitions'])} partitions")
     down = [words[0] for words in facts["partitions"] if words[1] != "up"]
     if down:
-        yield Finding("warn", "partitions", f"{', '.join(down)}: not up", "submit to another with --partition")
+        yield Finding("warn", "partitions", f"{', '.join(down)}: not up", "choose another with --partition")
     gpus = [words[0] for words in facts["partitions"] if "gpu" in words[-1]]
     if gpus:
         yield Finding("ok", "partitions", f"with GPUs: {', '.join(dict.fromkeys(gpus))}")

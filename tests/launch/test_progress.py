@@ -20,16 +20,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_the_rate_is_of_this_run_and_without_its_start(clock: list[float]) -> None:
     rate = Rate()
-    assert rate.told(500, 1000) == "images, starting"
+    assert rate.text(500, 1000) == "images, starting"
     clock[0] += 30  # workers begin to work
-    assert rate.told(500, 1000) == "images, starting"
+    assert rate.text(500, 1000) == "images, starting"
     clock[0] += 1
-    assert rate.told(510, 1000) == "images"
+    assert rate.text(510, 1000) == "images"
     clock[0] += 10
-    assert rate.told(530, 1000) == "images, 2.0 images/s, 3m55s left"
+    assert rate.text(530, 1000) == "images, 2.0 images/s, 3m55s left"
     clock[0] += 10
-    assert rate.told(910, 1000) == "images, 20 images/s, 4s left"
-    assert rate.told(1000, 1000) == "images, 24 images/s"
+    assert rate.text(910, 1000) == "images, 20 images/s, 4s left"
+    assert rate.text(1000, 1000) == "images, 24 images/s"
 
 
 def test_lines_where_there_is_no_terminal(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

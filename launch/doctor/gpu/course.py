@@ -1,4 +1,4 @@
-"""What the points share: the device, the intended run, and how much of everything is done."""
+"""The parameters shared by all points: the device, the intended run, and the amount of work."""
 
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,23 +16,23 @@ class Course:
     processes: int
     """One per GPU."""
     config: RunSettings
-    """Of the intended run."""
+    """Settings of the intended run."""
     batch: int
-    """Images that each of its processes takes at the final resolution."""
+    """Images per process at the final resolution."""
     test: SelfTest
-    """Tiny runs, and the folder for everything."""
+    """Tiny runs, and the folder for all files."""
     sizes: tuple[tuple[int, int], ...]
-    """Resolutions and images of the steps that are timed."""
+    """Resolutions and batch sizes of the timed steps."""
     modes: tuple[str, ...] = ("fp32", "tf32", "bf16", "compile")
-    """How: a precision, or tf32 compiled."""
+    """Modes of the timed steps: a precision, or `compile`, which is tf32 compiled."""
     steps: int = 20
-    """In a row, where steps are timed or repeated."""
+    """Number of consecutive steps that are timed or repeated."""
     tiny: tuple[str, ...] = ()
     """Overrides of `sivae train tiny`."""
     images: int = 512
-    """That each loader decodes."""
+    """Number of images that each loader decodes."""
     side: int = 128
-    """Of these, in pixels."""
+    """Their resolution in pixels."""
 
     @classmethod
     def of(cls, config: RunSettings, batch: int | None, test: SelfTest) -> "Course":
@@ -46,14 +46,14 @@ class Course:
         return cls(torch.device("cuda", 0), count, config, batch, test, tuple(sizes))
 
     def settings(self, *assignments: str) -> RunSettings:
-        """Of the intended run, with changes."""
+        """The settings of the intended run, with changes."""
         return validate(self.config.plain(), "config", assignments)
 
     def stepper(self, resolution: int, *assignments: str, blending: bool = False) -> Stepper:
         return Stepper(self.settings(*assignments), self.device, resolution, blending=blending)
 
     def forget(self) -> None:
-        """Gives memory back, and counts its peak anew."""
+        """Frees cached memory and resets its peak."""
         import gc
 
         gc.collect()
@@ -62,27 +62,27 @@ class Course:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int | None:
-        """Bytes of tensors on the GPU at most, since `forget`."""
+        """Peak bytes of tensors on the GPU since `forget`; None on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
     def wait(self) -> None:
-        """For all that was begun on the device."""
+        """Waits until the device has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one step, in seconds."""
+    """Duration of a step in seconds."""
 
     host: float
     """Until the host has issued it."""
     total: float
-    """Until the device has done it."""
+    """Until the device has completed it."""
 
 
 def timed(course: Course, stepper: Stepper, images: int) -> Timing:
-    """The mean of the course's steps, after two that are not counted."""
+    """The mean over the course's steps, after two that do not count."""
     x, draws = stepper.images(images), stepper.draws(images)
     for _ in range(2):
         stepper.step(x, draws)

@@ -1,4 +1,4 @@
-"""Points 2 and 5: the same numbers as a CPU, the same bits again, and what must not reach the weights."""
+"""Points 2 and 5: agreement with the CPU, exact repetition, and protection of the weights."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,13 +16,14 @@ from sivae_dist.engines.settings import USUAL_ENGINE
 from sivae_dist.step.randomness import normals
 
 _NOISE = 699_008
-"""Values of layer noise of one decoding of ffhq256 at 256 px; so many in one draw would depend on the GPU's model."""
+"""Values of layer noise for decoding one image of ffhq256 at 256 px; a single draw of so many would depend on the GPU's
+model."""
 _POSITIONS = 4
 _PLAIN = f"engine.name={USUAL_ENGINE}"
 
 
 def against_cpu(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """One fp64 step of the intended networks with the same draws, and of tiny ones."""
+    """Compares one fp64 step of tiny networks, and one of the intended networks, with the same draws."""
     yield from course.test.step()
     side = min(64, course.config.model.final_resolution)
     cpu = torch.device("cpu")
@@ -47,7 +48,7 @@ def exactness(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _saved(course: Course) -> Iterator[Finding]:
-    """A checkpoint that is written while steps are taken, against a copy from before them."""
+    """Compares a checkpoint written during steps with a copy made before them."""
     stepper = course.stepper(course.sizes[-1][0], _PLAIN)
     x, draws = stepper.images(2), stepper.draws(2)
     stepper.step(x, draws)
@@ -66,16 +67,16 @@ def _saved(course: Course) -> Iterator[Finding]:
     found, _ = folder.newest_valid(move_aside=False)
     name = "nothing was saved" if found is None else same(dict(found.load()), want)
     if name is None:
-        yield Finding(
-            "ok", "5 save", f"a checkpoint written during {course.steps} steps holds what was there before them"
-        )
+        yield Finding("ok", "5 save", f"a checkpoint written during {course.steps} steps equals the state before them")
     else:
-        todo = "set checkpoint.background=false until it is mended; send the JSON"
-        yield Finding("fail", "5 save", f"a checkpoint written while steps were taken differs: {name}", todo)
+        todo = "set checkpoint.background=false until this is fixed; send the JSON"
+        yield Finding(
+            "fail", "5 save", f"a checkpoint written during steps differs from the state before: {name}", todo
+        )
 
 
 def _repeated(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """Steps twice from the seed, with and without engine.deterministic."""
+    """Repeats steps from the seed, with and without engine.deterministic."""
 
     def steps(deterministic: bool) -> dict[str, torch.Tensor]:
         exactly = f"engine.deterministic={str(deterministic).lower()}"
@@ -97,11 +98,11 @@ def _repeated(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
             todo = "a resumed run may differ here; send the JSON"
             yield Finding("fail", "5 again", f"{text}{name} differs, by {size:.1e}", todo)
         else:
-            yield Finding("ok", "5 again", f"{text}they differ by up to {size:.1e}, as they may")
+            yield Finding("ok", "5 again", f"{text}they differ by up to {size:.1e}, as is allowed")
 
 
 def _poisoned(course: Course) -> Iterator[Finding]:
-    """A moment that is not a number: the step must not be taken."""
+    """Puts a NaN into Adam's state: the step must not be taken."""
     stepper = course.stepper(course.sizes[-1][0], _PLAIN)
     x, draws = stepper.images(2), stepper.draws(2)
     stepper.step(x, draws)
@@ -112,18 +113,18 @@ def _poisoned(course: Course) -> Iterator[Finding]:
     taken = bool(stepper.step(x, draws)["taken"])
     moved = same(copied(dict(stepper.players.encoder.named_parameters())), want)
     if taken or moved is not None:
-        todo = "weights are not guarded here: send the JSON before training"
+        todo = "weights are not protected here: send the JSON before training"
         yield Finding(
-            "fail", "5 guard", f"a NaN in Adam's state was stepped with ({moved or 'the decoder'} moved)", todo
+            "fail", "5 guard", f"a step was taken with a NaN in Adam's state ({moved or 'the decoder'} changed)", todo
         )
     else:
-        yield Finding("ok", "5 guard", "a NaN in Adam's state reaches no weight")
+        yield Finding("ok", "5 guard", "a NaN in Adam's state does not reach the weights")
 
 
 def _fingerprint(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """Of the layer noise, which is to be the same on all models of GPU."""
+    """Fingerprint of the layer noise, which must be the same on all GPU models."""
     noise = normals(0, "noise", 0, _POSITIONS, _NOISE, course.device)
     digest = hashlib.sha256(noise.cpu().numpy().tobytes()).hexdigest()
     facts["noise"] = digest
     kind = "all GPUs" if course.device.type == "cuda" else "all CPUs"
-    yield Finding("ok", "5 noise", f"fingerprint {digest[:16]}, to be the same on {kind}")
+    yield Finding("ok", "5 noise", f"fingerprint {digest[:16]}, which must be the same on {kind}")

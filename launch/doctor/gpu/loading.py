@@ -1,4 +1,4 @@
-"""Point 9: the loaders against each other, images decoded on the GPU against those decoded by the CPU."""
+"""Point 9: compares the loaders, images decoded on the GPU with those decoded on the CPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +15,11 @@ from launch.doctor.report import Finding
 
 _BATCH = 32
 _APART = 8
-"""Of 255, by which a pixel may differ between two JPEG decoders."""
+"""Maximum difference of a pixel (of 255) between two JPEG decoders."""
 
 
 def loaders(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """JPEGs through every loader: images a second, and the largest difference of a pixel from the usual one's."""
+    """Reads JPEGs with every loader: images per second, and the largest difference of a pixel from the usual loader."""
     usual: torch.Tensor | None = None
     for name, kind in LOADERS.items():
         if name == USUAL_LOADER:
@@ -27,9 +27,7 @@ def loaders(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
         try:
             kind.check()
         except ValueError:
-            yield Finding(
-                "ok", f"9 {kind.title}", "left out: it is not installed", f"{kind.install} where it is wanted"
-            )
+            yield Finding("ok", f"9 {kind.title}", "skipped: it is not installed", f"{kind.install} if you need it")
             continue
         if usual is None:
             usual, facts[USUAL_LOADER] = _read(course, USUAL_LOADER)
@@ -47,7 +45,7 @@ def loaders(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _read(course: Course, loader: str) -> tuple[torch.Tensor, float]:
-    """The first batch, on the CPU, and images a second after it."""
+    """The first batch, on the CPU, and the rate after it in images per second."""
     settings = ImageSettings(path=str(_prepared(course)), loader=loader, flip=False, threads=4)
     requests = [Request(start, _BATCH, course.side) for start in range(0, _BATCH + course.images, _BATCH)]
     with settings.open(0, course.device) as opened:
@@ -61,7 +59,7 @@ def _read(course: Course, loader: str) -> tuple[torch.Tensor, float]:
 
 
 def _prepared(course: Course) -> Path:
-    """Drawn faces, as JPEGs in tars at the course's side."""
+    """Drawn faces at the course's resolution, as JPEGs in tars."""
     from data_pipelines.images.prepare import PrepareSettings, prepare
 
     data: Path = course.test.root / "large"

@@ -1,4 +1,4 @@
-"""The ten points in their order."""
+"""Runs the ten points in order."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ _PATIENCE = 600.0
 
 
 def run(report: Report, course: Course) -> None:
-    """All points; what they measure goes into the report's facts."""
+    """Runs all points; their measurements go into the report's facts."""
     points: dict[str, Callable[[Course, dict[str, Any]], Iterator[Finding]]] = {
         "1 machine": machine,
         "2 step": exactness.against_cpu,
@@ -37,7 +37,7 @@ def run(report: Report, course: Course) -> None:
 
 
 def machine(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """torch's switches, `sivae train tiny`, and the tests that need a GPU where the sources are here."""
+    """Records torch's switches, runs `sivae train tiny`, and, if the sources are here, the tests that need a GPU."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     facts["switches"] = {
         "cudnn.deterministic": cudnn.deterministic,
@@ -51,20 +51,20 @@ def machine(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     command = ["-m", "launch.cli", "train", "tiny", *course.tiny, f"device={course.device.type}", "--data", str(data)]
     code, last = _python(course, *command, "--run-dir", str(run), "--nproc", str(course.processes))
     if code:
-        yield Finding("fail", "1 train tiny", f"ended with code {code}: {last}", "send the JSON")
+        yield Finding("fail", "1 train tiny", f"exited with code {code}: {last}", "send the JSON")
     else:
-        yield Finding("ok", "1 train tiny", f"came to its end on {course.processes} process(es)")
+        yield Finding("ok", "1 train tiny", f"finished on {course.processes} process(es)")
     tests = Path(__file__).parents[3] / "tests"
     if course.device.type != "cuda" or not tests.is_dir():
-        yield Finding("ok", "1 pytest", "left out: pytest -m gpu needs a GPU and the sources")
+        yield Finding("ok", "1 pytest", "skipped: pytest -m gpu needs a GPU and the sources")
         return
     code, last = _python(course, "-m", "pytest", "-q", "-m", "gpu", str(tests), folder=tests.parent)
-    fine = code in (0, 5)  # 5: none was found
+    fine = code in (0, 5)  # 5: no tests were collected
     yield Finding("ok" if fine else "fail", "1 pytest", f"pytest -m gpu: {last}", "" if fine else "send its output")
 
 
 def _python(course: Course, *arguments: str, folder: Path | None = None) -> tuple[int, str]:
-    """The exit code, and the last line."""
+    """The exit code, and the last line of output."""
     done = subprocess.run(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Points 6, 7 and 10: what needs several processes, GPUs or nodes."""
+"""Points 6, 7 and 10: checks that need several processes, GPUs or nodes."""
 
 import os
 import signal
@@ -17,15 +17,15 @@ from sivae_dist.engines.settings import ENGINES
 from sivae_dist.run.directory import RunDirectory
 
 _PATIENCE = 180.0
-"""Seconds for a run to begin, or to end after a process of it was killed."""
+"""Timeout in seconds for a run to begin, or to end after one of its processes was killed."""
 _ENGINES_AGREE = 1e-5
-"""Of the norm of all weights, by which engines may differ after eight steps in fp32."""
+"""Maximum relative difference of all weights between engines after eight steps in fp32."""
 
 
 def killed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """One process of a run is killed, then all are; resumed, it has to end as a run that was left alone."""
+    """Kills one process of a run, then all; once resumed, it must end like an undisturbed run."""
     if course.processes < 2:
-        yield Finding("ok", "6 two GPUs", "left out: there is one GPU here")
+        yield Finding("ok", "6 two GPUs", "skipped: there is only one GPU here")
         return
     longer = ("schedule.images={4: 960, 8: 960, 16: 960}", "checkpoint.every=240")
     reference = course.test.begin("undisturbed", *longer)
@@ -52,18 +52,18 @@ def killed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     code, last = course.test.together(run)
     name = f"the run failed ({last})" if code else same(last_tensors(run), last_tensors(reference))
     if name is None:
-        yield Finding("ok", "6 resume", "killed twice and resumed: equal bit for bit to a run that was left alone")
+        yield Finding("ok", "6 resume", "killed twice and resumed: equal bit for bit to an undisturbed run")
     else:
         yield Finding("fail", "6 resume", f"killed twice and resumed: {name} differs", "send the JSON")
     shared = [line for line in facts["contexts"] if facts["contexts"].count(line) > 1]
     if len(facts["contexts"]) > course.processes and not shared:
         text = f"{len(facts['contexts'])} contexts of {course.processes} processes"
-        yield Finding("warn", "6 contexts", f"{text}: some process works on another's GPU", "send the JSON")
+        yield Finding("warn", "6 contexts", f"{text}: a process uses another's GPU", "send the JSON")
 
 
 @contextmanager
 def _training(course: Course, run: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run on all processes in a session of its own, of which nothing is left afterwards."""
+    """Starts a run on all processes in its own session, and kills them all at the end."""
     with run.with_suffix(".txt").open("ab") as log:
         process = subprocess.Popen(course.test.command(run), stdout=log, stderr=log, start_new_session=True)
     try:
@@ -78,7 +78,7 @@ def _training(course: Course, run: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
-    """For one more than there are; or the run's end."""
+    """Waits for a new checkpoint, or for the run's end."""
     folder, end = RunDirectory(run).checkpoints, time.monotonic() + _PATIENCE
     before = {path.name for path in folder.glob("images-*")}
     while process.poll() is None and {path.name for path in folder.glob("images-*")} <= before:
@@ -88,7 +88,7 @@ def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def _workers(parent: int) -> list[int]:
-    """Processes that a launcher has started, oldest first."""
+    """Worker processes of a launcher, oldest first."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -102,7 +102,7 @@ def _workers(parent: int) -> list[int]:
 
 
 def _contexts() -> list[str]:
-    """Processes that hold a context, as `process, GPU`."""
+    """Processes with a CUDA context, as `process, GPU`."""
     query = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
@@ -112,7 +112,7 @@ def _contexts() -> list[str]:
 
 
 def engines(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """The same run with every engine."""
+    """Compares the same run with every engine."""
     chosen = [{"name": name} | more for name, kind in ENGINES.items() for more in kind.examined]
     runs = {" ".join(map(str, settings.values())): settings for settings in chosen}
     first, reference = next(iter(runs)), None
@@ -123,7 +123,7 @@ def engines(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
         code, last = course.test.together(run)
         facts[name] = {"seconds": time.monotonic() - start, "code": code}
         if code:
-            todo = "leave this engine out; send the JSON"
+            todo = "do not use this engine; send the JSON"
             yield Finding("fail", "7 engines", f"{name} on {course.processes} process(es) failed: {last}", todo)
             continue
         tensors = last_tensors(run)
@@ -143,4 +143,4 @@ def nodes(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
         "sivae submit tiny --data DATA --nodes 2 --gpus-per-node 1, once as it is and once with "
         "srun: [--gpu-bind=single:1] in the cluster's file (docs/slurm.md)"
     )
-    yield Finding("ok", "10 nodes", "left out: two nodes cannot be had from here", todo)
+    yield Finding("ok", "10 nodes", "skipped: this command cannot start a second node", todo)

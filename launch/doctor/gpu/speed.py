@@ -1,4 +1,4 @@
-"""Points 3, 4 and 8: what a step waits for, how long it takes, and how much memory."""
+"""Points 3, 4 and 8: a step's synchronizations, time and memory."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from sivae_dist.process.stopping import Stop
 from sivae_dist.train.memory import estimate
 
 _SLACK = 1.3
-"""By which a step's memory may be more than its traced estimate."""
+"""Maximum ratio of a step's memory to its traced estimate."""
 
 
 class _Watched(Stop):
-    """Notes in one step of a run, and only there, what waits for the GPU."""
+    """Records, in a single step of a run, the places where the host waits for the GPU."""
 
     def __init__(self, device: torch.device, step: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _Watched(Stop):
 
 
 def waits(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """A step of a run between two that log; torch's own warnings say where the host waits."""
+    """Watches a step that does not log; torch's own warnings show where the host waits."""
     watched = _Watched(course.device, step=6)
     course.test.train(course.test.begin("waits", "monitoring.scalars_every=1M", "checkpoint.every=0"), watched)
     facts["places"] = watched.found
@@ -66,7 +66,7 @@ def waits(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
             "warn", "3 waits", f"a step waits for the GPU {len(watched.found)} times: {places}", "send the JSON"
         )
     else:
-        yield Finding("ok", "3 waits", "a step between two that log does not wait for the GPU")
+        yield Finding("ok", "3 waits", "a step that does not log does not wait for the GPU")
 
 
 def _counted(words: list[str]) -> dict[str, int]:
@@ -74,7 +74,7 @@ def _counted(words: list[str]) -> dict[str, int]:
 
 
 def speed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """Steps past the warm-up, in each precision and compiled."""
+    """Times steps after the warm-up, in each precision and compiled."""
     rows = facts.setdefault("rows", [])
     for resolution, images in course.sizes:
         for mode in course.modes:
@@ -93,11 +93,11 @@ def speed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
                 row["error"] = "out of memory"
                 yield Finding("warn", name, f"{what}: out of memory", "engine.max_batch_per_rank=auto finds what fits")
                 continue
-            except Exception as error:  # of a compiler above all: the others are measured all the same
+            except Exception as error:  # usually the compiler's; the other modes are still measured
                 row["error"] = f"{type(error).__name__}: {error}"[:500]
                 first = " ".join(str(error).split())[:120]
                 yield Finding(
-                    "fail", name, f"{what}: {type(error).__name__}: {first}", "leave this mode out; send the JSON"
+                    "fail", name, f"{what}: {type(error).__name__}: {first}", "do not use this mode; send the JSON"
                 )
                 continue
             begun = perf_counter() - start - course.steps * took.total
@@ -113,7 +113,7 @@ def speed(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def largest(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
-    """A blending step at the final resolution, with the intended batch, against the estimate of its memory."""
+    """Compares the memory of a blending step at the final resolution, with the intended batch, with its estimate."""
     top = course.config.model.final_resolution
     course.forget()
     name, what = "8 largest", f"a blending step at {top} px with {course.batch} images"

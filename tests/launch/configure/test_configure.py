@@ -219,7 +219,7 @@ def test_own_images_from_a_folder_to_pictures(tmp_path: Path, monkeypatch: pytes
         Image.fromarray(draw_face(0, index)).save(f"photos/{index:03d}.jpg")
     inside("data", "prepare", "photos", "data/mine", "--resolution", 16, "--test", 20, "--workers", 1)
     output = inside("configure", "data/mine", "--resolution", 8, "--hours", 0.001, "--out", "my.yaml")
-    assert "measured on the way to 8 px: 8 px" in output and "sivae train my.yaml --nproc 1" in output
+    assert "measured for a run to 8 px: 8 px" in output and "sivae train my.yaml --nproc 1" in output
     assert max(map(len, Path("my.yaml").read_text().splitlines())) <= 120
     assert torch.get_num_threads() == threads
     assert "exists" in inside("configure", "data/mine", "--out", "my.yaml", code=1)

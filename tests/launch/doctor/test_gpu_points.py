@@ -39,7 +39,7 @@ def lines(point: Any, course: Course, facts: dict[str, Any] | None = None) -> li
 def test_steps_agree_and_are_timed(course: Course) -> None:
     facts: dict[str, Any] = {}
     assert all(level == "ok" for level, _ in lines(exactness.against_cpu, course, facts)) and facts["difference"] == 0
-    assert lines(speed.waits, course) == [("ok", "a step between two that log does not wait for the GPU")]
+    assert lines(speed.waits, course) == [("ok", "a step that does not log does not wait for the GPU")]
     found = lines(speed.speed, course, facts)
     assert len(found) == 4 and all(level == "ok" for level, _ in found), found
     assert [(row["resolution"], row["mode"]) for row in facts["rows"]] == [
@@ -91,7 +91,7 @@ def test_an_unguarded_optimizer_is_found(course: Course, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("sivae_dist.engines.ddp.guarded_step", unguarded)
     ((level, detail),) = lines(lambda course, facts: exactness._poisoned(course), course)
-    assert level == "fail" and "was stepped with" in detail
+    assert level == "fail" and "a step was taken with a NaN" in detail
 
 
 def test_decoders(course: Course) -> None:
@@ -102,8 +102,8 @@ def test_decoders(course: Course) -> None:
 
 def test_one_gpu_and_one_node_leave_things_out(course: Course) -> None:
     alone = Course(CPU, 1, course.config, 2, course.test, ())
-    assert lines(several.killed, alone) == [("ok", "left out: there is one GPU here")]
-    assert "left out" in lines(several.nodes, alone)[0][1]
+    assert lines(several.killed, alone) == [("ok", "skipped: there is only one GPU here")]
+    assert "skipped" in lines(several.nodes, alone)[0][1]
 
 
 @pytest.mark.slow
@@ -153,4 +153,4 @@ def test_engines_and_tiny(course: Course) -> None:
     assert [level for level, _ in found] == ["ok"] * 3, found
     tiny = ("schedule.images=64", "objective.warmup=32", "ema.half_life=20", "checkpoint.every=0")
     small = Course(CPU, 2, course.config, 2, course.test, (), tiny=tiny)
-    assert lines(points.machine, small)[0] == ("ok", "came to its end on 2 process(es)")
+    assert lines(points.machine, small)[0] == ("ok", "finished on 2 process(es)")

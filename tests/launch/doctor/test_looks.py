@@ -122,11 +122,11 @@ def test_packages_that_miss_are_old_or_broken(monkeypatch: pytest.MonkeyPatch) -
     versions = {"numpy": "2.1", "works": "1.9", "aborts": "1.0"}
     monkeypatch.setattr(packages, "_installed", versions.get)
     found = levels(packages.examine_packages({}))
-    assert found["works"] == ("fail", "1.9 is installed, >=2 is needed", "pip install 'works>=2'")
+    assert found["works"] == ("fail", "1.9 is installed, but >=2 is needed", "pip install 'works>=2'")
     assert found["aborts"][0] == "fail" and "signal 6" in found["aborts"][1]
     assert found["nowhere"] == ("fail", "is missing", "pip install 'nowhere>=1'")
-    assert found["extra s3"][::2] == ("ok", "pip install nowhere-else where it is wanted")
-    assert found["packages"][1].startswith("1 of those")
+    assert found["extra s3"][::2] == ("ok", "pip install nowhere-else if you need it")
+    assert found["packages"][1].startswith("1 required package(s) can be imported")
 
 
 def test_requirements_are_the_projects() -> None:
@@ -158,7 +158,7 @@ def test_gpus_are_judged() -> None:
     found = levels(gpus.examine_gpus(facts))
     assert found["driver"][1] == "580.65.06"
     assert found["GPU 0"][0] == "warn" and "only 10 GiB of it free" in found["GPU 0"][1]
-    assert found["GPU 1"][0] == "fail" and "3.0: not among" in found["GPU 1"][1]
+    assert found["GPU 1"][0] == "fail" and "3.0: this torch wheel is not built for it" in found["GPU 1"][1]
     assert [gpu["name"] for gpu in facts["gpus"]] == ["NVIDIA A100", "Tesla K80"]
 
 
@@ -185,7 +185,7 @@ def test_quotas_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert machine.cores() == 1.5 and machine.memory_limit() == 3 << 30
     level, detail, todo = levels(machine.examine_cores({}))["cores"]
-    assert level == "warn" and "1.5 at once" in detail and "OMP_NUM_THREADS=1:" in todo
+    assert level == "warn" and "limited to 1.5 by the control group" in detail and "OMP_NUM_THREADS=1:" in todo
     assert levels(machine.examine_memory({}))["memory"][0] == "warn"
 
 
@@ -240,7 +240,7 @@ def test_names_that_mean_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     level, _, todo = levels(surroundings.examine_names({}))["host name"]
     assert level == "ok" and "NCCL_SOCKET_IFNAME" in todo
     at("127.0.1.1", "10.0.0.7")
-    assert "others can reach" in levels(surroundings.examine_names({}))["host name"][1]
+    assert "other machines can reach" in levels(surroundings.examine_names({}))["host name"][1]
 
 
 def test_slurm_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_folder_that_works_and_is_left_as_it_was(tmp_path: Path) -> None:
 def test_locks_that_do_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_LOCK", "pass")  # as mounted with nolock: the other process gets it
     level, detail, _ = levels(storage.examine_folder({}, tmp_path))["file system"]
-    assert level == "fail" and "two commands could train a run" in detail
+    assert level == "fail" and "two commands could train the same run" in detail
 
 
 def test_a_folder_without_room_or_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_doctor_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     details = " ".join(finding["detail"] for finding in content["findings"])
     assert "on 2 CPU processes over gloo against 1" in details
     assert "stopped, saved and resumed: equal bit for bit" in details
-    assert "a shard of JPEG by libjpeg-turbo: 24 images" in details and "PNG by DALI" in details
+    assert "JPEG shard by libjpeg-turbo: 24 images" in details and "PNG shard by DALI" in details
     assert content["facts"]["torch"]["torch"] == torch.__version__ and content["facts"]["memory"]["total"] > 0
     assert not (tmp_path / "runs").exists()
     assert max(map(len, done.output.splitlines())) <= 80 or "https://" in done.output
