@@ -8,12 +8,12 @@ import pytest
 
 from tests.command import ENVIRONMENT
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
 from sivae_dist.process import watchdog
-
-pytestmark = pytest.mark.slow
 
 def stuck():
     time.sleep(30)
