@@ -41,6 +41,14 @@ class Settings(BaseModel):
         }
 
 
+class MayChange:
+    """Marks a field, by `Annotated[..., MAY_CHANGE]`, that may be another when a run is resumed; a group with all that
+    is in it. Such a setting does not change what is learned."""
+
+
+MAY_CHANGE = MayChange()
+
+
 def as_meant(value: Any, annotation: Any = Any) -> Any:
     """A value with each number that was written in YAML as text, where `annotation` wants text, or as a plain number.
 

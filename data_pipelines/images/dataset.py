@@ -23,7 +23,7 @@ from data_pipelines.images.reader import Reader
 from data_pipelines.images.remote import RemoteSettings
 from data_pipelines.images.transport import is_elsewhere
 from data_pipelines.order import Order
-from data_pipelines.settings import expand
+from data_pipelines.settings import MAY_CHANGE, expand
 
 _AHEAD = 2
 """Groups of samples that each thread reads ahead."""
@@ -35,25 +35,25 @@ class ImageSettings(DatasetSettings):
     """A data set made by `sivae data prepare`."""
 
     name: Literal["images"] = Field("images", exclude=True)  # the kind of a group without a name, so it is not recorded
-    path: str = Field(min_length=1)
+    path: Annotated[str, MAY_CHANGE] = Field(min_length=1)
     """A data set made by `sivae data prepare`: its directory, a URL (`s3://`, `gs://`, `https://`), or a command that
     prints the file `{name}` (`pipe:ssh HOST cat SET/{name}`). A relative path starts from the working directory; `~`
     and `$VARIABLES` are replaced."""
     flip: bool = True
     """Mirror every image with probability 1/2."""
-    loader: Annotated[str, name_in(LOADERS)] = USUAL_LOADER
+    loader: Annotated[str, name_in(LOADERS), MAY_CHANGE] = USUAL_LOADER
     """What decodes the levels that are stored as tars: threads on the CPU, or NVIDIA DALI (`pip install
     nvidia-dali-cuda130`), on the GPU where a run has one. Order, flips and damaged samples are the same."""
-    threads: int = Field(2, ge=1)
+    threads: Annotated[int, MAY_CHANGE] = Field(2, ge=1)
     """Reading and decoding threads of each process."""
-    prefetch: int = Field(4, ge=1)
+    prefetch: Annotated[int, MAY_CHANGE] = Field(4, ge=1)
     """Batches that are read ahead."""
-    faults: Literal["fatal", "quarantine"] = "fatal"
+    faults: Annotated[Literal["fatal", "quarantine"], MAY_CHANGE] = "fatal"
     """A sample that is damaged or missing ends the run; or another takes its place, which is told and counted."""
-    max_faults: float = Field(0.001, ge=0, le=1)
+    max_faults: Annotated[float, MAY_CHANGE] = Field(0.001, ge=0, le=1)
     """Under quarantine the run ends when more than this share of the training samples had to be replaced in an
     epoch; one is always allowed."""
-    remote: RemoteSettings = RemoteSettings()
+    remote: Annotated[RemoteSettings, MAY_CHANGE] = RemoteSettings()
 
     @field_validator("path")
     @classmethod

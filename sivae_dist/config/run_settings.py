@@ -4,15 +4,15 @@ import copy
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from data_pipelines.kinds import DataSettings
-from data_pipelines.problems import Problem, known_keys, nearest, problems
-from data_pipelines.settings import expand
+from data_pipelines.problems import Problem, groups_of, known_keys, nearest, problems
+from data_pipelines.settings import MayChange, expand
 from sivae_dist.checkpoint.settings import CheckpointSettings, InitSettings
 from sivae_dist.config.imports import import_all, recorded
 from sivae_dist.config.names import config_path
@@ -24,7 +24,7 @@ from sivae_dist.monitoring.settings import MonitoringSettings
 from sivae_dist.objectives import ObjectiveSettings
 from sivae_dist.process.devices import check_name
 from sivae_dist.process.watchdog import WatchdogSettings
-from sivae_dist.settings import Settings, flatten
+from sivae_dist.settings import MAY_CHANGE, Settings, flatten
 from sivae_dist.step.guard import GuardSettings
 from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings
 from sivae_dist.step.schedule import ScheduleSettings
@@ -35,9 +35,9 @@ class RunSettings(Settings):
 
     seed: int = Field(0, ge=0)
     """Seed of the order, flips, latents, noise and initial weights."""
-    device: Annotated[str, AfterValidator(check_name)] = "auto"
+    device: Annotated[str, AfterValidator(check_name), MAY_CHANGE] = "auto"  # other draws: Trainer._moved
     """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
-    imports: tuple[str, ...] = ()
+    imports: Annotated[tuple[str, ...], MAY_CHANGE] = ()  # where code is, and not what it does
     """Modules of your own, by name or as `.py` files, that add models, objectives, distances, metrics or data sets.
     They are imported whenever the run's settings are read."""
     init: InitSettings = InitSettings()
@@ -57,15 +57,15 @@ class RunSettings(Settings):
     """The moving average of the weights, with which samples are drawn."""
     engine: AnyEngine = Field({}, validate_default=True)
     """How the steps are computed, and how processes share them."""
-    checkpoint: CheckpointSettings = CheckpointSettings()
+    checkpoint: Annotated[CheckpointSettings, MAY_CHANGE] = CheckpointSettings()
     """When the run is saved, and which checkpoints stay."""
-    monitoring: MonitoringSettings = MonitoringSettings()
+    monitoring: Annotated[MonitoringSettings, MAY_CHANGE] = MonitoringSettings()
     """What is logged during training."""
-    evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation: Annotated[EvaluationSettings, MAY_CHANGE] = EvaluationSettings()
     """Metrics in training, and the defaults of `sivae evaluate`."""
-    guard: GuardSettings = GuardSettings()
+    guard: Annotated[GuardSettings, MAY_CHANGE] = GuardSettings()
     """What happens when a loss or gradient is not finite."""
-    watchdog: WatchdogSettings = WatchdogSettings()
+    watchdog: Annotated[WatchdogSettings, MAY_CHANGE] = WatchdogSettings()
     """When a process that makes no progress ends the run."""
 
     @model_validator(mode="after")
@@ -110,36 +110,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return str(value) if isinstance(value, Path) else value
-
-
-RUN_PATH_INDEPENDENT = frozenset(
-    {
-        "imports",  # which say where code is, and not what it does
-        "device",  # where another one changes the draws, a run says so or ends: Trainer._moved
-        "data.path",
-        "data.loader",
-        "data.threads",
-        "data.prefetch",
-        "data.faults",
-        "data.max_faults",
-        "data.remote",
-        "checkpoint",
-        "monitoring",
-        "evaluation",
-        "guard",
-        "watchdog",
-        "engine.compile",
-        "engine.checkpoint_activations",
-        "engine.max_batch_per_rank",
-        "engine.rehearsal",
-        "engine.deterministic",
-        "engine.name",
-        "engine.stage",
-        "engine.offload",
-        "engine.deepspeed",
-    }
-)
-"""Keys (or groups of keys) that may differ when a run is resumed: they do not change what is learned."""
 
 
 def override(values: dict[str, Any], assignments: Sequence[str]) -> None:
@@ -241,6 +211,19 @@ def _same(a: object, b: object) -> bool:
     return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
 
 
+def free_keys(model: type[BaseModel] = RunSettings, prefix: str = "") -> Iterator[str]:
+    """Keys, and groups of keys, that may differ when a run is resumed: those that their own component marks.
+
+    A key that several kinds of a group have is free where one of them marks it.
+    """
+    for name, field in model.model_fields.items():
+        if any(isinstance(mark, MayChange) for mark in field.metadata):
+            yield f"{prefix}{name}"
+            continue
+        for group in groups_of(field):
+            yield from free_keys(group, f"{prefix}{name}.")
+
+
 def changes_the_past(key: str) -> bool:
     """Whether a run cannot be resumed with another value of this dotted key."""
-    return not any(key == free or key.startswith(f"{free}.") for free in RUN_PATH_INDEPENDENT)
+    return not any(key == free or key.startswith(f"{free}.") for free in free_keys())

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, field_validator, model_validator
 
 from data_pipelines.choices import Registry, one_of
 from sivae_dist.process.numerics import Precision
-from sivae_dist.settings import Settings, flatten
+from sivae_dist.settings import MAY_CHANGE, Settings, flatten
 
 
 def _micro_batch(value: object) -> object:
@@ -46,21 +46,21 @@ class EngineSettings(Settings, ABC):
     """`fp32`: IEEE single precision. `tf32`: the same, with factors of products and convolutions rounded to 10 bits on
     GPUs that can (Ampere and later); on others it is fp32. `bf16`: autocast inside the networks, weights and losses in
     fp32. `fp64`: everything, for verification."""
-    deterministic: bool = False
+    deterministic: Annotated[bool, MAY_CHANGE] = False
     """On GPUs the same steps give the same bits, at some cost in speed: what a run on a GPU needs to be resumed bit for
     bit, on GPUs of the same model that are connected alike. On CPUs they always do."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_CHANGE] = False
     """torch.compile of both objectives, once for every resolution and again for its transition."""
     channels_last: bool = True
     """Memory format of weights and images; faster for convolutions on a GPU with bf16 and on a CPU."""
-    max_batch_per_rank: MicroBatch = None
+    max_batch_per_rank: Annotated[MicroBatch, MAY_CHANGE] = None
     """Images that one process takes at once; larger shares are accumulated in equal parts. One number, or one for each
     resolution (those left out have no limit); None: no limit; `auto`: as many as fit, found at the start."""
-    rehearsal: Literal["auto", "step", "trace", "none"] = "auto"
+    rehearsal: Annotated[Literal["auto", "step", "trace", "none"], MAY_CHANGE] = "auto"
     """How it is found out at the start whether the largest step fits into memory. `step`: it is tried and not taken.
     `trace`: its memory is estimated. `auto`: `step` on GPUs and `trace` on CPUs."""
 
-    checkpoint_activations: bool = False
+    checkpoint_activations: Annotated[bool, MAY_CHANGE] = False
     """Recompute the activations of the largest blocks during backward instead of saving them: less than half the
     memory of a step for up to a third more time, and the same result."""
 
@@ -108,7 +108,7 @@ class EngineSettings(Settings, ABC):
 class DdpSettings(EngineSettings):
     """torch's DistributedDataParallel."""
 
-    name: Literal["ddp"] = "ddp"
+    name: Annotated[Literal["ddp"], MAY_CHANGE] = "ddp"
 
     lighter: ClassVar[str | None] = "'engine={name: zero, stage: 2}'"
 
@@ -168,12 +168,12 @@ def _read(value: object) -> object:
 class ZeroSettings(EngineSettings):
     """DeepSpeed's ZeRO: what every process would hold a copy of is divided among them."""
 
-    name: Literal["zero"] = "zero"
-    stage: Literal[0, 1, 2, 3] = 1
+    name: Annotated[Literal["zero"], MAY_CHANGE] = "zero"
+    stage: Annotated[Literal[0, 1, 2, 3], MAY_CHANGE] = 1
     """Divided among the processes: 1 the optimizer's state, 2 gradients too, 3 weights and averages too; 0 nothing."""
-    offload: bool = False
+    offload: Annotated[bool, MAY_CHANGE] = False
     """The optimizer's state, and its step, on the CPU; from stage 1 on."""
-    deepspeed: Annotated[dict[str, Any], BeforeValidator(_read)] = {}
+    deepspeed: Annotated[dict[str, Any], BeforeValidator(_read), MAY_CHANGE] = {}
     """More of DeepSpeed's own configuration, or a JSON file that holds it. A file is read when the run is begun."""
 
     waits: ClassVar[bool] = True

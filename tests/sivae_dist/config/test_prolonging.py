@@ -2,14 +2,17 @@
 
 import shlex
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
 
 from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.config.prolonging import prolonging_command
-from sivae_dist.config.run_settings import RunSettings, load_config
+from sivae_dist.config.run_settings import RunSettings, changes_the_past, free_keys, load_config
+from sivae_dist.objectives import OBJECTIVES, VaeSettings
 from sivae_dist.run.directory import RunDirectory
+from sivae_dist.settings import MAY_CHANGE, Settings
 from sivae_dist.step.schedule import Schedule
 from tests.helpers import assert_same, begin, random_set, snapshot, tiny_settings, train
 
@@ -221,3 +224,41 @@ def test_precisions_that_differ_in_rounding_alone(data: Path, tmp_path: Path) ->
         "engine.deterministic differs from what this run was begun with"
     ]
     assert "engine.precision" in refusal(run, data, "engine.precision=bf16")
+
+
+def test_what_may_change_is_marked_where_it_is_defined() -> None:
+    """The keys that have been free since the first run, whose directories are to be resumed."""
+    assert {*free_keys()} == {
+        "imports", "device", "checkpoint", "monitoring", "evaluation", "guard", "watchdog",
+        "data.path", "data.loader", "data.threads", "data.prefetch", "data.faults", "data.max_faults", "data.remote",
+        "engine.compile", "engine.checkpoint_activations", "engine.max_batch_per_rank", "engine.rehearsal",
+        "engine.deterministic", "engine.name", "engine.stage", "engine.offload", "engine.deepspeed",
+    }  # fmt: skip
+    for key in ("seed", "data.flip", "engine.precision", "objective.name", "optimizer.beta1", "init.run"):
+        assert changes_the_past(key), key
+    for key in ("device", "checkpoint.every", "data.remote.cache", "engine.deepspeed.zero_optimization"):
+        assert not changes_the_past(key), key
+
+
+class _Display(Settings):
+    every: int = 1
+
+
+class _Own(VaeSettings):
+    name: Literal["own"] = "own"  # type: ignore[assignment]
+    strength: float = 1.0
+    shown: Annotated[int, MAY_CHANGE] = 3
+    display: Annotated[_Display, MAY_CHANGE] = _Display()
+
+
+def test_a_component_of_ones_own_marks_its_settings(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OBJECTIVES._kinds, "own", _Own)  # type: ignore[arg-type]
+    run = RunDirectory(tmp_path / "run")
+    prepare_run(run, tiny_settings(data, "objective={name: own}"))
+    (run.checkpoints / "images-000000000008").mkdir(parents=True)
+    notes = prepare_run(run, tiny_settings(data, "objective={name: own, shown: 5, display: {every: 2}}"), 16)
+    assert "objective.shown" in str(notes) and "objective.display.every" in str(notes)
+    with pytest.raises(ValueError, match=r"objective\.strength"):
+        prepare_run(run, tiny_settings(data, "objective={name: own, strength: 2}"), 16)
