@@ -67,7 +67,7 @@ def work(index: int, arguments: argparse.Namespace, engine: str, count: int, mee
     for _ in range(arguments.steps):
         forget()
         encoder = players.encoder_engine.update([(x, cond, draws)], 0.001, allowed)
-        (z,) = (z for _, z in encoder.outputs)
+        (z,) = (turn.crossing for turn in encoder.turns)
         players.decoder_engine.update([(x, z, cond, draws)], 0.001, encoder.taken)
         players.average(count)
         del encoder, z

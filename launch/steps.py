@@ -66,11 +66,11 @@ class Stepper:
         """Takes a step (Algorithm 2, lines 4 to 28) and updates the averages; returns its terms, on the device."""
         x = blend_real(x, self.cond.stage.blend)
         encoder = self.players.encoder_engine.update([(x, self.cond, draws)], lr, self.allowed)
-        ((terms, z),) = encoder.outputs
-        decoder = self.players.decoder_engine.update([(x, z, self.cond, draws)], lr, encoder.taken)
+        (first,) = encoder.turns
+        decoder = self.players.decoder_engine.update([(x, first.crossing, self.cond, draws)], lr, encoder.taken)
+        (second,) = decoder.turns
         self.players.average(x.shape[0])
-        ((more,),) = decoder.outputs
-        return terms | more | {"taken": decoder.taken}
+        return first.terms | second.terms | {"taken": decoder.taken}
 
 
 def moved(draws: Draws, device: torch.device) -> Draws:

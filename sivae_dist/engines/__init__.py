@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from sivae_dist.engines.base import Engine, NetworkT
+from sivae_dist.engines.base import Engine, InputT, NetworkT, TurnT
 from sivae_dist.engines.ddp import DdpEngine
 from sivae_dist.engines.settings import EngineSettings, ZeroSettings
 from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings
@@ -17,7 +17,7 @@ def make_engine(
     name: str,
     network: NetworkT,
     partner: nn.Module,
-) -> Engine[NetworkT]:
+) -> Engine[NetworkT, InputT, TurnT]:
     """The engine of one player that the settings name; all processes make it together."""
     if not isinstance(settings, ZeroSettings):
         return DdpEngine(settings, optimizer, ema, name, network, partner)

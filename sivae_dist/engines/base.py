@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -13,13 +13,26 @@ from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.step.optimizer import Ema, EmaSettings, OptimizerSettings
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+InputT = TypeVar("InputT", bound=tuple[Any, ...])
+"""What the player's objective is called with, for one micro-batch."""
 
 
-class Update(NamedTuple):
+class Turn(Protocol):
+    """What an objective returns, as far as an engine looks: a named tuple with a loss."""
+
+    @property
+    def loss(self) -> Tensor: ...
+    def _replace(self, *, loss: Tensor) -> Self: ...
+
+
+TurnT = TypeVar("TurnT", bound=Turn)
+
+
+class Update(NamedTuple, Generic[TurnT]):
     """What one step of a player gave."""
 
-    outputs: list[tuple[Any, ...]]
-    """Of the objective beyond the loss, for each micro-batch."""
+    turns: list[TurnT]
+    """The objective's, one per micro-batch, each with its loss detached."""
     norm: Tensor
     """Of the gradient, over all processes; 0-dimensional like the next two."""
     sound: Tensor
@@ -28,7 +41,7 @@ class Update(NamedTuple):
     """Whether anything has moved; the same on all processes."""
 
 
-class Engine(ABC, Generic[NetworkT]):
+class Engine(ABC, Generic[NetworkT, InputT, TurnT]):
     """One player: its network, the moving average, the optimizer, and the objective of the current segment.
 
     The other player's engine holds the partner. `update` is the whole interface to the training loop. All processes
@@ -61,7 +74,7 @@ class Engine(ABC, Generic[NetworkT]):
         """Takes over the objective of a new segment. Only the parameters of `parts_in_use` are trained by it."""
 
     @abstractmethod
-    def update(self, inputs: Sequence[tuple[Any, ...]], lr: float, allowed: Tensor) -> Update:
+    def update(self, inputs: Sequence[InputT], lr: float, allowed: Tensor) -> Update[TurnT]:
         """One step of the player over micro-batches.
 
         Nothing moves when the loss, the gradient or the optimizer's state of any process is not finite, or `allowed`
@@ -71,10 +84,10 @@ class Engine(ABC, Generic[NetworkT]):
         """
 
     @abstractmethod
-    def rehearse(self, inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def rehearse(self, inputs: Sequence[InputT]) -> list[TurnT]:
         """Forward and backward as in `update`, and no step: for the memory that it takes. `prepare` follows.
 
-        Gives the objective's outputs for each micro-batch.
+        Gives the turns of `update`.
         """
 
     def forget_gradients(self) -> None:

@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sivae_dist.engines.base import Engine, NetworkT, Update
+from sivae_dist.engines.base import Engine, InputT, NetworkT, TurnT, Update
 from sivae_dist.process.processes import world_size
 from sivae_dist.step.optimizer import guarded_step, state_is_finite
 
 
-class DdpEngine(Engine[NetworkT]):
+class DdpEngine(Engine[NetworkT, InputT, TurnT]):
     """The objective wrapped for the process group; every process holds a copy of everything."""
 
     objective: nn.Module | None = None
@@ -31,7 +30,7 @@ class DdpEngine(Engine[NetworkT]):
         self.objective = objective
         self._fresh = distributed
 
-    def update(self, inputs: Sequence[tuple[Any, ...]], lr: float, allowed: Tensor) -> Update:
+    def update(self, inputs: Sequence[InputT], lr: float, allowed: Tensor) -> Update[TurnT]:
         with self.turn():
             if self._fresh:
                 # DDP lays its gradient buckets out anew after the first backward of a process, and the layout decides
@@ -39,32 +38,30 @@ class DdpEngine(Engine[NetworkT]):
                 self._backward(inputs[:1], torch.ones_like(allowed))
                 self._fresh = False
             sound = state_is_finite(self.optimizer, self.parameters)
-            outputs = self._backward(inputs, sound)
+            turns = self._backward(inputs, sound)
             norm, taken = guarded_step(self.optimizer, self.parameters, lr, self.clip, allowed)
         self.optimizer.zero_grad(set_to_none=True)
-        return Update(outputs, norm, sound, taken)
+        return Update(turns, norm, sound, taken)
 
-    def rehearse(self, inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def rehearse(self, inputs: Sequence[InputT]) -> list[TurnT]:
         """Without communication, so that a process whose memory does not suffice leaves no other waiting."""
         with self.turn():
             sound = torch.ones((), dtype=torch.bool, device=self.parameters[0].device)
             return self._backward(inputs, sound, alone=True)
 
-    def _backward(
-        self, inputs: Sequence[tuple[Any, ...]], sound: Tensor, *, alone: bool = False
-    ) -> list[tuple[Any, ...]]:
-        """The gradient (`alone`: this process's), and the outputs.
+    def _backward(self, inputs: Sequence[InputT], sound: Tensor, *, alone: bool = False) -> list[TurnT]:
+        """The gradient (`alone`: this process's), and the turns.
 
         What is not finite here becomes a gradient that is not finite everywhere.
         """
         assert self.objective is not None
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = []
+        turns = []
         for index, arguments in enumerate(inputs):
             last = index == len(inputs) - 1
             local = isinstance(self.objective, DistributedDataParallel) and (alone or not last)
             with self.objective.no_sync() if local else nullcontext():  # type: ignore[operator]
-                loss, *rest = self.objective(*arguments)
-                (loss / torch.where(sound & torch.isfinite(loss), len(inputs), torch.nan)).backward()
-            outputs.append(tuple(rest))
-        return outputs
+                turn: TurnT = self.objective(*arguments)
+                (turn.loss / torch.where(sound & torch.isfinite(turn.loss), len(inputs), torch.nan)).backward()
+            turns.append(turn._replace(loss=turn.loss.detach()))
+        return turns

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from sivae_dist.engines import deepspeed_setup
-from sivae_dist.engines.base import Engine, NetworkT, Update
+from sivae_dist.engines.base import Engine, InputT, NetworkT, TurnT, Update
 from sivae_dist.engines.settings import EngineSettings, ZeroSettings
 from sivae_dist.step.optimizer import EmaSettings, OptimizerSettings, guarded_step, state_is_finite
 
 
-class ZeroEngine(Engine[NetworkT]):
+class ZeroEngine(Engine[NetworkT, InputT, TurnT]):
     """Stage 0: DeepSpeed averages the gradients, and every process holds a copy of everything."""
 
     def __init__(
@@ -66,14 +66,14 @@ class ZeroEngine(Engine[NetworkT]):
         self._engine = None
         gc.collect()  # it is full of cycles, which hold all that it has divided
 
-    def update(self, inputs: Sequence[tuple[Any, ...]], lr: float, allowed: Tensor) -> Update:
+    def update(self, inputs: Sequence[InputT], lr: float, allowed: Tensor) -> Update[TurnT]:
         with self.turn():
             sound = self._sound()
-            outputs = self._backward(inputs, sound)
+            turns = self._backward(inputs, sound)
             norm, taken = self._step(lr, allowed)
-        return Update(outputs, norm, sound, taken)
+        return Update(turns, norm, sound, taken)
 
-    def rehearse(self, inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def rehearse(self, inputs: Sequence[InputT]) -> list[TurnT]:
         """With all the communication of a step: DeepSpeed sends gradients, and weights, as it goes."""
         with self.turn():
             return self._backward(inputs, torch.ones((), dtype=torch.bool, device=self.device))
@@ -87,17 +87,17 @@ class ZeroEngine(Engine[NetworkT]):
     def _sound(self) -> Tensor:
         return state_is_finite(self.optimizer, self.parameters)
 
-    def _backward(self, inputs: Sequence[tuple[Any, ...]], sound: Tensor) -> list[tuple[Any, ...]]:
-        """The gradient, and the outputs. What is not finite here becomes a gradient that is not finite everywhere."""
+    def _backward(self, inputs: Sequence[InputT], sound: Tensor) -> list[TurnT]:
+        """The gradient, and the turns. What is not finite here becomes a gradient that is not finite everywhere."""
         assert self._engine is not None
-        outputs = []
+        turns = []
         for index, arguments in enumerate(inputs):
             self._engine.set_gradient_accumulation_boundary(index == len(inputs) - 1)
-            loss, *rest = self._engine(*arguments)
-            loss = loss / torch.where(sound & torch.isfinite(loss), len(inputs), torch.nan)
+            turn: TurnT = self._engine(*arguments)
+            loss = turn.loss / torch.where(sound & torch.isfinite(turn.loss), len(inputs), torch.nan)
             self._engine.backward(loss, scale_wrt_gas=False)
-            outputs.append(tuple(rest))
-        return outputs
+            turns.append(turn._replace(loss=turn.loss.detach()))
+        return turns
 
     def _step(self, lr: float, allowed: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient's norm, and whether the step was taken."""

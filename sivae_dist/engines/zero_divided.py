@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from sivae_dist.checkpoint.state import OPTIMIZER_STATE, checked
-from sivae_dist.engines.base import NetworkT
+from sivae_dist.engines.base import InputT, NetworkT, TurnT
 from sivae_dist.engines.slices import put_together, slice_of
 from sivae_dist.engines.zero import ZeroEngine
 from sivae_dist.step.optimizer import state_is_finite
@@ -21,7 +21,7 @@ State = dict[str, Tensor]
 """Adam's of one parameter: `step`, 0-dimensional, and this process's slices of the moments."""
 
 
-class DividedOptimizerEngine(ZeroEngine[NetworkT]):
+class DividedOptimizerEngine(ZeroEngine[NetworkT, InputT, TurnT]):
     """Stages 1 and 2: the optimizer's state is divided; in stage 2 gradients are too.
 
     DeepSpeed keeps the state of a group of parameters in one flat tensor with one count of steps, so there is a group
@@ -188,7 +188,7 @@ class DividedOptimizerEngine(ZeroEngine[NetworkT]):
             self._idle[name] = {"step": step.clone()} | {m: part.to(self._state_device) for m, part in moments.items()}
 
 
-class DividedEngine(DividedOptimizerEngine[NetworkT]):
+class DividedEngine(DividedOptimizerEngine[NetworkT, InputT, TurnT]):
     """Stage 3: weights and averages are divided as well.
 
     Hooks that DeepSpeed hangs on the network's modules put the weights of a layer together before it is passed through.
@@ -284,7 +284,7 @@ class DividedEngine(DividedOptimizerEngine[NetworkT]):
         yield network if here else self._template
 
 
-ENGINES: dict[int, type[ZeroEngine[Any]]] = {
+ENGINES: dict[int, type[ZeroEngine[Any, Any, Any]]] = {
     0: ZeroEngine,
     1: DividedOptimizerEngine,
     2: DividedOptimizerEngine,

@@ -1,9 +1,19 @@
-"""What is minimised. Each player's objective is a module whose forward returns its loss (see base.py)."""
+"""What is minimised. Each player's objective is a module whose forward returns its turn (see base.py)."""
 
 from typing import Annotated
 
 from data_pipelines.choices import Registry, one_of
-from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Objective, Terms
+from sivae_dist.objectives.base import (
+    DecoderInput,
+    DecoderObjective,
+    DecoderTurn,
+    Draws,
+    EncoderInput,
+    EncoderObjective,
+    EncoderTurn,
+    Objective,
+    Terms,
+)
 from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.intro import IntroSettings
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
@@ -17,10 +27,14 @@ ObjectiveSettings = Annotated[Objective, one_of(OBJECTIVES)]
 __all__ = [
     "DISTANCES",
     "OBJECTIVES",
+    "DecoderInput",
     "DecoderObjective",
+    "DecoderTurn",
     "Distance",
     "Draws",
+    "EncoderInput",
     "EncoderObjective",
+    "EncoderTurn",
     "IntroSettings",
     "Objective",
     "ObjectiveSettings",

@@ -1,4 +1,4 @@
-"""The contract of an objective: its settings, which describe it, and one module per player that returns its loss.
+"""The contract of an objective: its settings, which describe it, and one module per player that returns its turn.
 
 To add one, subclass `Objective` (or one of ours), say by `build` what encoder and decoder minimise, and put the class
 into the list, under the name by which a configuration chooses it:
@@ -7,7 +7,8 @@ into the list, under the name by which a configuration chooses it:
     class SoftTvSettings(SoftIntroSettings):
         name: Literal["soft_tv"] = "soft_tv"
 
-Terms are logged by the names in what the modules return; those of sivae_dist/run/terms.py are shown by `sivae status`.
+A turn (`EncoderTurn`, `DecoderTurn`) is the loss, the terms, which are logged by their names, and of the encoder what
+crosses over to the decoder. The terms of sivae_dist/run/terms.py are shown by `sivae status`.
 All that the program shows of an objective or warns of comes from its class; no other file knows it by name.
 
 Of each pair of modules, the player's own network is a submodule; its partner and the distance are plain references, so
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVa
 import torch
 from torch import Tensor, nn
 
-from sivae_dist.models.stage import Mixing
+from sivae_dist.models.stage import Cond, Mixing
 from sivae_dist.objectives.distances import Distance
 from sivae_dist.settings import Settings
 
@@ -57,6 +58,30 @@ class Draws(NamedTuple):
         return torch.cat([self.noise[:, index] for index in decodings])
 
 
+class EncoderTurn(NamedTuple):
+    """What Algorithm 2's first half gives, lines 4 to 16."""
+
+    loss: Tensor
+    """0-dimensional, to be minimised over the encoder's parameters."""
+    terms: Terms
+    crossing: Tensor
+    """Z, line 5, detached: [B, latent]. Nothing else of the encoder's passes crosses over to the decoder."""
+
+
+class DecoderTurn(NamedTuple):
+    """What Algorithm 2's second half gives, lines 20 to 26."""
+
+    loss: Tensor
+    """0-dimensional, to be minimised over the decoder's parameters."""
+    terms: Terms
+
+
+EncoderInput = tuple[Tensor, Cond, Draws]
+"""x [B, ...], cond and draws: what an encoder's objective is called with, for one micro-batch."""
+DecoderInput = tuple[Tensor, Tensor, Cond, Draws]
+"""x [B, ...], the encoder's `crossing` [B, latent], cond and draws, the same of a decoder's."""
+
+
 def detached(terms: Terms) -> Terms:
     return {name: term.detach() for name, term in terms.items()}
 
@@ -87,12 +112,20 @@ class _Objective(nn.Module, Generic[Weights]):
         return nullcontext() if self.amp is None else torch.autocast(x.device.type, dtype=self.amp)
 
 
-class EncoderObjective(_Objective[Weights]):
-    """forward(x [B, ...], cond, draws) -> (loss, terms, z [B, latent] detached), for Algorithm 2's first half."""
+class EncoderObjective(_Objective[Weights], ABC):
+    """The encoder's, for Algorithm 2's first half."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> EncoderTurn:
+        """x: [B, *shape(resolution)]."""
 
 
-class DecoderObjective(_Objective[Weights]):
-    """forward(x [B, ...], z [B, latent], cond, draws) -> (loss, terms), for Algorithm 2's second half."""
+class DecoderObjective(_Objective[Weights], ABC):
+    """The decoder's, for Algorithm 2's second half."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> DecoderTurn:
+        """x: [B, *shape(resolution)]; z: the encoder's `crossing` [B, latent]."""
 
 
 class ModelOfRun(Protocol):

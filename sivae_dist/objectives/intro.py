@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sivae_dist.models.stage import Cond
-from sivae_dist.objectives.base import Draws, Run, Terms, detached
+from sivae_dist.objectives.base import DecoderTurn, Draws, EncoderTurn, Run, detached
 from sivae_dist.objectives.elbo import kl_divergence, terms_of_real
 from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
@@ -58,7 +58,7 @@ class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
         """[m - KL]^+, 0-dimensional, of KL [B]."""
         return torch.relu(self.weights.margin - (kl if self.weights.hinge == "image" else kl.mean())).mean()
 
-    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> EncoderTurn:
         w, batch = self.weights, x.shape[0]
         with self.autocast(x):
             mu, logvar, z, x_r, x_f = self.encode_and_decode(x, cond, draws)
@@ -75,18 +75,18 @@ class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
             "hinge/fake": hinge_f,
             "loss/encoder": loss,
         }
-        return loss, detached(terms), z.detach()
+        return EncoderTurn(loss, detached(terms), z.detach())
 
 
 class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
-    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms]:
+    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> DecoderTurn:
         w, batch = self.weights, x.shape[0]
         with self.autocast(x):
             x_1 = self.decode(z, cond, draws)  # X_r, X_f
             mu, logvar = self.partner(x_1, cond.twice())  # Z_rf, Z_ff
         error = self.distance(x, x_1[:batch])
         loss = w.scale * (w.beta_rec * error.mean() + w.beta_neg * kl_divergence(mu, logvar).mean())
-        return loss, {"loss/decoder": loss.detach()}
+        return DecoderTurn(loss, {"loss/decoder": loss.detach()})
 
 
 class IntroSettings(IntrospectiveSettings):

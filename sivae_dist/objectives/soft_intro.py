@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sivae_dist.models.stage import Cond
-from sivae_dist.objectives.base import Draws, Terms, detached
+from sivae_dist.objectives.base import DecoderTurn, Draws, EncoderTurn, detached
 from sivae_dist.objectives.elbo import kl_divergence, reparameterize, terms_of_real
 from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
@@ -58,7 +58,7 @@ class SoftIntroWeights(VaeWeights):
 
 
 class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights]):
-    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> EncoderTurn:
         w, batch = self.weights, x.shape[0]
         encode, decode = self.player, self.partner
         with self.autocast(x):
@@ -85,11 +85,11 @@ class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights])
             "exp_elbo/fake": exp_elbo_f,
             "loss/encoder": loss,
         }
-        return loss, detached(terms), z.detach()
+        return EncoderTurn(loss, detached(terms), z.detach())
 
 
 class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights]):
-    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms]:
+    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> DecoderTurn:
         w, batch = self.weights, x.shape[0]
         with self.autocast(x):
             x_1 = self.decode(z, cond, draws)  # line 20
@@ -104,7 +104,7 @@ class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights])
             fake = fake + w.gamma_r * w.beta_rec * self.distance(x_1, x_2)
         fake_r, fake_f = fake[:batch].mean(), fake[batch:].mean()  # lines 24, 25
         loss = w.scale * (w.beta_rec * error.mean() + 0.5 * (fake_r + fake_f))  # line 26, minimised
-        return loss, {"loss/decoder": loss.detach()}
+        return DecoderTurn(loss, {"loss/decoder": loss.detach()})
 
 
 class SoftIntroSettings(IntrospectiveSettings):

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from data_pipelines.choices import name_in
 from sivae_dist.models.stage import Cond
-from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Objective, Run, Terms, detached
+from sivae_dist.objectives.base import (
+    DecoderObjective,
+    DecoderTurn,
+    Draws,
+    EncoderObjective,
+    EncoderTurn,
+    Objective,
+    Run,
+    detached,
+)
 from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.elbo import (
     kl_divergence,
@@ -34,7 +43,7 @@ class VaeWeights:
 
 
 class VaeEncoderObjective(EncoderObjective[VaeWeights]):
-    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms, Tensor]:
+    def forward(self, x: Tensor, cond: Cond, draws: Draws) -> EncoderTurn:
         w = self.weights
         with self.autocast(x):
             mu, logvar = self.player(x, cond)
@@ -44,17 +53,18 @@ class VaeEncoderObjective(EncoderObjective[VaeWeights]):
         kl = kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
         loss = -w.scale * elbo.mean()
-        return loss, detached(terms_of_real(x, error, kl, elbo) | {"loss/encoder": loss}), z.detach()
+        terms = terms_of_real(x, error, kl, elbo) | {"loss/encoder": loss}
+        return EncoderTurn(loss, detached(terms), z.detach())
 
 
 class VaeDecoderObjective(DecoderObjective[VaeWeights]):
-    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> tuple[Tensor, Terms]:
+    def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> DecoderTurn:
         w = self.weights
         with self.autocast(x):
             reconstruction = self.player(z, cond, draws.layer_noise(0))
         error = self.distance(x, reconstruction)
         loss = w.scale * w.beta_rec * error.mean()
-        return loss, {"loss/decoder": loss.detach()}
+        return DecoderTurn(loss, {"loss/decoder": loss.detach()})
 
 
 class ElboSettings(Objective):

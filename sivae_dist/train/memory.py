@@ -20,7 +20,7 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import BUFFERS
 from sivae_dist.models import Cond, Decoder, Encoder, Mixing, Stage
 from sivae_dist.models.stage import blend_real
-from sivae_dist.objectives import Draws
+from sivae_dist.objectives import DecoderTurn, Draws, EncoderTurn
 
 _OVERHEAD = {"cuda": 1_000_000_000, "cpu": 800_000_000}
 """Of a process beside its tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
@@ -168,7 +168,7 @@ def _trace(
         )
         peak = flops = 0
         names: set[str] = set()
-        z: list[Tensor] = []
+        crossing: list[Tensor] = []
         for network, objective in zip(networks, objectives, strict=True):
             for one in networks:
                 one.requires_grad_(False)
@@ -177,12 +177,13 @@ def _trace(
                 parameter.requires_grad_(True)
                 parameter.grad = torch.zeros_like(parameter) if kept else None
             with Tracker() as tracker:
-                loss, terms, *z = objective(x, *z, cond, draws)
-                loss.backward()
+                turn: EncoderTurn | DecoderTurn = objective(x, *crossing, cond, draws)
+                turn.loss.backward()
+            crossing = [turn.crossing] if isinstance(turn, EncoderTurn) else []
             for parameter in used:
                 parameter.grad = None
             peak, flops = max(peak, tracker.peak), flops + tracker.flops
-            names |= terms.keys()
+            names |= turn.terms.keys()
     return peak, flops, frozenset(names)
 
 

@@ -8,11 +8,15 @@ from torch import Tensor, nn
 
 from sivae_dist.checkpoint.writing import share
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.engines import make_engine
+from sivae_dist.engines import Engine, make_engine
 from sivae_dist.models import Decoder, Encoder
+from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.step.optimizer import Ema
 from sivae_dist.step.schedule import Segment
+
+EncoderEngine = Engine[Encoder, EncoderInput, EncoderTurn]
+DecoderEngine = Engine[Decoder, DecoderInput, DecoderTurn]
 
 
 def full_size(networks: Iterable[nn.Module]) -> int:
@@ -34,8 +38,8 @@ class Players:
         self.full_size = full_size(self.networks)
         """Bytes of `tensors` once every parameter has been trained."""
         common = (settings.engine, settings.optimizer, settings.ema)
-        self.encoder_engine = make_engine(*common, "encoder", encoder, decoder)
-        self.decoder_engine = make_engine(*common, "decoder", decoder, encoder)
+        self.encoder_engine: EncoderEngine = make_engine(*common, "encoder", encoder, decoder)
+        self.decoder_engine: DecoderEngine = make_engine(*common, "decoder", decoder, encoder)
 
     @property
     def networks(self) -> tuple[Encoder, Decoder]:

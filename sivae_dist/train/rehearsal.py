@@ -203,9 +203,10 @@ class Rehearsal:
         first = step.position + rank() * share
         draws = [self.draw(step, first + k * batch, batch) for k in range(len(xs))]
         two = list(zip(xs, draws, strict=True))[:2]  # those after the second would only repeat it
-        outputs = self.players.encoder_engine.rehearse([(x, cond, d) for x, d in two])
-        zs = [z for _, z in outputs]
-        self.players.decoder_engine.rehearse([(x, z, cond, d) for (x, d), z in zip(two, zs, strict=True)])
+        turns = self.players.encoder_engine.rehearse([(x, cond, d) for x, d in two])
+        self.players.decoder_engine.rehearse(
+            [(x, turn.crossing, cond, d) for (x, d), turn in zip(two, turns, strict=True)]
+        )
         del moments
 
     # Where.

@@ -171,12 +171,10 @@ class Trainer:
 
         parts = list(zip(xs, cond.split(part, len(xs)), draws, strict=True))
         encoder = players.encoder_engine.update(parts, step.lr_encoder, self.guard.allowed())
-        zs = [z for _, z in encoder.outputs]
-        decoder = players.decoder_engine.update(
-            [(x, z, c, d) for (x, c, d), z in zip(parts, zs, strict=True)], step.lr_decoder, encoder.taken
-        )
+        crossed = [(x, turn.crossing, c, d) for (x, c, d), turn in zip(parts, encoder.turns, strict=True)]
+        decoder = players.decoder_engine.update(crossed, step.lr_decoder, encoder.taken)
 
-        terms = [a | b for (a, _), (b,) in zip(encoder.outputs, decoder.outputs, strict=True)]
+        terms = [a.terms | b.terms for a, b in zip(encoder.turns, decoder.turns, strict=True)]
         means = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
         norms = {"gradient/encoder": encoder.norm, "gradient/decoder": decoder.norm}
         self.guard.note(means, {"encoder": encoder.sound, "decoder": decoder.sound}, norms, decoder.taken)

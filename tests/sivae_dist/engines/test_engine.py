@@ -22,7 +22,14 @@ from data_pipelines.dataset import Batch
 from sivae_dist.engines import ddp
 from sivae_dist.engines.settings import DdpSettings
 from sivae_dist.models.layers import Conv2d
-from sivae_dist.objectives import DecoderObjective, Distance, EncoderObjective, soft_intro
+from sivae_dist.objectives import (
+    DecoderObjective,
+    DecoderTurn,
+    Distance,
+    EncoderObjective,
+    EncoderTurn,
+    soft_intro,
+)
 from sivae_dist.objectives.soft_intro import SoftIntroDecoderObjective, SoftIntroEncoderObjective
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.run.directory import RunDirectory
@@ -42,6 +49,28 @@ from tests.helpers import (
 
 STEPS = 6
 """Of tiny_settings: 2 at 4 px, 2 in transition to 8 px, 2 at 8 px."""
+
+
+def test_turns(data: Path, tmp_path: Path) -> None:
+    """An update gives the objective's turns, one per micro-batch, without the graphs of their losses."""
+    trainer = begin(tmp_path / "run", tiny_settings(data, "engine.max_batch_per_rank=4"))
+    found: dict[str, list[Any]] = {}
+    players = trainer.players
+    for name, engine in (("encoder", players.encoder_engine), ("decoder", players.decoder_engine)):
+
+        def update(*args: Any, name: str = name, update: Any = engine.update) -> Any:
+            result = update(*args)
+            found[name] = result.turns
+            return result
+
+        engine.update = update  # type: ignore[method-assign]
+    train(trainer, steps=1)
+    assert len(found["encoder"]) == len(found["decoder"]) == 2
+    for kind, (name, turns) in zip((EncoderTurn, DecoderTurn), found.items(), strict=True):
+        for turn in turns:
+            assert type(turn) is kind
+            assert torch.equal(turn.loss, turn.terms[f"loss/{name}"]) and not turn.loss.requires_grad
+    assert all(turn.crossing.shape == (4, 8) for turn in found["encoder"])
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

@@ -48,11 +48,11 @@ def test_players(make: Callable[..., Case], settings: Any, warming_up: bool) -> 
         out: Any = (
             objective(case.x, case.cond, case.draws) if turn == 0 else objective(case.x, z, case.cond, case.draws)
         )
-        loss, terms = out[:2]
+        loss, terms = out.loss, out.terms
         assert loss.ndim == 0 and loss.dtype == torch.float64
         assert terms and all(term.ndim == 0 and not term.requires_grad for term in terms.values())
         if turn == 0:
-            z = out[2]
+            z = out.crossing
             assert z.shape == (BATCH, LATENT) and not z.requires_grad
         loss.backward()
         assert all(p.grad is None for p in partner.parameters())

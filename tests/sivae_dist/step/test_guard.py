@@ -140,9 +140,8 @@ class Fault:
     def loss(self, _module: nn.Module, _inputs: object, output: Any) -> Any:
         if self._turn != self.player or not self._hits:
             return output
-        loss, terms, *rest = output
-        loss = loss + self.value if self.place == "loss alone" else loss * self.value
-        return loss, terms | {f"loss/{self.player}": loss.detach()}, *rest
+        loss = output.loss + self.value if self.place == "loss alone" else output.loss * self.value
+        return output._replace(loss=loss, terms=output.terms | {f"loss/{self.player}": loss.detach()})
 
 
 TRANSIENT = [

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.models import Cond, Stage
@@ -44,7 +43,7 @@ def of_step(settings: RunSettings, blending: bool, parts: int, batch: int, lr: f
         with Tracker() as tracker:
             encoder = players.encoder_engine.update([(x, cond, d) for x, d in zip(xs, draws, strict=True)], lr, fine)
         peak = tracker.peak
-        zs: list[Tensor] = [z for _, z in encoder.outputs]
+        zs = [turn.crossing for turn in encoder.turns]
         with Tracker() as tracker:
             players.decoder_engine.update([(x, z, cond, d) for x, z, d in zip(xs, zs, draws, strict=True)], lr, fine)
         peak = max(peak, tracker.peak)
