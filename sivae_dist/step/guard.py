@@ -31,6 +31,7 @@ class Guard:
     def __init__(self, settings: GuardSettings, device: torch.device) -> None:
         self.settings = settings
         self.device = device
+        self._returns = (0, 0)  # where the last step to return from was, and how often the run has from there
         self.reset(0)
 
     def reset(self, skipped: int) -> None:
@@ -81,6 +82,12 @@ class Guard:
             f"{message}. Try guard.policy=rollback or skip here; or, in a new run from this one (init.run), a larger "
             "objective.beta_neg or margin, a smaller schedule.lr_encoder and lr_decoder, or optimizer.clip=1"
         )
+
+    def returns(self, images: int) -> bool:
+        """Whether a run that `check` has ended after `images` images is to go back to its last checkpoint; counted."""
+        place, times = self._returns
+        self._returns = (images, times + 1) if images <= place else (images, 1)
+        return self.settings.policy == "rollback" and self._returns[1] <= self.settings.limit
 
     def _culprit(self) -> str:
         """The first of all checks that failed on any process."""

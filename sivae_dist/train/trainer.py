@@ -1,43 +1,40 @@
 """The training loop: Algorithm 2 of the appendix over a growing pair of networks."""
 
-from collections.abc import Iterator
-from time import perf_counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from data_pipelines.dataset import Batch, Dataset, Needs, Request
-from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver, Meta
-from sivae_dist.checkpoint.initial import initial_tensors
 from sivae_dist.config.prolonging import what_next
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.evaluation.rows import tag
 from sivae_dist.models import Cond, Stage
 from sivae_dist.models.stage import blend_real
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.trace import Trace
 from sivae_dist.objectives import Draws
 from sivae_dist.process import startup, watchdog
-from sivae_dist.process.devices import describe, device_model, hardware, moved, start_lines
-from sivae_dist.process.processes import everyone, mean_over_processes, on_first, rank, world_size
+from sivae_dist.process.processes import mean_over_processes, rank, world_size
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import Guard, NonFiniteError
 from sivae_dist.step.quarantine import Quarantine
 from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Schedule, Segment, Step, crosses
+from sivae_dist.train.checkpoints import Checkpoints, Standing
+from sivae_dist.train.evaluations import Evaluations
 from sivae_dist.train.players import Players
 from sivae_dist.train.preview import preview
 from sivae_dist.train.rehearsal import Rehearsal
-from sivae_dist.use.pretrained import Pretrained
-
-if TYPE_CHECKING:
-    from sivae_dist.evaluation.evaluator import Evaluator
 
 
 class Trainer:
     """One process of a run. All processes build the same one; what they do not share is their slice of every batch."""
+
+    images: int
+    """Seen so far."""
+    _phase: int | None
+    _segment: Segment | None
 
     def __init__(
         self, settings: RunSettings, run: RunDirectory, device: torch.device, stop: Stop | None = None
@@ -58,28 +55,20 @@ class Trainer:
         self.players = Players(settings, device)
         self.guard = Guard(settings.guard, device)
         self.quarantine = Quarantine(self.data)
-        self.folder = CheckpointFolder(run.checkpoints)
-        self.saver = CheckpointSaver(self.folder, settings.checkpoint, device)
-        found = everyone(lambda: (device_model(device), describe(device)))
-        self.hardware = hardware((name for name, _ in found), device)
-        self.images = 0
-        self._segment: Segment | None = None
-        self._phase: int | None = None
-        self._owed: Stage | None = None  # an evaluation that a request to stop came before
-        self._returns = (0, 0)  # where the last non-finite step was, and how often the run went back from there
-        origin, metrics, notes = self._begin(run)
-        self.monitor = Monitor(run, settings.objective, self.schedule, self.images, metrics, speaks=rank() == 0)
-        for note in notes:
-            self.monitor.say(f"warning: {note}")
-        self.monitor.say(origin)
-        described = [description for _, description in found]
-        for line in start_lines(described, settings.engine.precision, torch.get_num_threads()):
+        self.checkpoints = Checkpoints(settings, run, self.data, self.players, self.guard, self.quarantine, device)
+        standing, warnings = self.checkpoints.begin()
+        self._stand_at(standing)
+        self.monitor = Monitor(
+            run, settings.objective, self.schedule, self.images, standing.metrics, speaks=rank() == 0
+        )
+        self._warn(warnings)
+        for line in (standing.origin, *self.checkpoints.start_lines):
             self.monitor.say(line)
         if self.images == 0:
             self.monitor.text("config", f"```\n{settings.to_yaml()}\n```", 0)
         startup.doing("opening the images")
         self.data.start()
-        self.evaluator = self._make_evaluator()
+        self.evaluations = Evaluations(settings, self.players, self.data, self.stop, self.monitor, standing.owed)
         self.trace = Trace(run.trace, self.images, self.data.order) if settings.monitoring.trace else None
 
     def train(self) -> bool:
@@ -87,31 +76,34 @@ class Trainer:
 
         NonFiniteError, SampleError or OSError end it; what is saved stays valid.
         """
-        already = self.images >= self.schedule.total and self._owed is None
+        already = self._is_over()
         if self.images < self.schedule.total:
             startup.doing("rehearsing a checkpoint")
-            self.saver.rehearse(self.players.tensors(), self.players.full_size)
+            self.checkpoints.saver.rehearse(self.players.tensors(), self.players.full_size)
             startup.doing("rehearsing the largest step")
             rehearsal = Rehearsal(self.settings, self.schedule, self.players, self.device, self._draw, self.monitor.say)
             self.engine = rehearsal.fitted(self.images, self.run.micro_batches)
-        stopped = not self._make_up()
+        stopped = not self.evaluations.make_up(self.images)
         while self.images < self.schedule.total and not stopped:
             try:
                 stopped = self._take_steps()
             except NonFiniteError as error:
                 self._roll_back(error)
-                stopped = not self._make_up()
+                stopped = not self.evaluations.make_up(self.images)
         watchdog.expect(slow=True)
-        self.saver.wait()
-        self._tell_saves()
-        self.saver.check()
-        if self.images < self.schedule.total or self._owed is not None:
+        self.checkpoints.saver.wait()
+        self._report_saves()
+        self.checkpoints.saver.check()
+        if not self._is_over():
             return False
         if not already and self.settings.monitoring.images_every:
             self.monitor.draw_curves()
         startup.done()
         self.monitor.say(what_next(self.monitor.run.path, self.settings, self.schedule, already=already))
         return True
+
+    def _is_over(self) -> bool:
+        return self.images >= self.schedule.total and self.evaluations.owed is None
 
     def _take_steps(self) -> bool:
         """Steps to the end, or until any process is asked to stop, which is True."""
@@ -132,8 +124,7 @@ class Trainer:
             ):  # elsewhere it would wait for the device every step
                 if message := self.guard.check(step):
                     self.monitor.say(message)
-            for message in self.quarantine.check():
-                self.monitor.say(f"warning: {message}")
+            self._warn(self.quarantine.check())
             self.players.average(step.batch)
             self.images = step.end
             if told:
@@ -142,13 +133,13 @@ class Trainer:
                 self._log_images(step)
             values: dict[str, float] | None = {}
             if measured:
-                values = None if stopped else self._evaluate(self._stage(step))
-                if values is None:
-                    stopped, self._owed = True, self._stage(step)
+                values = self.evaluations.take(self._stage(step), step.end, put_off=stopped)
+                stopped = stopped or values is None
             if saved or stopped:
-                self._save(step, values)
+                watchdog.expect(slow=True)  # a save before it may not be done
+                self.checkpoints.save(step, values, self.monitor)
                 watchdog.expect()
-            self._tell_saves()
+            self._report_saves()
             startup.done()
             self.monitor.step(step)
             if stopped:
@@ -227,129 +218,35 @@ class Trainer:
         here = self.monitor.speaks
         self.monitor.images(step, preview(self.settings, self.players, self.data, self._stage(step), here=here))
 
-    def _make_evaluator(self) -> "Evaluator | None":
-        if not self.settings.evaluation.every:
-            return None
-        startup.doing("loading the evaluation")
-        from sivae_dist.evaluation.evaluator import Evaluator  # takes seconds
-        from sivae_dist.evaluation.progress import Progress
-
-        evaluator = Evaluator(
-            self.settings.evaluation,
-            self.data,
-            self.device,
-            self.monitor.say,
-            Progress(self.stop, self.monitor.say).tick,
-        )
-        if problem := evaluator.prepare():
-            self.monitor.say(f"warning: {problem}; without it training goes on and the rest is measured")
-        return evaluator
-
-    def _make_up(self) -> bool:
-        """Measures what was put off here, unless an attempt that was killed has done so; False when asked to stop."""
-        owed = self._owed
-        if owed is not None and not on_first(self.monitor.is_evaluated) and self._evaluate(owed) is None:
-            return False
-        self._owed = None
-        return True
-
-    def _evaluate(self, stage: Stage) -> dict[str, float] | None:
-        """Measures the networks as they stand; the values by tag, or None when any process was asked to stop."""
-        from sivae_dist.evaluation.progress import StoppedError
-
-        assert self.evaluator is not None
-        watchdog.expect(slow=True)
-        start = perf_counter()
-        live = self.settings.evaluation.live
-        try:
-            with self.players.whole(live=live) as networks:
-                rows = self.evaluator.evaluate(Pretrained(self.settings.model, *networks, stage, self.images, live))
-        except StoppedError:
-            return None
-        self.monitor.evaluated(self.images, rows, perf_counter() - start)
-        watchdog.expect()
-        return {tag(row): row["value"] for row in rows}
-
-    def _save(self, step: Step, values: dict[str, float] | None) -> None:
-        """`values` of an evaluation at this step; None when one was due and had to be put off."""
-        meta = Meta(
-            phase=step.phase.index,
-            resolution=step.phase.resolution,
-            blending=step.segment.blending,
-            blend=step.blend,
-            seed=self.settings.seed,
-            hardware=self.hardware,
-            precision=self.settings.engine.precision,
-            data=self.data.digest,
-            metrics=self.monitor.metrics | (values or {}),
-            evaluation_due=values is None,
-            skipped_steps=int(self.guard.skipped),
-            quarantine=self.quarantine.state(),
-        )
-        watchdog.expect(slow=True)  # a save before it may not be done
-        self.saver.save(step.end, self.players.tensors(), meta, self.monitor.sync)
-
-    def _tell_saves(self) -> None:
-        for outcome in self.saver.ended():
+    def _report_saves(self) -> None:
+        for outcome in self.checkpoints.saver.ended():
             self.monitor.saved(outcome.images, outcome)
 
-    def _begin(self, run: RunDirectory) -> tuple[str, dict[str, float], list[str]]:
-        """Resumes this run, else starts from what `init` names, else from the seed; what to tell of it."""
-        startup.doing("checking the newest checkpoint")
-        found, notes = self.folder.newest_valid()
-        if found is not None:
-            startup.doing(f"restoring {found.path}")
-            notes += self._moved(found)
-            self._restore(found)
-            return f"continuing from {found.path}", found.meta.training_metrics, notes
-        if (initial := initial_tensors(self.settings.init)) is not None:
-            self.players.restore_networks(initial[0])
-            return f"starting {run.path}, {initial[1]}", {}, notes
-        return f"starting {run.path}", {}, notes
+    def _warn(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            self.monitor.say(f"warning: {message}")
 
-    def _moved(self, found: Checkpoint) -> list[str]:
-        """What to note of other hardware. ValueError where that would change the draws and nobody has asked for it."""
-        before = found.meta.hardware
-        note = moved(before, self.hardware)
-        if before is None or note is None:
-            return []
-        if before["type"] != self.hardware["type"] and self.settings.device == "auto":
-            raise ValueError(f"{note}; set device={self.hardware['type']} to continue all the same")
-        return [note]
-
-    def _restore(self, found: Checkpoint) -> None:
-        meta = found.meta
-        if meta.data != self.data.digest:
-            raise ValueError(f"{self.data.where} is not the data set that this run was begun with")
-        self.players.restore(found.load())
-        self.images = found.images
-        self._phase = meta.phase
+    def _stand_at(self, standing: Standing) -> None:
+        self.images = standing.images
+        self._phase = standing.phase
         self._segment = None
-        self._owed = None
-        if meta.evaluation_due and self.settings.evaluation.every:
-            self._owed = meta.stage(self.device)
-        self.guard.reset(meta.skipped_steps)
-        self.quarantine.restore(meta.quarantine)
 
     def _roll_back(self, error: NonFiniteError) -> None:
         """Goes back to the newest checkpoint; raises `error` when that is not asked for, not possible, or no help."""
-        place, times = self._returns
-        self._returns = (self.images, times + 1) if self.images <= place else (self.images, 1)
-        if self.settings.guard.policy != "rollback" or self._returns[1] > self.settings.guard.limit:
+        if not self.guard.returns(self.images):
             raise error
         watchdog.expect(slow=True)
-        self.saver.wait()
-        found, notes = self.folder.newest_valid()
-        if found is None:
+        standing, warnings = self.checkpoints.go_back()
+        if standing is None:
             raise error
-        self._restore(found)
-        self.monitor.rewind(found.images, found.meta.training_metrics)
-        for note in (*notes, f"{error}; back to {found.path}"):
-            self.monitor.say(f"warning: {note}")
+        self._stand_at(standing)
+        self.evaluations.owed = standing.owed
+        self.monitor.rewind(standing.images, standing.metrics)
+        self._warn([*warnings, f"{error}; {standing.origin}"])
 
     def close(self) -> None:
         """Ends threads and files. A checkpoint that is being written is finished first."""
-        self.saver.close()
+        self.checkpoints.saver.close()
         self.data.close()
         self.monitor.close()
         if self.trace is not None:

@@ -159,7 +159,7 @@ def test_a_run_ends_when_too_many_saves_in_a_row_fail(
     with pytest.raises(OSError, match="images-000000000024"):
         train(trainer)
     assert trainer.images == 32
-    assert names(trainer.folder.path) == ["images-000000000008"]
+    assert names(trainer.checkpoints.folder.path) == ["images-000000000008"]
 
 
 def test_a_last_save_that_fails_ends_the_run_with_its_error(
