@@ -15,9 +15,12 @@ What they may rely on, and what is relied upon:
 - **Randomness.** Nothing is drawn inside a network. What a decoding needs beside z comes in as `noise`, a flat
   [B, noise_size(resolution)] from N(0, 1), drawn by position of the run (step/randomness.py).
 - **Samples are independent.** Row k of an output depends on row k of the inputs alone, so that passes may be
-  concatenated and a batch may be divided among micro-batches and processes without a change of the result.
-- **Buffers** are constants. A network that changes one in a pass (running statistics) would move in passes that are not
-  part of a step: previews, discarded backwards, refused steps.
+  concatenated and a batch may be divided among micro-batches and processes without a change of the result. A network
+  with statistics over its batch says `concatenates = False`: it sees one kind of images in each pass, and what it
+  learns depends on how many images a process takes at once.
+- **Buffers** are constants, and a network that has any says so by `constant_buffers = True`; `build` refuses others.
+  One that is changed in a pass (running statistics) would move in passes that are not part of a step: previews,
+  discarded backwards, refused steps.
 - **Types.** Weights are in the run's precision; inside bf16's autocast a network returns fp32 all the same.
 - Initial weights follow from torch's generator, which `build` seeds; no network reads files or knows of processes.
 """
@@ -36,6 +39,10 @@ class Network(nn.Module):
 
     checkpoint_activations = False
     """Whether activations are recomputed where that saves most; set from outside, and free to be ignored."""
+    concatenates = True
+    """Whether images of several kinds, as real and generated ones, may be in one batch without a change of any."""
+    constant_buffers = False
+    """Whether there are buffers, which no pass changes. ZeRO 3 has no place for any."""
 
     def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
         """The submodules that a pass at this stage goes through."""
@@ -112,7 +119,18 @@ class ModelSettings(Settings, ABC):
         return prod(self.shape(resolution))
 
     def build(self, seed: int) -> tuple[Encoder, Decoder]:
-        """Both networks on the CPU, their initial weights a function of the seed alone."""
+        """Both networks on the CPU, their initial weights a function of the seed alone.
+
+        ValueError when one has buffers and does not say that they are constant.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.networks()
+            networks = self.networks()
+        for network in networks:
+            names = [name for name, _ in network.named_buffers()]
+            if names and not network.constant_buffers:
+                raise ValueError(
+                    f"{type(network).__name__} has buffers ({', '.join(names[:3])}{', ...' * (len(names) > 3)}), which "
+                    "a pass must not change: remove them, or set constant_buffers = True if they are constants"
+                )
+        return networks

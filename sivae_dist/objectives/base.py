@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVa
 import torch
 from torch import Tensor, nn
 
+from sivae_dist.models.base import Decoder, Encoder
 from sivae_dist.models.stage import Cond, Mixing
 from sivae_dist.objectives.distances import Distance
 from sivae_dist.settings import Settings
@@ -87,6 +88,7 @@ def detached(terms: Terms) -> Terms:
 
 
 class _Objective(nn.Module, Generic[Weights]):
+    player: nn.Module
     partner: nn.Module
     distance: Distance
     """L_rec of Algorithm 2."""
@@ -115,6 +117,9 @@ class _Objective(nn.Module, Generic[Weights]):
 class EncoderObjective(_Objective[Weights], ABC):
     """The encoder's, for Algorithm 2's first half."""
 
+    player: Encoder
+    partner: Decoder
+
     @abstractmethod
     def forward(self, x: Tensor, cond: Cond, draws: Draws) -> EncoderTurn:
         """x: [B, *shape(resolution)]."""
@@ -122,6 +127,9 @@ class EncoderObjective(_Objective[Weights], ABC):
 
 class DecoderObjective(_Objective[Weights], ABC):
     """The decoder's, for Algorithm 2's second half."""
+
+    player: Decoder
+    partner: Encoder
 
     @abstractmethod
     def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> DecoderTurn:

@@ -26,6 +26,7 @@ from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
     IntrospectiveEncoderObjective,
     IntrospectiveSettings,
+    encode_both,
 )
 from sivae_dist.objectives.vae import VaeWeights
 from sivae_dist.settings import PerResolution, at
@@ -62,7 +63,7 @@ class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
         w, batch = self.weights, x.shape[0]
         with self.autocast(x):
             mu, logvar, z, x_r, x_f = self.encode_and_decode(x, cond, draws)
-            mu_2, logvar_2 = self.player(torch.cat((x_r.detach(), x_f)), cond.twice())  # Z_rf, Z_ff
+            mu_2, logvar_2 = encode_both(self.player, torch.cat((x_r.detach(), x_f)), cond)  # Z_rf, Z_ff
         error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
         kl_2 = kl_divergence(mu_2, logvar_2)
@@ -83,7 +84,7 @@ class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
         w, batch = self.weights, x.shape[0]
         with self.autocast(x):
             x_1 = self.decode(z, cond, draws)  # X_r, X_f
-            mu, logvar = self.partner(x_1, cond.twice())  # Z_rf, Z_ff
+            mu, logvar = encode_both(self.partner, x_1, cond)  # Z_rf, Z_ff
         error = self.distance(x, x_1[:batch])
         loss = w.scale * (w.beta_rec * error.mean() + w.beta_neg * kl_divergence(mu, logvar).mean())
         return DecoderTurn(loss, {"loss/decoder": loss.detach()})

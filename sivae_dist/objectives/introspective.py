@@ -9,11 +9,34 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sivae_dist.models.stage import Cond
+from sivae_dist.models.base import Decoder, Encoder
+from sivae_dist.models.stage import Cond, Mixing
 from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Weights
 from sivae_dist.objectives.elbo import reparameterize
 from sivae_dist.objectives.vae import ElboSettings
 from sivae_dist.settings import Images, PerResolution
+
+
+def encode_both(encoder: Encoder, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    """mu and logvar, each [2B, latent], of X_r and X_f, x [2B, ...]; `cond` is that of X [B, ...]."""
+    if encoder.concatenates:
+        mu, logvar = encoder(x, cond.twice())
+    else:
+        mu, logvar = (torch.cat(halves) for halves in zip(*(encoder(half, cond) for half in x.chunk(2)), strict=True))
+    return mu, logvar
+
+
+def decode_both(
+    decoder: Decoder, z: Tensor, cond: Cond, draws: Draws, decodings: tuple[int, int], mixing: Mixing | None = None
+) -> Tensor:
+    """Images [2B, ...] of the two `decodings` of Draws.noise, z [2B, latent]. Styles are mixed in the second alone."""
+    if decoder.concatenates:
+        both = cond.twice()._replace(mixing=mixing and mixing.behind(z[: len(z) // 2]))
+        images: Tensor = decoder(z, both, draws.layer_noise(*decodings))
+        return images
+    conds = (cond, cond._replace(mixing=mixing))
+    halves = zip(z.chunk(2), conds, decodings, strict=True)
+    return torch.cat([decoder(half, told, draws.layer_noise(decoding)) for half, told, decoding in halves])
 
 
 class IntrospectiveEncoderObjective(EncoderObjective[Weights]):
@@ -29,10 +52,8 @@ class IntrospectiveEncoderObjective(EncoderObjective[Weights]):
 
 class IntrospectiveDecoderObjective(DecoderObjective[Weights]):
     def decode(self, z: Tensor, cond: Cond, draws: Draws) -> Tensor:
-        """X_r and X_f, line 20, in one pass: [2B, C, R, R]. Styles are mixed in X_f alone."""
-        both = cond.twice()._replace(mixing=draws.mixing and draws.mixing.behind(z))
-        images: Tensor = self.player(torch.cat((z, draws.z)), both, draws.layer_noise(0, 1))
-        return images
+        """X_r and X_f, line 20: [2B, C, R, R]. Styles are mixed in X_f alone."""
+        return decode_both(self.player, torch.cat((z, draws.z)), cond, draws, (0, 1), draws.mixing)
 
 
 class IntrospectiveSettings(ElboSettings):

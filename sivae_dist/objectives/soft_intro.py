@@ -21,6 +21,8 @@ from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
     IntrospectiveEncoderObjective,
     IntrospectiveSettings,
+    decode_both,
+    encode_both,
 )
 from sivae_dist.objectives.vae import VaeWeights
 from sivae_dist.settings import PerResolution, at
@@ -65,9 +67,9 @@ class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights])
             mu, logvar, z, x_r, x_f = self.encode_and_decode(x, cond, draws)  # lines 5, 8
             # The literal algorithm sends the gradient through X_r into the encoder once more, the authors' code not.
             again = torch.cat((x_r, x_f) if w.stop_gradient == "none" else (x_r.detach(), x_f))
-            mu_2, logvar_2 = encode(again, cond.twice())  # line 9
+            mu_2, logvar_2 = encode_both(encode, again, cond)  # line 9
             z_2 = reparameterize(mu_2, logvar_2, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
-            x_2 = decode(z_2, cond.twice(), draws.layer_noise(2, 3))  # line 10
+            x_2 = decode_both(decode, z_2, cond, draws, (2, 3))  # line 10
         error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)  # line 11
         error_2 = self.distance(torch.cat((x_r, x_f)), x_2)
@@ -93,14 +95,14 @@ class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights])
         w, batch = self.weights, x.shape[0]
         with self.autocast(x):
             x_1 = self.decode(z, cond, draws)  # line 20
-            mu, logvar = self.partner(x_1, cond.twice())  # line 21
+            mu, logvar = encode_both(self.partner, x_1, cond)  # line 21
         # Line 23 misses a minus: lines 26 and 27 and equation 7 need it.
         error = self.distance(x, x_1[:batch])
         fake = w.beta_kl * kl_divergence(mu, logvar)
         if w.gamma_r:
             with torch.no_grad(), self.autocast(x):  # line 22, sg
                 z_2 = reparameterize(mu, logvar, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
-                x_2 = self.player(z_2, cond.twice(), draws.layer_noise(2, 3))
+                x_2 = decode_both(self.player, z_2, cond, draws, (2, 3))
             fake = fake + w.gamma_r * w.beta_rec * self.distance(x_1, x_2)
         fake_r, fake_f = fake[:batch].mean(), fake[batch:].mean()  # lines 24, 25
         loss = w.scale * (w.beta_rec * error.mean() + 0.5 * (fake_r + fake_f))  # line 26, minimised

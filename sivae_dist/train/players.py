@@ -31,6 +31,11 @@ class Players:
     def __init__(self, settings: RunSettings, device: torch.device) -> None:
         self.settings = settings
         encoder, decoder = settings.model.build(settings.seed)
+        if settings.engine.max_batch_per_rank == "auto" and not (encoder.concatenates and decoder.concatenates):
+            raise ValueError(
+                f"model.name={settings.model.name} learns from statistics over a batch, which depend on "
+                "engine.max_batch_per_rank: give a number, not auto"
+            )
         for network in (encoder, decoder):
             network.checkpoint_activations = settings.engine.checkpoint_activations
             network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sivae_dist.config.run_settings import validate
 from sivae_dist.models import Cond, Mixing, Stage
 from sivae_dist.models.layers import Blur, Conv2d, DownsampleConv2d, Linear, UpsampleConv2d
 from sivae_dist.models.stage import blend_real
@@ -13,6 +14,7 @@ from sivae_dist.models.style.decoder import StyledLayer
 from sivae_dist.objectives import SoftIntroSettings
 from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
+from sivae_dist.train.players import Players
 
 VARIANTS = pytest.mark.parametrize("variant", ["paper", "official"])
 STAGES = [(4, False), (8, False), (8, True), (16, False), (16, True)]
@@ -183,6 +185,38 @@ def test_build_follows_from_the_seed_alone() -> None:
     for a, b, c in zip(first, second, other, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
         assert not torch.equal(a.mapping.layers[0].weight, c.mapping.layers[0].weight)
+
+
+class Normalized(StyleSettings):
+    """Has running statistics, or constants like them, beside its layers."""
+
+    constant: bool = False
+
+    def networks(self) -> tuple[StyleEncoder, StyleDecoder]:
+        encoder, decoder = super().networks()
+        decoder.normalize = nn.BatchNorm1d(self.latent)
+        decoder.constant_buffers = self.constant
+        return encoder, decoder
+
+
+def test_buffers_have_to_be_constants() -> None:
+    values = small().model_dump()
+    with pytest.raises(ValueError, match=r"^StyleDecoder has buffers \(normalize.running_mean, .* constant_buffers"):
+        Normalized.model_validate(values).build(0)
+    _, decoder = Normalized.model_validate(values | {"constant": True}).build(0)
+    assert next(name for name, _ in decoder.named_buffers()) == "normalize.running_mean"
+
+
+@pytest.mark.parametrize("network", [StyleEncoder, StyleDecoder])
+def test_statistics_over_a_batch_need_a_size_of_it(monkeypatch: pytest.MonkeyPatch, network: type[nn.Module]) -> None:
+    values = {"model": small().model_dump(), "data": {"path": "unused"}, "device": "cpu"}
+    values |= {"objective": {"name": "vae"}, "schedule": {"images": 64, "batch": 8}}
+    auto, given = (validate(values | {"engine": {"max_batch_per_rank": size}}, "tiny") for size in ("auto", 4))
+    Players(auto, torch.device("cpu"))
+    monkeypatch.setattr(network, "concatenates", False)
+    Players(given, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"^model.name=style .* engine.max_batch_per_rank: give a number, not auto$"):
+        Players(auto, torch.device("cpu"))
 
 
 # What the variants are.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sivae_dist.models import Decoder, Encoder
 from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
 from sivae_dist.objectives.base import Draws
@@ -110,7 +111,7 @@ class Ascended(NamedTuple):
 # --- Two pairs of networks ------------------------------------------------------------------------
 
 
-class MlpEncoder(nn.Module):
+class MlpEncoder(Encoder):
     """Called like the package's encoders; `mlp` below has the formulas again."""
 
     def __init__(self, pixels: int, latent: int, hidden: int = 7) -> None:
@@ -123,7 +124,7 @@ class MlpEncoder(nn.Module):
         return mu, logvar
 
 
-class MlpDecoder(nn.Module):
+class MlpDecoder(Decoder):
     """Two `layers` with a style each, and noise in between."""
 
     def __init__(self, shape: tuple[int, int, int], latent: int, bounded: bool, hidden: int = 7) -> None:
