@@ -161,7 +161,7 @@ class Dataset(ABC):
     device: "torch.device"
     """Of batches and samples."""
     max_faults: float | None = None
-    """The largest share of the training samples that may be replaced in an epoch because they are damaged; None when a
+    """The largest share of the training samples that may be replaced per epoch because they are damaged; None when a
     damaged sample ends the run."""
     wait_seconds: float = 0.0
     """Time that the consumer of `batches` has spent waiting for them."""
@@ -198,7 +198,7 @@ class Dataset(ABC):
                 )
         if needs.classes > len(self.spec.classes):
             have = f"{len(self.spec.classes)} classes" if self.spec.classes else "no labels"
-            raise ValueError(f"{self.where} has {have}, and the model is told {needs.classes} classes")
+            raise ValueError(f"{self.where} has {have}, and the model has {needs.classes} classes")
         if missing := [name for name in needs.extra if name not in self.spec.extra]:
             raise ValueError(f"{self.where} has no {' and no '.join(missing)}, which the model takes")
         if self.train < 1:
@@ -212,7 +212,7 @@ class Dataset(ABC):
         return {}
 
     def notes(self) -> list[str]:
-        """Lines for whoever is about to train on it."""
+        """Lines to show before training on it."""
         return []
 
     def stored_bytes(self, stages: Iterable[int]) -> int:

@@ -40,7 +40,7 @@ def _check(file: BinaryIO, size: int, dtype: np.dtype[Any], shape: tuple[int, ..
             raise ValueError(f"it has version {version} of the format")
         held, fortran, kind = np.lib.format.read_array_header_1_0(file)
     except Exception as error:  # the header is a Python literal: its parser raises nearly anything
-        raise ValueError(f"it is no array ({' '.join(str(error).split()) or type(error).__name__})") from None
+        raise ValueError(f"it is not an array ({' '.join(str(error).split()) or type(error).__name__})") from None
     if (held, fortran, kind) != (shape, False, dtype):
         raise ValueError(f"it holds {kind} {list(held)}, not {dtype} {list(shape)}")
     start = file.tell()

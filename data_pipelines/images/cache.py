@@ -2,7 +2,7 @@
 
     FOLDER/lock             held (flock) whenever files come, go, or are counted
     FOLDER/SHA256           a whole file, named by its content: data sets, and versions of one, never mix
-    FOLDER/SHA256.partial   a file on its way, locked (flock) by whoever fetches it
+    FOLDER/SHA256.partial   a file on its way, locked (flock) by the process that fetches it
 
 A lock ends with the process that holds it, however that ends: a partial file that nobody locks is left over, and is
 taken over or removed. A partial file has its full length from the start, so that the lengths of all files are the room
@@ -143,7 +143,7 @@ class Cache:
             self._pause()
         fill(partial)
         with _explained(self.folder):
-            os.fsync(partial.descriptor)  # some file systems tell only now that they are full
+            os.fsync(partial.descriptor)  # some file systems report only now that they are full
         descriptor = os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC)
         with self._locked():
             partial.path.rename(self.folder / record.sha256)

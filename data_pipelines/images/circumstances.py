@@ -8,7 +8,7 @@ _RUN_AGAIN = "then run the same command again"
 
 
 class CircumstanceError(OSError):
-    """The machine cannot go on; one line says why and what to do. It is never a reason to replace or leave out data.
+    """The machine cannot continue; one line says why and what to do. It is never a reason to replace or leave out data.
 
     `errno` is the system's number, None for a lack of memory that a library noticed.
     """

@@ -144,7 +144,7 @@ class DaliDecoder:
             batch_size=room,
             num_threads=self._threads,
             device_id=torch.cuda.current_stream(self._device).device_index if on_gpu else None,
-            prefetch_queue_depth=1,  # whoever asks for a batch waits for it; the loader reads ahead
+            prefetch_queue_depth=1,  # the caller waits for its batch; the loader reads ahead
         )
         with pipeline:
             stored = fn.external_source(name="stored", dtype=types.UINT8, ndim=1)

@@ -49,7 +49,7 @@ class ImageSettings(DatasetSettings):
     prefetch: Annotated[int, MAY_CHANGE] = Field(4, ge=1)
     """Batches that are read ahead."""
     faults: Annotated[Literal["fatal", "quarantine"], MAY_CHANGE] = "fatal"
-    """A sample that is damaged or missing ends the run; or another takes its place, which is told and counted."""
+    """A sample that is damaged or missing ends the run; or another takes its place, which is reported and counted."""
     max_faults: Annotated[float, MAY_CHANGE] = Field(0.001, ge=0, le=1)
     """Under quarantine the run ends when more than this share of the training samples had to be replaced in an
     epoch; one is always allowed."""

@@ -25,7 +25,7 @@ from data_pipelines.order import Order
 
 
 class LoaderSettings(Protocol):
-    """What a loader is told by the settings of its data set."""
+    """What a loader needs of its data set's settings."""
 
     @property
     def flip(self) -> bool: ...
@@ -66,7 +66,7 @@ class Loader:
         self.wait_seconds = 0.0
         """Time that the consumer has spent waiting here."""
         self._readers: dict[int, Reader] = {}
-        self._expected: tuple[int, list[int]] | None = None  # resolution and shards that the store was told of
+        self._expected: tuple[int, list[int]] | None = None  # resolution and shards that the store expects
         self._decoded = 0  # by readers that are closed
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="loader")
 

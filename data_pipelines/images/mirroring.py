@@ -1,4 +1,4 @@
-"""Whether pictures may be mirrored (`data.flip`), as far as a prepared set's description tells."""
+"""Whether pictures may be mirrored (`data.flip`), as far as a prepared set's description says."""
 
 import re
 from pathlib import PurePath

@@ -53,7 +53,7 @@ Progress = Callable[[int, int], None]
 
 
 class PrepareError(ValueError):
-    """A preparation cannot go on; the message is one line that says why and what to do."""
+    """A preparation cannot continue; the message is one line that says why and what to do."""
 
 
 class PrepareSettings(Settings):
@@ -187,7 +187,7 @@ class _Job:
         return f"{shown_name(self.source.listing.names[position])} in {self.where}"
 
     def _estimate(self, plan: Plan, tars: list[OutputFile], done: int) -> int:
-        """Bytes of a whole shard: its arrays, and its tars as far as its images so far tell."""
+        """Bytes of a whole shard: its arrays, and its tars estimated from its images so far."""
         arrays = [r * r for r in self.settings.levels if r <= self.settings.array_max_resolution]
         written = sum(tar.bytes for tar in tars)
         return (sum(arrays) * self.settings.channels + written // max(done, 1)) * len(plan.positions)
@@ -225,7 +225,7 @@ def prepare(
     copied because it is packed or lies elsewhere. `follow_links`: take what symbolic links of a folder lead to outside
     of it.
 
-    Raises PrepareError with one line for everything that a user can mend. After that, or after an
+    Raises PrepareError with one line for everything that a user can fix. After that, or after an
     interruption, the same call continues where it ended.
     """
     where, dest, settings = os.path.expanduser(str(source)), Path(dest).expanduser(), settings or PrepareSettings()

@@ -249,7 +249,7 @@ class Reader:
             yield shard, places, samples[places] - self._starts[shard]
 
     def _shard(self, number: int) -> _ArrayShard | _TarShard:
-        """An open shard. Whoever holds the object may go on using it after it has been dropped from the
+        """An open shard. A caller may continue to use the object after it has been dropped from the
         cache. Raises SampleError, and again without a new attempt as long as this shard is among the latest."""
         with self._lock:
             if self._closed:

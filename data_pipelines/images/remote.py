@@ -79,7 +79,7 @@ class RemoteStore(Store):
                 self._check_open()
                 text += chunk
                 if len(text) > MAX_MANIFEST_BYTES:
-                    raise TransferError(f"it has more than {MAX_MANIFEST_BYTES} bytes: this is no manifest", final=True)
+                    raise TransferError(f"it has more than {MAX_MANIFEST_BYTES} bytes: not a manifest", final=True)
         return bytes(text)
 
     def file(self, record: FileRecord) -> Path:
@@ -100,12 +100,12 @@ class RemoteStore(Store):
     def expect(self, records: Sequence[FileRecord]) -> None:
         """Fetches these files in the background, as far as what nobody has asked for yet fits into half the cache.
 
-        What fails there is tried again, and told, when it is asked for.
+        A failure there is retried, and reported, when the file is requested.
         """
         self._ahead.expect(records)
 
     def close(self) -> None:
-        """Ends transfers and threads; whoever waits for a file meanwhile has an OSError."""
+        """Ends transfers and threads; threads that wait for a file get an OSError."""
         self._closing.set()
         self._transport.close()
         self._ahead.join()
@@ -206,7 +206,7 @@ class _Ahead:
                 try:
                     self._fetch(record)
                     break
-                except OSError:  # whoever asks for the file will try, and fail, in the open
+                except OSError:  # a later request for the file retries and reports
                     continue
 
     def _next(self) -> FileRecord | None:

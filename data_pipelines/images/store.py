@@ -13,7 +13,7 @@ class Store(ABC):
     """The files of a prepared data set. Any number of threads may use one at once. It closes itself after a `with`."""
 
     remote = False
-    """Whether files come from elsewhere, so that it pays to tell which are expected."""
+    """Whether files come from elsewhere, so that it pays to announce which will be needed."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -42,7 +42,7 @@ class Store(ABC):
         """These files will be asked for soon, in this order."""
 
     def close(self) -> None:  # noqa: B027
-        """Ends what goes on in the background."""
+        """Ends the work in the background."""
 
     def __enter__(self) -> Self:
         return self

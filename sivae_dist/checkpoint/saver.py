@@ -1,4 +1,4 @@
-"""Saving while training goes on: a copy of the tensors, one thread, and a process group that only it uses."""
+"""Saving while training continues: a copy of the tensors, one thread, and a process group that only it uses."""
 
 import shutil
 from collections.abc import Callable, Mapping

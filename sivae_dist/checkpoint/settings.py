@@ -14,20 +14,20 @@ class CheckpointSettings(Settings):
     every: Images = 100_000
     """Images between two checkpoints; 0 saves at the end of the run only."""
     keep: int = Field(2, ge=2)
-    """Newest checkpoints that stay; at least 2, as the newest may not survive a machine's death."""
+    """Number of newest checkpoints that stay; at least 2, as a machine's failure may damage the newest."""
     keep_every: Images = 0
-    """A checkpoint of every so many images stays for good; 0 for none."""
+    """Images between checkpoints that stay for good; 0 for none."""
     keep_best: int = Field(0, ge=0)
-    """Best checkpoints that stay, by `best_metric`. More than 0 saves at every evaluation as well."""
+    """Number of best checkpoints that stay, by `best_metric`. If greater than 0, every evaluation saves one too."""
     best_metric: str = RECONSTRUCTION
     """A value of metrics.jsonl (the last row before a checkpoint), or of the evaluation at a checkpoint
     (`evaluation/fid`). Of two resolutions the larger one is better, whatever the values."""
     best_mode: Literal["min", "max"] = "min"
-    """Whether the least or the greatest value of `best_metric` is the best."""
+    """Whether the smallest or the largest value of `best_metric` is best."""
     background: bool = True
-    """Write while training goes on. A checkpoint is the same either way."""
+    """Write while training continues. The checkpoint is the same either way."""
     max_failures: int = Field(3, ge=1)
-    """Failed saves in a row that stop the run; before that, a failed one is tried again at the next checkpoint."""
+    """Consecutive failed saves that stop the run; until then training continues to the next checkpoint."""
 
     def most_kept(self, images: int) -> int:
         """Checkpoints of a run of so many images that lie on disk at once at most, with one that is being written."""
@@ -38,7 +38,7 @@ class CheckpointSettings(Settings):
 
 class InitSettings(Settings):
     run: Path | None = None
-    """Another run, or one of its checkpoints: its networks and their averages. Progress and optimizer begin anew."""
+    """Another run or one of its checkpoints. Its networks and averages are used; progress and optimizer start anew."""
     weights: Path | None = None
     """A safetensors file with `encoder.NAME` and `decoder.NAME`; the averages begin as copies."""
 

@@ -43,7 +43,7 @@ def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Shape and type of each, as the manifest has them. TypeError for what is no tensor."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):  # the storage would write a file that nobody can read
-            raise TypeError(f"{name} is no tensor")
+            raise TypeError(f"{name} is not a tensor")
     return {
         name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
         for name, tensor in tensors.items()

@@ -54,7 +54,7 @@ class RunSettings(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     """Adam, for both networks."""
     ema: EmaSettings = EmaSettings()
-    """The moving average of the weights, with which samples are drawn."""
+    """The moving average of the weights, used to draw samples."""
     engine: AnyEngine = Field({}, validate_default=True)
     """How the steps are computed, and how processes share them."""
     checkpoint: Annotated[CheckpointSettings, MAY_CHANGE] = CheckpointSettings()
@@ -64,9 +64,9 @@ class RunSettings(Settings):
     evaluation: Annotated[EvaluationSettings, MAY_CHANGE] = EvaluationSettings()
     """Metrics in training, and the defaults of `sivae evaluate`."""
     guard: Annotated[GuardSettings, MAY_CHANGE] = GuardSettings()
-    """What happens when a loss or gradient is not finite."""
+    """What to do when a loss or gradient is not finite."""
     watchdog: Annotated[WatchdogSettings, MAY_CHANGE] = WatchdogSettings()
-    """When a process that makes no progress ends the run."""
+    """When a process without progress ends the run."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> "RunSettings":

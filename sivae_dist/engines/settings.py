@@ -57,7 +57,7 @@ class EngineSettings(Settings, ABC):
     """Images that one process takes at once; larger shares are accumulated in equal parts. One number, or one for each
     resolution (those left out have no limit); None: no limit; `auto`: as many as fit, found at the start."""
     rehearsal: Annotated[Literal["auto", "step", "trace", "none"], MAY_CHANGE] = "auto"
-    """How it is found out at the start whether the largest step fits into memory. `step`: it is tried and not taken.
+    """How the start checks that the largest step fits into memory. `step`: the step is computed and discarded.
     `trace`: its memory is estimated. `auto`: `step` on GPUs and `trace` on CPUs."""
 
     checkpoint_activations: Annotated[bool, MAY_CHANGE] = False

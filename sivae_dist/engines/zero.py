@@ -56,7 +56,7 @@ class ZeroEngine(Engine[NetworkT, InputT, TurnT]):
         """After DeepSpeed has laid out its own state."""
 
     def _close(self) -> None:
-        """Ends the DeepSpeed engine. Whoever wants what it holds asks before."""
+        """Ends the DeepSpeed engine. Read what it holds before."""
         if self._engine is None:
             return
         self._engine.destroy()

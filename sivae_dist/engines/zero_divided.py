@@ -216,7 +216,7 @@ class DividedEngine(DividedOptimizerEngine[NetworkT, InputT, TurnT]):
     def _discard(self) -> None:
         if self._engine is not None:
             self._engine.empty_partition_cache()
-            for module in self._engine.module.modules():  # the next engine would go on with what this one left there
+            for module in self._engine.module.modules():  # the next engine would continue with what this one left there
                 for name in ("pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "ds_grads_remaining"):
                     module.__dict__.pop(name, None)
         super()._discard()

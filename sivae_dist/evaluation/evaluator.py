@@ -83,8 +83,8 @@ class Evaluator:
         """All values that can be had, those of reconstructions last, the same on all processes; in IEEE fp32 (fp64 for
         a model in fp64), whatever training computes in.
 
-        Metrics of features are left out when `prepare` found something missing. Raises StoppedError when told not to
-        go on, and SampleError for a damaged image where that is fatal.
+        Metrics of features are left out when `prepare` found something missing. Raises StoppedError when asked to
+        stop, and SampleError for a damaged image where that is fatal.
         """
         common = {
             "weights": "live" if model.live else "ema",

@@ -1,4 +1,4 @@
-"""What goes on beside an evaluation: signs of life, requests to stop, and a line now and then."""
+"""Beside an evaluation: signs of life, requests to stop, and a line now and then."""
 
 from collections.abc import Callable
 from time import monotonic

@@ -15,30 +15,30 @@ from sivae_dist.settings import Images, Settings
 
 class EvaluationSettings(Settings):
     every: Images = 0
-    """Images between two evaluations in training, and one at its end; 0 for none."""
+    """Images between evaluations in training, with one more at the end; 0 for none."""
     metrics: tuple[Annotated[str, name_in(METRICS)], ...] = USUAL_METRICS
     """`fid` and `kid` of samples, with an extractor; `psnr`, `ssim` and `mse` of reconstructions of the test split; and
     metrics that were added (docs/evaluation.md)."""
     samples: int = Field(50_000, ge=2)
-    """Samples that are drawn, for metrics that need them."""
+    """Number of samples drawn, for metrics that need them."""
     reference: Literal["train", "test", "all"] = "train"
-    """The real images that they are compared with."""
+    """The real images that samples are compared with."""
     reference_samples: Annotated[int, Field(ge=2)] | None = None
-    """How many of these at most, the first ones; None for all."""
+    """Use only this many of them, from the first; None for all."""
     extractor: Annotated[str, name_in(EXTRACTORS)] = USUAL_EXTRACTOR
-    """`inception-v3-compat`: torch-fidelity's port of the Inception network of 2015, whose weights have to be had.
+    """`inception-v3-compat`: torch-fidelity's port of the Inception network of 2015, whose weights file is needed.
     `inception-v3-random`: the same with random weights of a fixed seed at 139 px, which needs no file."""
     layer: Literal["64", "192", "768", "2048"] = "2048"
     """Dimensions of the features."""
     weights: str | None = None
     """The file of weights of `inception-v3-compat`; `~` and `$VARIABLES` are replaced. By default torch's hub cache
-    (`$TORCH_HOME/hub/checkpoints`), into which it is downloaded when that is possible."""
+    (`$TORCH_HOME/hub/checkpoints`), into which it is downloaded if possible."""
     sha256: str | None = None
-    """The checksum of `weights`, or its beginning, when they are not those of 2015 on purpose."""
+    """Checksum of `weights`, or its first digits, if they deliberately differ from those of 2015."""
     test_samples: Annotated[int, Field(ge=1)] | None = None
-    """How many images of the test split are reconstructed at most, the first ones; None for all."""
+    """Reconstruct only this many images of the test split, from the first; None for all."""
     batch: int = Field(50, ge=1)
-    """Images that a process handles at a time."""
+    """Images per batch and process."""
     seed: int = 0
     """Of the samples' latents."""
     live: bool = False

@@ -87,7 +87,7 @@ class ModelSettings(Settings, ABC):
 
     @property
     def classes(self) -> int:
-        """Classes that the networks are told; 0 when they are told none."""
+        """Number of classes of the labels that the networks receive; 0 without labels."""
         return 0
 
     @property

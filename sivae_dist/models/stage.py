@@ -1,4 +1,4 @@
-"""What a network is told beside its input."""
+"""What a network receives beside its input."""
 
 from typing import NamedTuple, Self
 
@@ -31,7 +31,7 @@ class Mixing(NamedTuple):
 
 
 class Cond(NamedTuple):
-    """What a network is told beside its input. Objectives hand it on and do not look inside."""
+    """What a network receives beside its input. Objectives pass it on and do not look inside."""
 
     stage: Stage
     label: Tensor | None = None

@@ -1,1 +1,1 @@
-"""What a run tells: figures in files, TensorBoard, the terminal."""
+"""What a run logs: values in files, TensorBoard, the terminal."""

@@ -67,7 +67,7 @@ class Reporter:
     def progress(
         self, images: int, phase: Sequence[str], rate: float | None, details: Sequence[Sequence[str]] = ()
     ) -> None:
-        """After every step. `rate`: images a second of late, None while unknown; `phase`, and each of `details`: the
+        """After every step. `rate`: recent images per second, None while unknown; `phase`, and each of `details`: the
         variants of a short description, the longest first."""
         if not self.enabled:
             return

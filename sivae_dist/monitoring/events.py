@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 class Events:
     """Writes scalars and image grids. On resume, whatever was written past the checkpoint is taken back.
 
-    A run does not end because its curves cannot be written (metrics.jsonl has the numbers): that is told once, and
-    tried again with a new file, not twice in a second: readers take files in the order of the seconds in their names.
+    A run does not end because its curves cannot be written (metrics.jsonl has the numbers): that is reported once, and
+    retried with a new file, not twice in a second: readers take files in the order of the seconds in their names.
     """
 
     def __init__(self, folder: Path, images: int, warn: Callable[[str], object] = warnings.warn) -> None:

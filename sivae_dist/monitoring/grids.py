@@ -14,7 +14,7 @@ _NAME = re.compile(r"[a-z_]+-(\d{12})\.png")
 class GridFiles:
     """Writes grids under their names and the number of images seen. On resume, those past the checkpoint are removed.
 
-    A run does not end because a grid cannot be written: the reason is told once.
+    A run does not end because a grid cannot be written: the reason is reported once.
     """
 
     def __init__(self, folder: Path, images: int, warn: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""What a run does, told to files, TensorBoard and the terminal at once; silent on all processes but the first."""
+"""Logs a run to files, TensorBoard and the terminal; silent on all processes but the first."""
 
 import resource
 from collections import deque
@@ -168,7 +168,7 @@ class Monitor:
             self.say(f"warning: {self.run.curves} cannot be written: {error}")
 
     def sync(self) -> None:
-        """Before a checkpoint: what it will claim to have been told must be on disk. Safe from any thread."""
+        """Before a checkpoint: every row that it will count as logged must be on disk. Safe from any thread."""
         if self.speaks:
             self._metrics.sync()
             self._evaluation.sync()

@@ -1,4 +1,4 @@
-"""When a run tells what."""
+"""When a run logs what."""
 
 from pydantic import Field
 

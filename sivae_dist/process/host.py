@@ -20,7 +20,7 @@ class HostMemory(NamedTuple):
     total: int
     """Of the machine, or the smallest limit on this process's control groups (containers, SLURM's --mem)."""
     available: int
-    """Of that, what is free or would be freed for whoever asks."""
+    """Of that, what is free or would be freed on demand."""
 
 
 def host_memory() -> HostMemory:

@@ -1,4 +1,4 @@
-"""Printing that never ends what it tells of: to a closed pipe, a terminal that is gone, a file on a full disk."""
+"""Printing that never ends the program: to a closed pipe, a terminal that is gone, a file on a full disk."""
 
 import errno
 import io
@@ -30,7 +30,7 @@ class _Lasting(io.FileIO):
             try:
                 if (written := super().write(data)) is not None:
                     return written
-                select.select([], [self.fileno()], [])  # set not to block by whoever shares the terminal
+                select.select([], [self.fileno()], [])  # set to non-blocking by another program on the terminal
             except OSError as error:
                 self._gone = error.errno in _GONE
                 if not self._warned:

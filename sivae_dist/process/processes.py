@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class PeerError(RuntimeError):
-    """Another process has failed, and tells why itself."""
+    """Another process has failed, and reports why itself."""
 
 
 _CUT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")

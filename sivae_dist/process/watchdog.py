@@ -16,9 +16,9 @@ from sivae_dist.settings import Settings
 
 class WatchdogSettings(Settings):
     step_seconds: float = Field(600.0, gt=0)
-    """Longest that a step may take, with its data, before the process ends itself."""
+    """Maximum time of a step, with its data, before the process ends itself."""
     slow_seconds: float = Field(3600.0, gt=0)
-    """The same for the start, the first step at another resolution (where code is compiled), and the last save."""
+    """The same for the start, the first step at a new resolution (which may compile code), and the last save."""
 
 
 _settings: WatchdogSettings | None = None

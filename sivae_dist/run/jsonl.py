@@ -65,7 +65,7 @@ class Rows:
     def __init__(self, path: Path, images: int, warn: Callable[[str], object] | None = None) -> None:
         """Rows past `images`, and a last row that was cut short, are removed.
 
-        With `warn` nobody depends on the file: where it cannot be written, that is told once, and rows wait for it.
+        With `warn` nobody depends on the file: where it cannot be written, that is reported once, and rows wait for it.
         """
         self.path = path
         self._warn = warn
@@ -97,7 +97,7 @@ class Rows:
             self._waiting += _line({"images": images, **values})
             try:
                 self._hand_over(self._file)
-            except OSError as error:  # else `sync` tells, and no checkpoint is written without it
+            except OSError as error:  # else `sync` reports it, and no checkpoint is written without it
                 self._tell(error)
 
     def _tell(self, error: OSError) -> None:
@@ -147,4 +147,4 @@ def _belongs(line: bytes, images: int) -> bool:
 
 
 def _silent(message: str) -> None:
-    """It has been told."""
+    """It has been reported."""

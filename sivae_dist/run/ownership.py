@@ -16,7 +16,7 @@ _PATIENCE = 1.0
 
 @contextmanager
 def owned(run: Path) -> Iterator[str | None]:
-    """Keeps other commands from training this run; gives a line to tell when the last owner died in office.
+    """Keeps other commands from training this run; gives a line to report if the last owner exited without release.
 
     ValueError naming host and process when the run has a living owner.
     """

@@ -13,12 +13,12 @@ from sivae_dist.step.schedule import Step
 
 class GuardSettings(Settings):
     policy: Literal["stop", "skip", "rollback"] = "stop"
-    """`stop` ends the run; `skip` leaves the step out and counts it; `rollback` goes back to the last checkpoint.
+    """`stop` ends the run; `skip` skips the step and counts it; `rollback` returns to the last checkpoint.
 
-    A step that is left out moves no weight and no optimizer state; the averages go on moving towards the weights.
+    A step that is left out moves no weight and no optimizer state; the averages continue to move towards the weights.
     """
     limit: int = Field(5, ge=1)
-    """Steps left out in a row, or returns from the same place, after which the run ends all the same."""
+    """Consecutive skipped steps, or returns from the same place, after which the run ends anyway."""
 
 
 class NonFiniteError(RuntimeError):
@@ -49,12 +49,12 @@ class Guard:
 
     def note(self, terms: dict[str, Tensor], sound: dict[str, Tensor], norms: dict[str, Tensor], fine: Tensor) -> None:
         """After a step: its terms, whether each optimizer's state was finite, the gradients' norms, and whether both
-        players' steps were taken. What comes first here is told first, being the cause of what follows."""
+        players' steps were taken. The first here is reported first, as the cause of the rest."""
         checks = {name: torch.isfinite(term) for name, term in terms.items()}
         checks |= {f"the optimizer's state of the {name}": state for name, state in sound.items()}
         checks |= {name: torch.isfinite(norm) for name, norm in norms.items()}
         finite = torch.stack(list(checks.values()))
-        first = self._in_row == 0  # what is told is the first such step, not what it led to
+        first = self._in_row == 0  # the first such step is reported, not its consequences
         if self._finite is not None and self._names == list(checks):  # another segment has other terms
             finite = torch.where(first, finite, self._finite)
         self._names, self._finite = list(checks), finite
@@ -63,9 +63,9 @@ class Guard:
         self._fine = fine
 
     def check(self, step: Step) -> str | None:
-        """Waits for the device. Returns a line to tell when steps have been left out since the last look.
+        """Waits for the device. Returns a line to report when steps have been left out since the last look.
 
-        NonFiniteError when the run cannot simply go on. All processes decide alike, since a gradient holds what any
+        NonFiniteError when the run cannot simply continue. All processes decide alike, since a gradient holds what any
         of them found.
         """
         in_row, skipped = int(self._in_row), int(self.skipped)

@@ -18,7 +18,7 @@ class OptimizerSettings(Settings):
     eps: float = Field(1e-8, gt=0)
     """Added to the denominator of Adam's step."""
     clip: float | None = Field(None, gt=0)
-    """Largest norm of a network's gradient; None does not clip."""
+    """Maximum norm of a network's gradient; None: no clipping."""
 
     def build(self, parameters: ParamsT) -> Adam:
         """An optimizer for these parameters, or groups of them; those without a gradient are left alone."""

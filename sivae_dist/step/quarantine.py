@@ -17,7 +17,7 @@ class Quarantine:
         self.train = data.train
         self.max_faults = data.max_faults or 0.0
         self.limit = max(1, int(self.max_faults * data.train))
-        """Samples that may be replaced in an epoch."""
+        """Samples that may be replaced per epoch."""
         self.total = 0
         """Samples replaced since the run began, once for every time that they would have been seen."""
         self._epoch = self._in_epoch = 0
@@ -36,8 +36,8 @@ class Quarantine:
             self._vote = dist.all_reduce(self._count, group=self._group, async_op=True)
 
     def check(self) -> list[str]:
-        """Lines to tell, the same on all processes: one for each damaged sample, or shard that cannot be opened, that
-        was not told of before. SampleError, on all processes in the same step, when an epoch has had too many."""
+        """Lines to report, the same on all processes: one for each damaged sample, or shard that cannot be opened, that
+        was not reported before. SampleError, on all processes in the same step, when an epoch has had too many."""
         if not self._active:
             return []
         if self._vote is not None:

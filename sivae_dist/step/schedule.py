@@ -26,14 +26,14 @@ class ScheduleSettings(Settings):
     epochs: PerResolution | None = None
     """The same in passes over the training samples."""
     blend: SharePerResolution = 0.5
-    """Share of a phase during which its resolution is blended in; the first phase has no transition."""
+    """Share of a phase over which its resolution is blended in; the first phase has no transition."""
     blend_of: dict[int, Images] = {}
     """Images that `blend` is a share of, where not of the whole phase. A run that is prolonged in the midst of a phase
     sets it by itself, so that the transition stays as it was."""
     blend_curve: Literal["linear", "cosine"] = "cosine"
     """`cosine`: half a cosine, as the authors; `linear`: as StyleGAN."""
     batch: IntPerResolution = 32
-    """Images of one step over all processes."""
+    """Images per step, over all processes."""
     lr_encoder: PerResolution = 0.0015
     """Learning rate of the encoder."""
     lr_decoder: PerResolution = 0.0015

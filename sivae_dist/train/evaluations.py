@@ -40,7 +40,7 @@ class Evaluations:
         say = self.monitor.say
         evaluator = Evaluator(self.settings.evaluation, data, data.device, say, Progress(stop, say).tick)
         if problem := evaluator.prepare():
-            say(f"warning: {problem}; without it training goes on and the rest is measured")
+            say(f"warning: {problem}; without it training continues and the other metrics are measured")
         return evaluator
 
     def take(self, stage: Stage, images: int, *, put_off: bool) -> dict[str, float] | None:

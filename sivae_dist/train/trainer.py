@@ -116,18 +116,17 @@ class Trainer:
             terms = self._train_step(step, batch)
             last = step.end >= self.schedule.total
             stopped = self.stop.decided()
-            told = last or crosses(step, every.scalars_every)
+            logged = last or crosses(step, every.scalars_every)
             measured = crosses(step, measuring.every) or (last and measuring.every > 0)
             saved = last or stopped or crosses(step, saving.every) or (measured and saving.keep_best > 0)
-            if (
-                self.device.type == "cpu" or told or saved or measured
-            ):  # elsewhere it would wait for the device every step
+            # On other devices than a CPU, checking every step would make the host wait for the device.
+            if self.device.type == "cpu" or logged or saved or measured:
                 if message := self.guard.check(step):
                     self.monitor.say(message)
             self._warn(self.quarantine.check())
             self.players.average(step.batch)
             self.images = step.end
-            if told:
+            if logged:
                 self._log(step, terms)
             if crosses(step, every.images_every) or (last and every.images_every):
                 self._log_images(step)
@@ -254,7 +253,7 @@ class Trainer:
 
 
 def make_schedule(settings: RunSettings, train: int) -> Schedule:
-    """`train`: samples of an epoch."""
+    """`train`: samples per epoch."""
     return Schedule(settings.schedule, settings.model.resolutions, train, settings.objective.warmup_images)
 
 

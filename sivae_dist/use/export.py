@@ -87,7 +87,7 @@ def export(
     checkpoint (pretrained.choose), or the licence is no identifier.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
-        raise ValueError(f"{license!r} is no licence identifier; write one like apache-2.0, cc-by-4.0 or other")
+        raise ValueError(f"{license!r} is not a licence identifier; write one like apache-2.0, cc-by-4.0 or other")
     if out.exists():
         raise ValueError(f"{out} exists already; remove it or name another directory")
     run = RunDirectory(path)
@@ -202,7 +202,7 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
         decoder=counts[1],
         weights="moving averages (EMA)" if config.weights == "ema" else "as they stood in training, not averaged",
         data=config.data,
-        license="none was stated: ask whoever made this model" if license == UNKNOWN_LICENSE else license,
+        license="none was stated: ask the author of this model" if license == UNKNOWN_LICENSE else license,
         values=_values(config, evaluations),
     )
 

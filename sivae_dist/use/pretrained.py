@@ -1,4 +1,4 @@
-"""Trained networks, for pictures, evaluation and whoever wants to use them, and how they come out of a run."""
+"""Trained networks for pictures, evaluation and your own programs, and how they are read from a run."""
 
 import warnings
 from collections.abc import Sequence

@@ -178,7 +178,7 @@ def _load(where: str, files: Files, name: str) -> dict[Any, Any]:
         raise SourceError(f"{where} lacks {name}: get it again")
     path, offset, size = files[name]
     if size > _MAX_FILE:
-        raise SourceError(f"{name} in {where} has {size} bytes, more than {_MAX_FILE}: it is no batch of CIFAR's")
+        raise SourceError(f"{name} in {where} has {size} bytes, more than {_MAX_FILE}: it is not a CIFAR batch")
     data = read_part(path, offset, size)
     try:
         content = _Unpickler(data).load()

@@ -122,7 +122,7 @@ def _open(path: Path, axes: int, spool: Spool) -> tuple[Path, tuple[int, ...], i
     start = 4 + 4 * axes
     header = read_head(path, start)
     if len(header) < start or header[:4] != bytes([0, 0, _UBYTE, axes]):
-        raise SourceError(f"{path} is no IDX file with {axes} axes of bytes: get it again")
+        raise SourceError(f"{path} is not an IDX file with {axes} axes of bytes: get it again")
     shape = tuple(int.from_bytes(header[4 * k : 4 * k + 4], "big") for k in range(1, axes + 1))
     size, stored = start + math.prod(shape), path.stat().st_size
     if packed and size <= _MOST_OF_GZIP * stored:

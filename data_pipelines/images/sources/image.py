@@ -1,4 +1,4 @@
-"""A source's image files to pixels: told by content, turned upright, in sRGB, bounded before anything is decoded."""
+"""A source's image files to pixels: detected by content, turned upright, in sRGB, bounded before they are decoded."""
 
 import io
 import logging

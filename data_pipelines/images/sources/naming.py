@@ -1,4 +1,4 @@
-"""Labels and splits that the names of files tell, in a folder, a zip or a tar alike."""
+"""Labels and splits from the names of files, in a folder, a zip or a tar alike."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def list_files(
     read_file: Callable[[str], bytes | None],
     beside: Sequence[int | None] | None = None,
 ) -> Listing:
-    """A listing of files, with what their names tell. Folders around all of them are left out of the names.
+    """A listing of files, with what their names say. Folders around all of them are left out of the names.
 
     Folders `train` and `test` (or `val`) are a split: splits.split_by_folders. Labels come from StyleGAN's
     dataset.json, `{"labels": [["name", k], ...]}`, where there is one at the top. Otherwise the first-level sub-folders

@@ -141,7 +141,7 @@ class _Walk:
             length = int(digits) if digits.isdigit() else 0
             key, equals, value = data[start + len(digits) + 1 : start + length].partition(b"=")
             if not equals or value[-1:] != b"\n":
-                raise self._damaged("an extended header is no list of attributes")
+                raise self._damaged("an extended header is not a list of attributes")
             if key in (b"path", b"size"):
                 found[key.decode()] = _text(value[:-1])
             elif key.startswith(b"GNU.sparse."):

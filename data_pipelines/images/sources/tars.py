@@ -37,7 +37,7 @@ def expand(where: str) -> list[str]:
     try:
         patterns: list[str] = expand_urls(where)
     except (ValueError, AssertionError) as error:  # unbalanced braces; ${NAME} where WDS_NAME is not set
-        raise SourceError(f"source {where} is no pattern ({error}): correct it") from None
+        raise SourceError(f"source {where} is not a valid pattern ({error}): correct it") from None
     found: list[str] = []
     for pattern in patterns:
         if pattern.startswith("file://"):

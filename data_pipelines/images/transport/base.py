@@ -34,11 +34,11 @@ class TransferSettings(Settings):
     """How long to wait, and how often to try."""
 
     retries: int = Field(5, ge=0)
-    """Tries after the first that failed, for what may pass: no connection, silence, server errors, damage."""
+    """Retries after a temporary failure: no connection, a timeout, a server error or a damaged file."""
     backoff: float = Field(1.0, ge=0)
-    """Seconds before the first of them; twice as many before each further one, up to a minute."""
+    """Seconds before the first retry; the wait doubles with each further one, up to a minute."""
     timeout: float = Field(60.0, gt=0)
-    """Seconds without a byte after which a try has failed. However slow, one that goes on is not ended."""
+    """Seconds without a byte after which a try fails. A slow transfer that continues is never ended."""
 
     @property
     def delays(self) -> list[float]:
@@ -62,7 +62,7 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends transfers that are going on, as far as that can be done, with TransferError."""
+        """Ends running transfers, as far as possible, with TransferError."""
 
 
 def is_elsewhere(where: str) -> bool:

@@ -120,7 +120,7 @@ class _Calls:
             self._going.discard(future)
 
     def cancel(self) -> None:
-        """Ends the calls that are going on, and those to come."""
+        """Ends running calls, and refuses new ones."""
         self._cancelled.set()
         for future in tuple(self._going):
             future.cancel()

@@ -14,7 +14,7 @@ from data_pipelines.images.verify.files import chunks, size_of
 from data_pipelines.images.verify.tars import BLOCK, Cut, Gap, Member, padded, walk
 
 TOO_MANY = 1000
-"""Faults in one tar after which nobody wants to know more."""
+"""Faults in one tar after which the rest is only counted."""
 
 DAMAGED = "is damaged (its CRC-32 differs)"
 RESIZED = "has another size in its header than in the index"
@@ -58,7 +58,7 @@ class Examination:
         self._rows: dict[int, int] = {}
         if index is not None:
             self._rows = dict(zip(index["offset"].tolist(), range(expected.count), strict=True))
-        self._explained = np.zeros(expected.count, bool)  # samples that were found, or whose absence was told
+        self._explained = np.zeros(expected.count, bool)  # samples that were found, or whose absence was reported
         self._next = 0  # row of the next sample if none is missing
         self._strangers = 0  # images that are not where the index says
         self._strayed = False  # whether the member before had a wrong size, so that no header is expected after it
@@ -132,7 +132,7 @@ class Examination:
             label = next((m for m in members if m.ending == "cls"), None)
             what, place = (None, 0) if label is None else self._wrong_label(label, row)
         if what is None and not re.fullmatch(r"[0-9]{1,18}", key):
-            what, place = "has a key that is no number", image.header
+            what, place = "has a key that is not a number", image.header
         if what is not None:
             self._fault(what, row, place, key)
             return

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 AT_MOST = 20
-"""Faults named in one file; how many more there are is told in one line."""
+"""Faults named in one file; one line counts the rest."""
 
 
 @dataclass(frozen=True)

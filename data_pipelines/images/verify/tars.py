@@ -85,8 +85,8 @@ def _octal(field: bytes) -> int:
 
 
 def walk(descriptor: int) -> Iterator[Member | Gap | Cut]:
-    """What a tar holds, from its first byte to its last. After bytes that are no header it goes on at the next one,
-    which Python's tarfile and its users do not: they end there without a word."""
+    """What a tar holds, from its first byte to its last. After bytes that are not a header it continues at the next
+    one, which Python's tarfile and its users do not: they end there without a word."""
     size, at = size_of(descriptor), 0
     while at < size:
         block = os.pread(descriptor, BLOCK, at)

@@ -461,7 +461,7 @@ def test_a_key_of_other_characters(root: Path) -> None:
         rebuild(root, set_key(3, key), f"{level}/shard-00001.tar")
     for fault, level in zip(verify(root), ("0016", "0008"), strict=True):
         assert (fault.file, fault.key, fault.sample) == (f"{level}/shard-00001.tar", key, 11)
-        assert "has a key that is no number" in fault.what
+        assert "has a key that is not a number" in fault.what
 
 
 @pytest.mark.parametrize("other", [TAR, "0016/shard-00000.tar"])

@@ -146,7 +146,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 
 def test_only_tensors_are_saved(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"a\.step is no tensor"):
+    with pytest.raises(TypeError, match=r"a\.step is not a tensor"):
         saver_of(tmp_path).save(8, some_tensors() | {"a.step": 7}, None)  # type: ignore[arg-type]
     assert names(tmp_path) == []
 

@@ -107,7 +107,7 @@ def test_a_key_is_explained_as_it_is_typed(key: str) -> None:
     head, *about = explain(key)
     assert head == "schedule.batch: a whole number or one per resolution; default 32"
     assert about == [
-        "  Images of one step over all processes.",
+        "  Images per step, over all processes.",
         "  When a run is resumed, it may change for what lies ahead.",
     ]
 

@@ -56,7 +56,7 @@ def test_the_contract() -> None:
     [
         (Needs({16: (3, 16, 16)}), "discs has nothing at 16, where the model trains: it has 4, 8"),
         (Needs({8: (1, 8, 8)}), r"discs has samples of shape \(3, 8, 8\) at 8, the model \(1, 8, 8\)"),
-        (Needs({8: (3, 8, 8)}, classes=3), "discs has 2 classes, and the model is told 3 classes"),
+        (Needs({8: (3, 8, 8)}, classes=3), "discs has 2 classes, and the model has 3 classes"),
         (Needs({8: (3, 8, 8)}, extra=("partner",)), "discs has no partner, which the model takes"),
     ],
 )
