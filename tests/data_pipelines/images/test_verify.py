@@ -602,8 +602,8 @@ FRAME = np.zeros((8, 3, 4, 4), np.uint8)
         (npy(FRAME)[:-1], "which is not what uint8 [8, 3, 4, 4] takes"),
         (npy(FRAME) + b"\0", "which is not what uint8 [8, 3, 4, 4] takes"),
         (lying(), "it holds uint8 [1000000000000, 3, 4, 4]"),
-        (b"garbage", "it is no array"),
-        (b"", "it is no array"),
+        (b"garbage", "it is not an array"),
+        (b"", "it is not an array"),
     ],
 )
 def test_damaged_arrays(root: Path, content: bytes, what: str) -> None:

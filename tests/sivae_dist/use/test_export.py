@@ -156,7 +156,7 @@ def test_the_card_names_the_licence_and_the_stage(run: Path, tmp_path: Path) -> 
     export(run, tmp_path / "small", checkpoint=16)
     assert "4x4 px, on the way to 8x8" in card_of(tmp_path / "small")[1]
     for license in ("", "my licence", "mit\nlibrary_name: other"):
-        with pytest.raises(ValueError, match="is no licence identifier"):
+        with pytest.raises(ValueError, match="is not a licence identifier"):
             export(run, tmp_path / "none", license=license)
     assert not (tmp_path / "none").exists()
 

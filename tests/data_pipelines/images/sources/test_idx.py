@@ -120,12 +120,12 @@ def test_a_plain_file_is_taken_before_its_gz(mnist: Path, tmp_path: Path) -> Non
 
 WHOLE = idx(grey(0, 12))
 DAMAGE: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "is no IDX file with 3 axes"),
+    "empty": (b"", "is not an IDX file with 3 axes"),
     "cut": (WHOLE[:-1], "claims .12, 28, 20., which its|damaged .only 6735 of 6736"),
     "more": (WHOLE + b"x", "claims .12, 28, 20., which its|damaged .more of 6736"),
     "only a header": (WHOLE[:16], "claims|damaged"),
-    "other numbers": (WHOLE[:2] + b"\x0d" + WHOLE[3:], "is no IDX file with 3 axes of bytes"),
-    "other axes": (idx(np.zeros(12, np.uint8)), "is no IDX file with 3 axes"),
+    "other numbers": (WHOLE[:2] + b"\x0d" + WHOLE[3:], "is not an IDX file with 3 axes of bytes"),
+    "other axes": (idx(np.zeros(12, np.uint8)), "is not an IDX file with 3 axes"),
     "a huge claim": (struct.pack(">HBB3I", 0, 8, 3, *[0xFFFFFFFF] * 3) + bytes(100), "claims .4294967295"),
     "no images": (idx(grey(0, 0)), "holds no images"),
     "images of nothing": (struct.pack(">HBB3I", 0, 8, 3, 12, 0, 28), "holds no images"),

@@ -100,8 +100,8 @@ DAMAGE: dict[str, tuple[bytes, int, str]] = {
     "a large extended header": (extended(tarfile.XHDTYPE, 1 << 40, b"") + THREE, 1, "extended header shall have"),
     "a large long name": (extended(tarfile.GNUTYPE_LONGNAME, 2 << 20, bytes(2 << 20)) + THREE, 1, "extended header"),
     "a negative size": (extended(tarfile.REGTYPE, -512, b"") + THREE, 1, "shall have -512 bytes"),
-    "odd attributes": (extended(tarfile.XHDTYPE, 20, b"99999999999999999999") + THREE, 2, "no list of attributes"),
-    "attributes of length 0": (extended(tarfile.XHDTYPE, 8, b"0 path=x") + THREE, 2, "no list of attributes"),
+    "odd attributes": (extended(tarfile.XHDTYPE, 20, b"99999999999999999999") + THREE, 2, "not a list of attributes"),
+    "attributes of length 0": (extended(tarfile.XHDTYPE, 8, b"0 path=x") + THREE, 2, "not a list of attributes"),
     "an odd size": (extended(tarfile.XHDTYPE, 12, b"12 size=0x1\n") + THREE, 3, "has the size '0x1'"),
     "a name for nothing": (extended(tarfile.GNUTYPE_LONGNAME, 1, b"x") + bytes(1024), 2, "followed by no member"),
 }
