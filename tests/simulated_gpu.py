@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sivae_dist.checkpoint import CheckpointSaver
-from sivae_dist.train import trainer as trainers
+from sivae_dist.train import checkpoints
 
 GPU = torch.device("cuda", 0)
 
@@ -118,7 +118,7 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoHostWaits]:
     monkeypatch.setattr(nn.Module, "to", _replace)
     monkeypatch.setattr(Tensor, "backward", _accumulate)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(trainers, "CheckpointSaver", saver)
+    monkeypatch.setattr(checkpoints, "CheckpointSaver", saver)
     monkeypatch.setattr(CheckpointSaver, "rehearse", lambda *_: None)  # it writes values
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield NoHostWaits()

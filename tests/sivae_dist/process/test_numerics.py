@@ -19,7 +19,7 @@ from sivae_dist.process import numerics
 from sivae_dist.process.numerics import configure, ieee, set_environment
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import Logs
-from sivae_dist.train import trainer
+from sivae_dist.train import checkpoints
 from sivae_dist.use.pretrained import load_run
 from tests.helpers import begin, on_processes, random_set, tiny_settings, train
 
@@ -260,7 +260,7 @@ def test_processes_share_the_cores_when_they_compile(
 
 def _begun_on(hardware: dict[str, object], path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(trainer, "hardware", lambda models, device: hardware)
+        elsewhere.setattr(checkpoints, "hardware", lambda models, device: hardware)
         train(begin(path, tiny_settings(data, "schedule.images={4: 16, 8: 16}")))
 
 
