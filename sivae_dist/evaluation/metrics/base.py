@@ -121,12 +121,18 @@ class Metric(ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose version the value depends on; it is recorded."""
 
+    def __init_subclass__(cls) -> None:
+        """TypeError for a metric that cannot be computed: before an hour of samples has been drawn for it."""
+        super().__init_subclass__()
+        if cls.add is Metric.add and any(need is not Features for need in getattr(cls, "needs", ())):
+            raise TypeError(f"{cls.__name__} needs batches of images and has no `add`")
+
     def add(self, batch: Batch) -> Tensor:
         """A batch of one of the needs, on the device -> fp64 [sums], which is summed over batches and processes.
 
         Computed in IEEE fp32 or fp64, without gradients. Batches of Features do not come; no batch is empty.
         """
-        raise NotImplementedError(f"{type(self).__name__} needs batches and has no `add`")
+        raise NotImplementedError  # a metric of Features alone, which is given none
 
     @abstractmethod
     def value(self, found: Found) -> float:

@@ -20,7 +20,7 @@ from launch.plan.sense import check_best_metric
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.evaluation.extractors import EXTRACTORS
-from sivae_dist.evaluation.metrics import METRICS, Samples
+from sivae_dist.evaluation.metrics import METRICS, Features, Metric, RealImages, Samples
 from sivae_dist.evaluation.rows import describe
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.run.directory import RunDirectory
@@ -183,3 +183,10 @@ def test_no_metric_is_known_outside_its_file_and_the_list() -> None:
 def test_the_page_shows_what_is_tested_here() -> None:
     example = inspect.getsource(importlib.import_module(OWN).Sharpness)
     assert textwrap.indent(example, "    ") in (ROOT / "docs/evaluation.md").read_text()
+
+
+@pytest.mark.parametrize("needs", [(Samples,), (Features, RealImages)])
+def test_a_metric_that_could_not_be_computed_cannot_be_defined(needs: tuple[type, ...]) -> None:
+    with pytest.raises(TypeError, match="Unfinished needs batches of images and has no `add`"):
+        type("Unfinished", (Metric,), {"needs": needs, "value": lambda self, found: 0.0})
+    assert type("Finished", (Metric,), {"needs": (Features,), "value": lambda self, found: 0.0}).needs == (Features,)
