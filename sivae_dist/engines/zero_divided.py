@@ -200,7 +200,9 @@ class DividedEngine(DividedOptimizerEngine[NetworkT, InputT, TurnT]):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        assert not list(self.network.buffers())  # which DeepSpeed would not divide
+        if names := [name for name, _ in self.network.named_buffers()]:  # which DeepSpeed would not divide
+            kind = type(self.network).__name__
+            raise ValueError(f"engine.stage=3 cannot divide the buffers of {kind} ({names[0]}): set engine.stage=2")
         self._template = deepcopy(self.network).to("meta")
         self._deepspeed.zero.Init(
             module=self.network, dtype=self.settings.dtype, config_dict_or_path=self.configuration

@@ -17,6 +17,7 @@ from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.engines.base import Update
 from sivae_dist.models import Cond, Stage
+from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
 from sivae_dist.process.processes import leave, rank, world_size
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import NonFiniteError
@@ -39,6 +40,24 @@ def copies(run: Path, parent: Path, data: Path, *engines: str) -> list[Path]:
 
 
 # What a process holds.
+
+
+def _with_a_buffer(path: Path, data: Path) -> None:
+    networks = StyleSettings.networks
+
+    def more(settings: StyleSettings) -> tuple[StyleEncoder, StyleDecoder]:
+        encoder, decoder = networks(settings)
+        decoder.register_buffer("window", torch.ones(3))
+        decoder.constant_buffers = True
+        return encoder, decoder
+
+    StyleSettings.networks = more  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"^engine.stage=3 cannot divide the buffers of StyleDecoder \(window\): "):
+        begin(path, tiny_settings(data, ENGINES["zero3"]))
+
+
+def test_buffers_are_refused_where_they_cannot_be_divided(data: Path, tmp_path: Path) -> None:
+    on_processes(1, _with_a_buffer, tmp_path / "run", data)
 
 
 def _bytes(tensors: Any) -> int:
