@@ -27,7 +27,7 @@ class CheckpointSettings(Settings):
     background: bool = True
     """Write while training continues. The checkpoint is the same either way."""
     max_failures: int = Field(3, ge=1)
-    """Consecutive failed saves that stop the run; until then training continues to the next checkpoint."""
+    """Consecutive failed saves that stop the run; until then the next checkpoint tries again."""
 
     def most_kept(self, images: int) -> int:
         """Checkpoints of a run of so many images that lie on disk at once at most, with one that is being written."""

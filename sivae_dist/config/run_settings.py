@@ -35,7 +35,7 @@ class RunSettings(Settings):
 
     seed: int = Field(0, ge=0)
     """Seed of the order, flips, latents, noise and initial weights."""
-    device: Annotated[str, AfterValidator(check_name), MAY_CHANGE] = "auto"  # other draws: Trainer._moved
+    device: Annotated[str, AfterValidator(check_name), MAY_CHANGE] = "auto"  # other draws: train/checkpoints.py
     """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
     imports: Annotated[tuple[str, ...], MAY_CHANGE] = ()  # where code is, and not what it does
     """Modules of your own, by name or as `.py` files, that add models, objectives, distances, metrics or data sets.

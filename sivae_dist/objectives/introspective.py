@@ -36,7 +36,7 @@ def decode_both(
         return images
     conds = (cond, cond._replace(mixing=mixing))
     halves = zip(z.chunk(2), conds, decodings, strict=True)
-    return torch.cat([decoder(half, told, draws.layer_noise(decoding)) for half, told, decoding in halves])
+    return torch.cat([decoder(half, one, draws.layer_noise(decoding)) for half, one, decoding in halves])
 
 
 class IntrospectiveEncoderObjective(EncoderObjective[Weights]):

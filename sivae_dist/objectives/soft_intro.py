@@ -96,7 +96,7 @@ class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights])
         with self.autocast(x):
             x_1 = self.decode(z, cond, draws)  # line 20
             mu, logvar = encode_both(self.partner, x_1, cond)  # line 21
-        # Line 23 misses a minus: lines 26 and 27 and equation 7 need it.
+        # Line 23 lacks a minus sign: lines 26 and 27 and equation 7 need it.
         error = self.distance(x, x_1[:batch])
         fake = w.beta_kl * kl_divergence(mu, logvar)
         if w.gamma_r:

@@ -72,7 +72,3 @@ class Quarantine:
         """`state`: what `state` gave, or nothing at all."""
         self.total = state.get("total", 0)
         self._epoch, self._in_epoch = state.get("epoch", 0), state.get("in_epoch", 0)
-
-
-def _position(replaced: Replaced) -> int:
-    return replaced.position

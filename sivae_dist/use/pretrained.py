@@ -66,7 +66,7 @@ class Pretrained:
     def latents(self, first: int, count: int, seed: int = 0) -> Tensor:
         """z [count, latent] from the prior, of the samples number first ... first + count - 1, none of them negative.
 
-        A row follows from the seed and its number alone. Drawn on the CPU, so that it is the same on every device.
+        A row depends only on the seed and its number. Drawn on the CPU, so that it is the same on every device.
         """
         if min(first, count, seed) < 0:
             raise ValueError(f"seed, first and count cannot be negative: {seed}, {first}, {count}")
@@ -161,7 +161,7 @@ class Pretrained:
     def sample(self, count: int, seed: int = 0, *, first: int = 0, truncation: float = 1.0, batch: int = 64) -> Tensor:
         """Images [count, C, R, R] around [-1, 1]: the samples number first ... first + count - 1 of the prior.
 
-        Each follows from the seed and its number alone; w is truncated to `truncation`, of which 1 is none. ValueError
+        Each depends only on the seed and its number; w is truncated to `truncation`, of which 1 is none. ValueError
         for a negative seed or number, and as `truncate`.
         """
         z, labels = self.latents(first, count, seed), self.labels(range(first, first + count))
