@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import torch.distributed as dist
 
 from tests.checkpoints import contents
 from tests.helpers import random_set
+
+# pytest-xdist's processes inherit a width, to which commands would fit what they print into a pipe.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session")
