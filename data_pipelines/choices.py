@@ -1,7 +1,7 @@
-"""Everything that is chosen by `name`: lists of kinds, to which code outside the packages adds its own.
+"""Choices by `name`: registries of kinds, to which code outside these packages can add its own.
 
-A list knows its kinds by name; whoever uses it never names one of them. `one_of` makes a group of settings of it and
-`name_in` a plain name, with the same words for a wrong name everywhere.
+Code that uses a registry never mentions a particular kind. In settings, `one_of(REGISTRY)` declares a group with a
+`name`, and `name_in(REGISTRY)` a plain name; a wrong name gets the same message everywhere.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 
-from data_pipelines.problems import none_of
+from data_pipelines.problems import not_one_of
 
 Kind = TypeVar("Kind")
 
@@ -20,7 +20,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
     """The kinds of one thing by name, in the order in which they were added."""
 
     def __init__(self, what: str, kinds: Mapping[str, Kind] = MappingProxyType({})) -> None:
-        """`what` one kind is called in messages, `objective` say; of settings, also their key."""
+        """`what`: the word for one kind in messages, such as `objective`; for settings, also their key."""
         self.what = what
         self._kinds = dict(kinds)
 
@@ -30,7 +30,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         def added(kind: Kind) -> Kind:
             known = self._kinds.get(name)
             if known is not None and _place(known) != _place(kind):
-                raise ValueError(f"there is a {self.what} {name} already: {'.'.join(_place(known))}")
+                raise ValueError(f"the {self.what} {name} exists already: {'.'.join(_place(known))}")
             self._kinds[name] = kind
             return kind
 
@@ -39,7 +39,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
     def __getitem__(self, name: str) -> Kind:
         """ValueError, with the nearest name, when there is none."""
         if name not in self._kinds:
-            raise ValueError(none_of(name, list(self._kinds)))
+            raise ValueError(not_one_of(name, list(self._kinds)))
         return self._kinds[name]
 
     def __contains__(self, name: object) -> bool:
@@ -73,7 +73,8 @@ class OneOf:
     def _validated(self, value: Any) -> BaseModel:
         if isinstance(value, BaseModel):
             if type(value) not in self.registry.values():
-                raise ValueError(f"{type(value).__name__} is no {self.registry.what} of ours; add it to the registry")
+                what = self.registry.what
+                raise ValueError(f"{type(value).__name__} is not a registered {what}; add it to the registry")
             return value
         if not isinstance(value, dict):
             raise PydanticKnownError("dict_type")
@@ -96,14 +97,15 @@ class OneOf:
         foreign = [key for key in values if key not in own and any(key in keys for keys in fields.values())]
         if not foreign:
             return
-        lacks = f"{name} has no {' and no '.join(foreign)}"
+        lacks = f"{name} has no {' or '.join(foreign)}"
         if "name" in values:
             given = f"{{name: {name}, ...}}"
-            lacks += f"; give another {what} as a whole, '{what}={given}' with any of {', '.join(list(own)[1:])}"
+            any_of = ", ".join(list(own)[1:])
+            lacks += f"; to choose another {what}, set all of it, '{what}={given}' with any of {any_of}"
         else:
             having = next(other for other, keys in fields.items() if foreign[0] in keys)
             lacks += (
-                f"; give the {what} as a whole, '{what}={{name: {name}}}' or "
+                f"; set the whole {what}, '{what}={{name: {name}}}' or "
                 f"'{what}={{name: {having}, {foreign[0]}: {values[foreign[0]]}}}'"
             )
         raise PydanticCustomError("value_error", "{said}", {"said": lacks})

@@ -1,4 +1,4 @@
-"""What training, previews and evaluation ask of a data set: the contract that every kind of data set fulfils.
+"""The contract of a data set: what training, previews and evaluation require of every kind.
 
 A kind is a settings class and a `Dataset`. The settings class is added to `data_pipelines.kinds.DATASETS` by a
 decorator, and is then chosen in a configuration by `data: {name: KIND, ...}`:
@@ -17,7 +17,7 @@ defaults. Two things have to hold, and everything that is promised of a run foll
   function of the seed and that position: `order`, and `data_pipelines.streams.stream(seed, PURPOSE, position)` for
   whatever else is random. Nothing may depend on the process, on a worker, on where one batch ends, or on what was read
   before. Then a run may be killed and resumed anywhere, and any number of processes train on the same samples.
-- The digest changes whenever any sample does. A run is resumed only with the data set that it was begun with.
+- The digest changes whenever any sample does. A run is resumed only with the data set that it was started with.
 
 A data set that has no end, such as points that are drawn, says with `train` how many samples count as an epoch.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # it takes seconds, and settings are also read by commands th
     from torch import Tensor
 
 Numbers = Sequence[int] | NDArray[np.int64]
-"""Of samples."""
+"""Numbers of samples."""
 
 
 class SampleError(ValueError):
@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A sample that another took the place of, because it is damaged or missing."""
+    """A damaged or missing sample that another one replaces."""
 
     position: int
     sample: int
@@ -70,14 +70,14 @@ _NONE: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
-    """What stands at the positions of a request, on the device."""
+    """The samples at the positions of a request, on the device."""
 
     x: "Tensor"
     """fp32 [B, *shape], within the bounds of `Spec`."""
     y: "Tensor | None"
     """Labels, int64 [B] in [0, classes); None when the data set has none."""
     position: int
-    """Of the first."""
+    """Position of the first sample."""
     replaced: tuple[Replaced, ...] = ()
     extra: "Mapping[str, Tensor]" = _NONE
     """Further inputs [B, ...] by the names of `Spec.extra`."""
@@ -114,18 +114,18 @@ class Spec:
     classes: tuple[str, ...] = ()
     """Names of the labels 0, 1, ...; empty without labels."""
     extra: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shapes of one of each further input, by name."""
+    """Shape of one sample of each further input, by name."""
 
     @property
     def channels(self) -> int | None:
-        """Of images and what else has (channels, height, width); else None."""
+        """Number of channels if samples are (channels, height, width), as images are; else None."""
         found = {shape[0] if len(shape) == 3 else None for shape in self.shapes.values()}
         return found.pop() if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model asks of a data set."""
+    """The requirements of a model on a data set."""
 
     shapes: Mapping[int, tuple[int, ...]]
     """Of one x at every stage that it trains at."""
@@ -136,7 +136,7 @@ class Needs:
 
 
 class SampleOrder(Protocol):
-    """Which sample stands at which position: `data_pipelines.order.Order` is one."""
+    """Maps positions to samples; `data_pipelines.order.Order` is one."""
 
     def at(self, position: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Sample numbers [count] in [0, train) and flips [count] of the positions from `position` on."""
@@ -145,21 +145,21 @@ class SampleOrder(Protocol):
 class Dataset(ABC):
     """An opened data set: one process's, for a run with one seed. It closes itself after a `with`.
 
-    To open it reads no more than its description, so that a check costs nothing; `start` readies the rest. What
+    Opening it reads no more than its description, so that a check costs nothing; `start` readies the rest. What
     describes it (`where` to `digest`) stays after `close`.
     """
 
     where: str
-    """What to call it in messages."""
+    """Its name in messages."""
     spec: Spec
     train: int
     """Samples [0, train) are for training; an epoch has as many."""
     test: int
     """Samples [train, train + test) are for testing."""
     digest: str
-    """Of all its samples; checkpoints record it, and statistics of its samples are kept under it."""
+    """Digest of all its samples; checkpoints record it, and statistics of its samples are kept under it."""
     device: "torch.device"
-    """Of batches and samples."""
+    """Device of batches and samples."""
     max_faults: float | None = None
     """The largest share of the training samples that may be replaced per epoch because they are damaged; None when a
     damaged sample ends the run."""
@@ -191,16 +191,15 @@ class Dataset(ABC):
         for stage, shape in needs.shapes.items():
             if stage not in self.spec.shapes:
                 known = ", ".join(map(str, self.spec.shapes))
-                raise ValueError(f"{self.where} has nothing at {stage}, where the model trains: it has {known}")
+                raise ValueError(f"{self.where} has no samples at {stage}, where the model trains: it has {known}")
             if self.spec.shapes[stage] != shape:
-                raise ValueError(
-                    f"{self.where} has samples of shape {self.spec.shapes[stage]} at {stage}, the model {shape}"
-                )
+                found = self.spec.shapes[stage]
+                raise ValueError(f"{self.where} has samples of shape {found} at {stage}, but the model needs {shape}")
         if needs.classes > len(self.spec.classes):
             have = f"{len(self.spec.classes)} classes" if self.spec.classes else "no labels"
-            raise ValueError(f"{self.where} has {have}, and the model has {needs.classes} classes")
+            raise ValueError(f"{self.where} has {have}, but the model has {needs.classes} classes")
         if missing := [name for name in needs.extra if name not in self.spec.extra]:
-            raise ValueError(f"{self.where} has no {' and no '.join(missing)}, which the model takes")
+            raise ValueError(f"{self.where} has no {' or '.join(missing)}, which the model needs")
         if self.train < 1:
             raise ValueError(f"{self.where} has no training samples")
 
@@ -208,7 +207,7 @@ class Dataset(ABC):
         """Readies what `batches` needs, so that whatever is wrong with it is raised here, before training begins."""
 
     def speed(self) -> dict[str, float]:
-        """More to record with a run's speed, by name."""
+        """Further values to record with a run's speed, by name."""
         return {}
 
     def notes(self) -> list[str]:
@@ -236,16 +235,16 @@ class DatasetSettings(Settings, ABC):
 
     @property
     def where(self) -> str:
-        """What to call the data set in messages."""
+        """Name of the data set in messages."""
         return self.name
 
     @property
     def folder(self) -> Path | None:
-        """The directory of its own that it lies in, where nothing else belongs; None when there is none."""
+        """The data set's own directory, in which nothing else belongs; None when there is none."""
         return None
 
     def located(self, absolute: Callable[[str], str]) -> Self:
-        """The same with its paths made `absolute`, which mean the same in any working directory."""
+        """The same settings with paths made `absolute`, so that they mean the same in any working directory."""
         return self
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Which sample stands at which position of a run, and whether it is flipped: a pure function of seed and position."""
+"""The order of samples: which sample is at a position of a run, and whether it is flipped, from seed and position."""
 
 from collections import OrderedDict
 
@@ -75,9 +75,9 @@ class Order:
         return found
 
     def _shards(self, epoch: int) -> np.ndarray:
-        """All shards in an epoch's order; its windows are 16 of them each."""
+        """All shards in the order of an epoch; its windows have 16 of them each."""
         return stream(self.seed, "order", epoch).permutation(len(self.sizes))
 
     def substitute(self, position: int, attempt: int) -> int:
-        """The sample that stands at a position in the place of one that cannot be read; attempts 0, 1, ... differ."""
+        """The sample that replaces one that cannot be read at a position; attempts 0, 1, ... differ."""
         return int(stream(self.seed, "substitute", position).integers(self.samples, size=attempt + 1)[attempt])

@@ -19,11 +19,11 @@ Result = TypeVar("Result")
 
 class Tick(Protocol):
     def __call__(self, parts: int = 1) -> None:
-        """To be called by a task after each of its parts, or after several."""
+        """Called by a task after each of its parts, or after several."""
 
 
 class WorkerKilledError(ValueError):
-    """A worker process is gone without a word."""
+    """A worker process was killed."""
 
 
 class _StoppedError(Exception):
@@ -39,8 +39,8 @@ def run_tasks(
 ) -> list[Result]:
     """`function(context, task, tick)` of every task, in their order; an error of any task is raised at once.
 
-    `function` is one of a module's own; it, `context`, tasks and results are pickled, `context` once a worker. One
-    worker is this process. `report` gets the number of parts so far, now and then. Raises WorkerKilledError.
+    `function` is one of a module's own; it, `context`, tasks and results are pickled, `context` once per worker. A
+    single worker is this process. `report` gets the number of parts so far, now and then. Raises WorkerKilledError.
     """
     if workers > 1 and len(tasks) > 1:
         return _run_pool(function, context, tasks, min(workers, len(tasks)), report)
@@ -96,7 +96,7 @@ def _start_worker(function: Callable[..., Any], context: Any, done: Any, stop: A
     cv2.setNumThreads(1)
     parent = mp.parent_process()
     assert parent is not None
-    # A pool's workers would otherwise wait for ever for a parent that was killed.
+    # A pool's workers would otherwise wait forever for a parent that was killed.
     threading.Thread(target=lambda: (wait_for_process([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 

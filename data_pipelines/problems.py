@@ -1,4 +1,4 @@
-"""What is wrong with settings, in sentences for people: the only place that words pydantic's errors."""
+"""Messages about wrong settings: the only place that words pydantic's errors."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -78,7 +78,7 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None, value
         location = _location(details, values)
         key = ".".join(location)
         rank = _rank(details)
-        if key not in found or rank > found[key][0]:  # of a union's branches the most telling complaint will do
+        if key not in found or rank > found[key][0]:  # of a union's branches, the most informative
             found[key] = rank, _problem(details, location, model)
     # A mapping with a wrong value is also complained about as a whole, since it is not the number it might have been.
     groups = {group for key in found for group in accumulate(key.split(".")[:-1], "{}.{}".format)}
@@ -139,7 +139,7 @@ def short(text: object) -> str:
 
 
 def _plainly(value: object) -> object:
-    """As YAML writes it."""
+    """The value as YAML writes it."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else value
@@ -151,7 +151,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def groups_of(field: FieldInfo) -> list[type[BaseModel]]:
-    """Of a field that is a group of settings, every class that may stand there; of a value, none."""
+    """Every settings class that a field may hold; an empty list for a field that is not a group of settings."""
     chosen = [kind for mark in field.metadata if hasattr(mark, "kinds") for kind in mark.kinds()]
     return chosen or list(_models(field.annotation))
 
@@ -183,7 +183,7 @@ _OWN_WORDS = 3
 
 
 def _rank(details: ErrorDetails) -> int:
-    """How much a complaint says: our own words most, that a number is no mapping least."""
+    """How informative a complaint is: our own messages most, that a number is not a mapping least."""
     kind, is_mapping = details["type"], isinstance(details["input"], dict)
     if kind == "value_error":
         return _OWN_WORDS
@@ -202,10 +202,10 @@ def _problem(details: ErrorDetails, location: list[str], model: type[BaseModel] 
     if kind == "union_tag_invalid":
         names = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
         tag = value.get("name") if isinstance(value, dict) else value
-        return Problem(f"{key}.name", none_of(tag, names))
+        return Problem(f"{key}.name", not_one_of(tag, names))
     if kind == "literal_error":
         names = [name.strip(" '") for name in str(context["expected"]).replace(" or ", ", ").split(",")]
-        return Problem(key, none_of(value, names))
+        return Problem(key, not_one_of(value, names))
     said = short(details["msg"]).removeprefix("Value error, ")
     message = _WORDS[kind].format(value=shown(value), number=short(value), **context) if kind in _WORDS else said
     return Problem(key, f"as a key, {message}" if details["loc"][-1:] == ("[key]",) else message)
@@ -227,7 +227,7 @@ _WORDS = {
     "finite_number": "a finite number is needed, not {number}",
     "bool_parsing": _BOOL,
     "bool_type": _BOOL,
-    "string_type": "text is needed, not {value}; text that looks like something else is put in quotes",
+    "string_type": "text is needed, not {value}; put text that looks like something else in quotes",
     "string_too_short": "it is empty",
     "path_type": "a path is needed, not {value}",
     "dict_type": _GROUP,
@@ -243,12 +243,12 @@ _WORDS = {
 """By pydantic's name of an error."""
 
 
-def none_of(value: object, names: list[str]) -> str:
-    """That a value is none of the names there are, with the nearest one."""
+def not_one_of(value: object, names: list[str]) -> str:
+    """The message that a value is not one of `names`, with the nearest one."""
     if value is None:
-        return f"no value is given; it is one of {', '.join(names)}"
+        return f"no value is given; choose one of: {', '.join(names)}"
     near = difflib.get_close_matches(str(value).lower(), names, n=1)
-    return f"{shown(value)} is none of {', '.join(names)}{did_you_mean(near)}"
+    return f"{shown(value)} is not one of: {', '.join(names)}{did_you_mean(near)}"
 
 
 def _hint(key: str, value: object, model: type[BaseModel] | None) -> str:

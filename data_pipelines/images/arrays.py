@@ -33,7 +33,7 @@ def parse_array(data: bytes, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArra
 
 
 def _check(file: BinaryIO, size: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Where the array's bytes begin. Nothing is allocated from what the header says."""
+    """The offset of the array's first byte. Nothing is allocated on the word of the header."""
     try:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):

@@ -1,4 +1,4 @@
-"""Files from elsewhere on a local disk: bounded in bytes, shared by all processes of a machine.
+"""A cache of remote files on a local disk: bounded in bytes, shared by all processes of a machine.
 
     FOLDER/lock             held (flock) whenever files come, go, or are counted
     FOLDER/SHA256           a whole file, named by its content: data sets, and versions of one, never mix
@@ -41,7 +41,7 @@ class Partial:
         self._folder = folder
 
     def restart(self) -> None:
-        """What comes next is the file's first byte."""
+        """Starts again at the file's first byte."""
         os.lseek(self.descriptor, 0, os.SEEK_SET)
 
     def write(self, data: bytes) -> None:
@@ -111,7 +111,7 @@ class Cache:
         return None
 
     def _is_trusted(self, record: FileRecord, descriptor: int) -> bool:
-        """Whether the content is right; read once a process, as disks fail and people edit files."""
+        """Whether the content is right. It is read once per process, as disks fail and people edit files."""
         if record.sha256 not in self._trusted:
             with open(descriptor, "rb", closefd=False) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
@@ -211,7 +211,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether the open file is the one that has this name."""
+    """Whether `path` is the name of the open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

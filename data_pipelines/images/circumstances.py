@@ -1,4 +1,4 @@
-"""What a machine lacks at the moment, as against what is wrong with data: it ends the work, and damages nothing."""
+"""Faults of the machine, as opposed to faults in the data: they end the work, and damage nothing."""
 
 import errno
 import os
@@ -20,12 +20,12 @@ class CircumstanceError(OSError):
 
 def is_circumstance(error: BaseException) -> bool:
     """Whether an error is about the machine. An OSError without a number, as decoders raise it, is about their input;
-    so is one about what stands at a name."""
+    so is one about a file's name or kind."""
     if isinstance(error, CircumstanceError):
         return True
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in _ABOUT_A_NAME
-    # What libraries say that have no exception for it; and one that can no longer be loaded.
+    # Some libraries only say so in the message; and a library may no longer load.
     return isinstance(error, MemoryError | ImportError) or "insufficient memory" in str(error).lower()
 
 
@@ -41,10 +41,10 @@ def explained(name: str, error: BaseException, doing: str = "read") -> Circumsta
 
 
 def advice(number: int | None) -> str:
-    """What to do about an error number of the system; None for a lack of memory."""
+    """Advice for a system error number; None stands for a lack of memory."""
     if number == errno.EMFILE:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"the limit is {limit} open files a process; raise it (ulimit -n 4096), {_RUN_AGAIN}"
+        return f"the limit is {limit} open files per process; raise it (ulimit -n 4096), {_RUN_AGAIN}"
     what = _ADVICE.get(errno.ENOMEM if number is None else number, "the machine or its file system has a fault; fix it")
     return f"{what}, {_RUN_AGAIN}"
 
@@ -54,12 +54,12 @@ _ABOUT_A_NAME = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOO
 _ADVICE = {
     errno.ENFILE: "too many files are open on this machine; close some or raise fs.file-max",
     errno.ENOMEM: "free some memory or use fewer workers, threads or prefetched batches",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "get the permission (chmod, chown)"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "grant the permission (chmod, chown)"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     errno.EROFS: "mount the file system for writing",
-    errno.EIO: "a disk or the way to it fails; look at dmesg and whether the file system is still mounted",
+    errno.EIO: "a disk or its connection is failing; check dmesg and whether the file system is still mounted",
     **dict.fromkeys(
         (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EREMOTEIO),
-        "see whether the file system is still mounted and its server answers",
+        "check whether the file system is still mounted and its server answers",
     ),
 }

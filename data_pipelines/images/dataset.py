@@ -42,17 +42,18 @@ class ImageSettings(DatasetSettings):
     flip: bool = True
     """Mirror every image with probability 1/2."""
     loader: Annotated[str, name_in(LOADERS), MAY_CHANGE] = USUAL_LOADER
-    """What decodes the levels that are stored as tars: threads on the CPU, or NVIDIA DALI (`pip install
-    nvidia-dali-cuda130`), on the GPU where a run has one. Order, flips and damaged samples are the same."""
+    """Decoder of the levels that are stored as tars. `cpu`: threads on the CPU. `dali`: NVIDIA DALI (`pip install
+    nvidia-dali-cuda130`), on the GPU if the run uses one. Order, flips and damaged samples are the same with both."""
     threads: Annotated[int, MAY_CHANGE] = Field(2, ge=1)
     """Reading and decoding threads of each process."""
     prefetch: Annotated[int, MAY_CHANGE] = Field(4, ge=1)
     """Batches that are read ahead."""
     faults: Annotated[Literal["fatal", "quarantine"], MAY_CHANGE] = "fatal"
-    """A sample that is damaged or missing ends the run; or another takes its place, which is reported and counted."""
+    """`fatal`: a damaged or missing sample ends the run. `quarantine`: another takes its place, which is reported and
+    counted."""
     max_faults: Annotated[float, MAY_CHANGE] = Field(0.001, ge=0, le=1)
-    """Under quarantine the run ends when more than this share of the training samples had to be replaced in an
-    epoch; one is always allowed."""
+    """Largest share of the training samples that `quarantine` may replace per epoch; beyond it the run ends. One is
+    always allowed."""
     remote: Annotated[RemoteSettings, MAY_CHANGE] = RemoteSettings()
 
     @field_validator("path")
@@ -102,7 +103,7 @@ class ImageSet(Dataset):
 
     @cached_property
     def loader(self) -> Loader:
-        """Of the training samples, opened when it is first asked for."""
+        """The loader of the training samples, opened on first use."""
         return LOADERS[self.settings.loader](self.settings, self.store, self.manifest, self._seed, self.device)
 
     @cached_property
@@ -110,7 +111,7 @@ class ImageSet(Dataset):
         return self.loader.labels if "loader" in self.__dict__ else read_labels(self.store, self.manifest)
 
     def start(self) -> None:
-        """Opens the loader. ValueError when it lacks a package or labels are damaged, CircumstanceError as it does."""
+        """Opens the loader. ValueError when it lacks a package or the labels are damaged; CircumstanceError as well."""
         self.loader  # noqa: B018
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
@@ -120,12 +121,12 @@ class ImageSet(Dataset):
             yield batch
 
     def samples(self, stage: int, numbers: Numbers) -> Samples:
-        """Where a damaged image is fatal, SampleError; ValueError when there is no such level."""
+        """Raises SampleError if a damaged image is fatal, and ValueError when there is no such level."""
         with closing(self._reader(stage)) as reader:
             return self._samples(reader, numbers)
 
     def read(self, stage: int, groups: Iterable[Numbers]) -> Iterator[Samples]:
-        """In threads, some groups ahead."""
+        """Reads some groups ahead, in threads."""
         waiting: deque[Future[Samples]] = deque()
         with closing(self._reader(stage)) as reader, ThreadPoolExecutor(self.settings.threads, "samples") as pool:
             for numbers in groups:
@@ -151,7 +152,7 @@ class ImageSet(Dataset):
         LOADERS[self.settings.loader].check()
         channels = {shape[0] for shape in needs.shapes.values() if len(shape) == 3}
         if channels and channels != {self.manifest.channels}:
-            raise ValueError(f"{self.where} has {self.manifest.channels} channels, the model {channels.pop()}")
+            raise ValueError(f"{self.where} has {self.manifest.channels} channels, but the model has {channels.pop()}")
         if missing := [stage for stage in needs.shapes if stage not in self.spec.shapes]:
             raise ValueError(
                 f"{self.where} has no images of {missing[0]} px; prepare it with --resolution {max(needs.shapes)} or "

@@ -1,4 +1,4 @@
-"""Whether stored bytes are laid out as `decode.encode` lays out an image, as far as that shows without decoding."""
+"""Checks, without decoding, that stored bytes are laid out as `decode.encode` lays out an image."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -1,4 +1,4 @@
-"""JPEG files as cameras and programs write them: strictly decoded, but for the flaws that cost no pixel.
+"""JPEG files as cameras and programs write them: decoded strictly, apart from flaws that cost no pixel.
 
 libjpeg warns of anything that is not as it should be, and its first warning is all that can be had. A warning of a
 harmless flaw is answered by taking the flaw out of a copy and decoding that one: so it hides no second, real one.
@@ -61,7 +61,7 @@ def _without(warning: str, data: bytes) -> bytes | None:
 
 
 def _positions(data: bytes, marker: int) -> Iterator[int]:
-    """Where `marker` may stand with bytes before it that belong to nothing."""
+    """Positions where `marker` may occur after bytes that belong to nothing."""
     end = 2
     for kind, start, stop in _parts(data):
         gap = data.find(bytes((0xFF, marker)), end, start)
@@ -84,7 +84,7 @@ def _patched(data: bytes, kind: int, name: bytes, offset: int, value: int) -> by
 
 
 class Frame(NamedTuple):
-    """What a JPEG says of its pixels."""
+    """The frame header of a JPEG, which describes its pixels."""
 
     width: int
     height: int

@@ -25,7 +25,7 @@ from data_pipelines.order import Order
 
 
 class LoaderSettings(Protocol):
-    """What a loader needs of its data set's settings."""
+    """The part of a data set's settings that a loader needs."""
 
     @property
     def flip(self) -> bool: ...
@@ -47,7 +47,7 @@ class _Loaded(NamedTuple):
 
 
 _SUBSTITUTES = 16
-"""Samples that are tried in the place of one; when none of them can be read, something else is wrong."""
+"""Number of substitutes tried for a sample; when none of them can be read, something else is wrong."""
 
 
 class Loader:
@@ -92,7 +92,7 @@ class Loader:
         return self._readers[resolution]
 
     def _leave(self, resolutions: Iterable[int]) -> None:
-        """Lets go of the files of these levels."""
+        """Closes the files of these levels."""
         for reader in [self._readers.pop(resolution) for resolution in resolutions]:
             reader.close()
             self._decoded += reader.decoded
@@ -138,7 +138,7 @@ class Loader:
         raise fault
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch a request.
+        """One batch per request.
 
         SampleError, naming shard and key, for an image that cannot be read and is not to be replaced.
         """
@@ -187,7 +187,7 @@ def train_order(manifest: Manifest, seed: int, flip: bool) -> Order:
 
 
 def _pinned(tensor: Tensor | None) -> Any:
-    """In memory from which a GPU can copy while others work, unless it is on one already."""
+    """The tensor in pinned memory, from which a GPU can copy in the background, unless it is on a GPU already."""
     return tensor.pin_memory() if tensor is not None and tensor.device.type == "cpu" else tensor
 
 
@@ -206,7 +206,7 @@ def to_images(pixels: Tensor, flips: Tensor | None = None) -> Tensor:
 
 
 def at_once(pixels: Tensor, flips: Tensor | None) -> Tensor:
-    """What `to_images` does, in few operations."""
+    """The same as `to_images`, in few operations."""
     if flips is not None:
         pixels = torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)

@@ -1,4 +1,4 @@
-"""What a prepared data set is: levels, shards, counts and checksums, kept in its manifest.json; and how its
+"""The description of a prepared data set: levels, shards, counts and checksums, kept in its manifest.json; and how its
 files are written.
 
 A prepared data set is a directory:
@@ -38,7 +38,7 @@ MAX_RESOLUTION = 4096
 """What a manifest claims is believed up to here: a reader makes room for an image before it has seen one."""
 
 INDEX_DTYPE = [("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
-"""One row an image of a tar shard: first byte, number of bytes, and CRC-32 of those bytes."""
+"""One row per image of a tar shard: first byte, number of bytes, and CRC-32 of those bytes."""
 
 Split = Literal["train", "test"]
 Count = Annotated[int, Field(ge=0, lt=1 << 60)]
@@ -120,14 +120,14 @@ def write_file(root: Path, name: str, data: bytes) -> FileRecord:
 
 
 class Shard(_Strict):
-    """How many samples a shard holds and which split they belong to."""
+    """The number of samples in a shard, and their split."""
 
     samples: Annotated[Count, Field(gt=0)]
     split: Split
 
 
 class Level(_Strict):
-    """All samples at one resolution. `files` has one record a shard; so has `indexes` when kind is tar."""
+    """All samples at one resolution. `files` has one record per shard; so has `indexes` when kind is tar."""
 
     kind: Literal["array", "tar"]
     format: Literal["npy", "png", "jpeg"]
@@ -170,14 +170,14 @@ class RemarkedImages(_Strict):
 
 
 class SourceReport(_Strict):
-    """What was found in the source."""
+    """Findings about the source."""
 
     kind: str
     """What it was: `folder`, `zip`, `tar`, ..."""
     formats: dict[str, Count] = {}
     """Images of each format."""
     passed_over: dict[str, PassedOverFiles] = {}
-    """By what such files are called."""
+    """By the name for such files."""
     notes: tuple[str, ...] = ()
     """Which folders were taken for a split, links that were not followed and the like."""
     skipped: dict[str, str] = {}
@@ -214,7 +214,7 @@ class Manifest(_Strict):
     remarks: dict[str, RemarkedImages] = {}
     """What was converted, ignored or taken in part, such as "animated, of which the first frame was taken"."""
     found: SourceReport | None = None
-    """What was found in the source; None in sets made by earlier versions."""
+    """Findings about the source; None in sets made by earlier versions."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -233,13 +233,13 @@ class Manifest(_Strict):
             if not is_power_of_two(resolution):
                 raise ValueError(f"level {resolution} is not a power of two")
             if len(level.files) != len(self.shards):
-                raise ValueError(f"level {resolution} needs {len(self.shards)} files, one a shard")
+                raise ValueError(f"level {resolution} needs {len(self.shards)} files, one per shard")
         if bool(self.classes) != (self.labels is not None):
             raise ValueError("classes and labels must be given together")
         seen = {MANIFEST_NAME}
         for record in self.records():
             if record.name in seen:
-                raise ValueError(f"{record.name} stands for two files")
+                raise ValueError(f"{record.name} is the name of two files")
             seen.add(record.name)
         return self
 

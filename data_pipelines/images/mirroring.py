@@ -1,4 +1,4 @@
-"""Whether pictures may be mirrored (`data.flip`), as far as a prepared set's description says."""
+"""Advice on whether images may be mirrored (`data.flip`), from a prepared set's description."""
 
 import re
 from pathlib import PurePath
@@ -31,7 +31,7 @@ def why_not_mirrored(manifest: Manifest) -> str | None:
         return "the classes are named like digits or letters"
     source = "/".join(PurePath(manifest.source).parts[-2:])  # the last may only be `train`
     if _WRITING.search(source.lower()) and "fashion" not in source.lower():
-        return f"the source {source} sounds like digits or text"
+        return f"the source {source} is named like digits or text"
     if manifest.channels == 1 and manifest.resolution <= _SMALL:
         return "the images are grey and small, as those of digits are"
     return None

@@ -1,4 +1,4 @@
-"""Which images of a source go to which shard of a data set."""
+"""The plan of a data set: which images of a source go to which shard."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from data_pipelines.images.survey import usable
 
 @dataclass(frozen=True)
 class Plan:
-    """What a shard is to be made of: positions in the source."""
+    """The content of a shard: positions in the source."""
 
     number: int
     split: Split

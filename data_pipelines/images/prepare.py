@@ -57,7 +57,7 @@ class PrepareError(ValueError):
 
 
 class PrepareSettings(Settings):
-    """How a source becomes a data set."""
+    """Settings of the preparation of a source."""
 
     resolution: int = 256
     """Side of the largest level in pixels, a power of two in 4..1024."""
@@ -71,7 +71,7 @@ class PrepareSettings(Settings):
     array_max_resolution: Annotated[int, Field(ge=0)] = 32
     """Levels up to this resolution are stored as plain arrays, larger ones as tars of images."""
     shard_size: Annotated[int, Field(ge=1)] = 1000
-    """Files of the source a shard."""
+    """Files of the source per shard."""
     test: Annotated[int, Field(ge=0)] | Literal["source"] | Annotated[str, Field(pattern=SHARE)] | tuple[str, ...] = (
         "source"
     )
@@ -112,7 +112,7 @@ class _Job:
         record = ShardRecord.find(self.root, plan.record_name)
         if record is None or sorted((*record.positions, *record.skipped)) != plan.positions.tolist():
             return None
-        # What was skipped before is not accepted by a run that shall not skip.
+        # A run that must not skip does not accept what was skipped before.
         return record if self.settings.skip_unreadable or not record.skipped else None
 
     def make_shard(self, plan: Plan, tick: Tick) -> None:
@@ -161,7 +161,7 @@ class _Job:
         return TarWriter(self.root, name, tars[-1], self.settings.format, self.settings.quality)
 
     def _load(self, position: int) -> tuple[NDArray[np.float32], int | None, set[Remark]]:
-        """The largest level of an image, its label, and what there is to say of it."""
+        """The largest level of an image, its label, and remarks about it."""
         if reason := self.source.found.problems.get(position):
             raise ImageError(reason)
         label = self.source.listing.label(position)
@@ -175,8 +175,8 @@ class _Job:
             raise
         except FileNotFoundError:
             raise PrepareError(
-                f"{self._name(position)} was there and is gone: see whether the file system is still mounted; if the "
-                "file was removed, start anew in another destination"
+                f"{self._name(position)} was there and is now gone: check whether the file system is still mounted; "
+                "if the file was removed, start anew in another destination"
             ) from None
         except (OSError, MemoryError) as error:
             if not is_circumstance(error):
@@ -195,7 +195,7 @@ class _Job:
 
 @contextmanager
 def _explain_circumstances(root: Path, needed: Callable[[], int]) -> Iterator[None]:
-    """Around what writes; `needed` gives the bytes for the next shard."""
+    """A context for writing; `needed` gives the bytes for the next shard."""
     try:
         yield
     except (OSError, MemoryError) as error:
@@ -309,7 +309,7 @@ def _hold(root: Path) -> Iterator[None]:
 
 
 def _continue(root: Path, fingerprint: str) -> None:
-    """Go on where an earlier run of the same preparation ended, if there was one. PrepareError if it was another."""
+    """Continue where an earlier run of the same preparation ended, if there was one. PrepareError if it was another."""
     known = root / "work/fingerprint.json"
     if not known.exists() or known.read_text(encoding="utf-8") != fingerprint:
         if any(known.parent.glob("shard-*.json")):

@@ -27,7 +27,7 @@ OPEN_SHARDS = 32
 """Shards that a reader keeps open at most, besides those in use at the moment; fewer where few files may be open."""
 
 _PATIENCE = 50
-"""How often a file that may not be opened is tried again while other threads have theirs open: for a second."""
+"""Number of tries, over a second, to open a file at the limit while other threads have theirs open."""
 
 _AGAIN = "prepare the data set again"
 
@@ -106,7 +106,7 @@ class _TarShard:
 
 
 def _of_file(store: Store, file: FileRecord, error: OSError | ValueError, what: str) -> SampleError | CircumstanceError:
-    """What to raise for a whole file: nobody prepares a data set again because a machine may not open it."""
+    """The error for a whole file. One that this machine cannot open is not reported as damaged."""
     circumstance = unreadable(store, file, error) if isinstance(error, OSError) else None
     return circumstance or SampleError(f"{store.name(file)} {what} ({_one_line(error)}): {_AGAIN}")
 
@@ -195,7 +195,7 @@ class Reader:
         return faults
 
     def pixels(self, samples: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """As `read`; raises SampleError for the first sample that is damaged or missing."""
+        """Like `read`, but raises SampleError for the first sample that is damaged or missing."""
         pixels, faults = self.read(samples)
         if faults:
             raise faults[min(faults)]
@@ -225,7 +225,7 @@ class Reader:
     def _shards(
         self, samples: NDArray[np.int64], faults: dict[int, SampleError]
     ) -> Iterator[tuple[_ArrayShard | _TarShard, NDArray[np.intp], NDArray[np.int64]]]:
-        """As `_by_shard`, with the shard itself; where it cannot be opened, its samples are added to `faults`."""
+        """Like `_by_shard`, with the shard itself; if it cannot be opened, its samples are added to `faults`."""
         for number, places, rows in self._by_shard(samples):
             try:
                 shard = self._shard(number)
@@ -272,8 +272,8 @@ class Reader:
         return opened.result()
 
     def _open_with_few_files(self, number: int) -> _ArrayShard | _TarShard:
-        """As `_open_shard`; where no further file may be open, others are closed first, and other threads, which may
-        be closing theirs, are waited for a little."""
+        """Like `_open_shard`; at the limit of open files, others are closed first, and threads that may be closing
+        theirs are waited for a little."""
         patience = _PATIENCE
         while True:
             try:

@@ -1,4 +1,4 @@
-"""A prepared data set that lies elsewhere: its files are fetched when they are asked for, or ahead, into a cache."""
+"""A remote prepared data set: its files are fetched into a cache, when they are asked for or ahead."""
 
 import hashlib
 import os
@@ -18,14 +18,14 @@ from data_pipelines.settings import expand
 
 
 class RemoteSettings(TransferSettings):
-    """How a data set that lies elsewhere is fetched and kept."""
+    """How a remote data set is fetched and cached."""
 
     cache: str | None = None
-    """Folder of what was fetched, best on a disk of each machine's own; `~` and `$VARIABLES` are replaced. By default
+    """Folder for the fetched files, best on a local disk of each machine; `~` and `$VARIABLES` are replaced. By default
     `sivae-data` in `$XDG_CACHE_HOME` or `~/.cache`."""
     cache_gb: float = Field(100.0, gt=0)
     """Gigabytes (10^9 bytes) that the folder may hold, of all runs that share it. Beyond that the least recently used
-    files go; those that a process still has open take their room until it lets go of them."""
+    files are removed; files that a process still has open occupy space until it closes them."""
     threads: int = Field(2, ge=1)
     """Files that each process fetches ahead at once."""
 
@@ -62,7 +62,7 @@ class RemoteStore(Store):
         return self._transport.name(record.name)
 
     def manifest(self) -> Manifest:
-        """It is fetched anew each time: it is what says whether anything has changed. Raises as Store.manifest."""
+        """Fetched anew each time, as it shows whether anything has changed. Raises as Store.manifest."""
         name = self._transport.name(MANIFEST_NAME)
         try:
             text = self._insist(name, self._read_manifest, self._settings.delays)
@@ -83,7 +83,7 @@ class RemoteStore(Store):
         return bytes(text)
 
     def file(self, record: FileRecord) -> Path:
-        """It can be opened there until this thread asks for another file or the store is closed.
+        """The path can be opened until this thread asks for another file or the store is closed.
 
         Raises RemoteError when it cannot be fetched and CacheError when the cache cannot hold it.
         """
@@ -114,7 +114,7 @@ class RemoteStore(Store):
                 os.close(self._held.popitem()[1])
 
     def _fetch_ahead(self, record: FileRecord) -> None:
-        """One try, if nobody else is at it."""
+        """One try, unless another thread or process is fetching the file."""
         descriptor = self._cache.open(record, lambda partial: self._fetch(record, partial, []), wait=False)
         if descriptor is not None:
             os.close(descriptor)
@@ -140,7 +140,7 @@ class RemoteStore(Store):
             raise TransferError("its SHA-256 differs from the manifest's: the copy there is damaged, or not this set's")
 
     def _insist(self, name: str, attempt: Callable[[], Result], delays: list[float]) -> Result:
-        """What `attempt` returns, tried again after each of the delays. Raises RemoteError."""
+        """The result of `attempt`, which is tried again after each of the delays. Raises RemoteError."""
         try:
             return insist(name, attempt, delays, self._pause)
         except RemoteError:
@@ -172,7 +172,7 @@ class _Ahead:
         self._threads: list[threading.Thread] = []
 
     def expect(self, records: Sequence[FileRecord]) -> None:
-        """Instead of what was expected before."""
+        """Replaces what was expected before."""
         wanted = {record.sha256: record for record in records if record.bytes <= self._budget}
         with self._changed:
             self._unused = {sha256: size for sha256, size in self._unused.items() if sha256 in wanted}
@@ -184,7 +184,7 @@ class _Ahead:
                 thread.start()
 
     def asked(self, record: FileRecord) -> None:
-        """The file is used now: it leaves room for another, and whoever asks fetches it himself if need be."""
+        """The file is used now: it leaves room for another, and the thread that asks fetches it if necessary."""
         with self._changed:
             self._unused.pop(record.sha256, None)
             if record in self._expected:
@@ -192,7 +192,7 @@ class _Ahead:
             self._changed.notify_all()
 
     def join(self) -> None:
-        """After `closing` was set."""
+        """Waits for the threads, after `closing` was set."""
         with self._changed:
             self._changed.notify_all()
         for thread in self._threads:

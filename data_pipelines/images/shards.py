@@ -1,4 +1,4 @@
-"""Writing a shard of a prepared data set: one writer a level, and the record that a finished shard leaves behind."""
+"""Writing a shard of a prepared data set: one writer per level, and the record that a finished shard leaves behind."""
 
 import zlib
 from pathlib import Path
@@ -16,7 +16,7 @@ from data_pipelines.settings import Settings
 
 
 class ShardRecord(Settings):
-    """What a finished shard leaves behind until the whole data set is finished."""
+    """The record of a finished shard, kept until the whole data set is finished."""
 
     split: Split
     positions: tuple[int, ...]

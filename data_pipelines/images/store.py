@@ -1,4 +1,4 @@
-"""Where a prepared data set lies: a directory, or a place elsewhere whose files come through a local cache."""
+"""The place of a prepared data set: a directory, or a remote one whose files come through a local cache."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class Store(ABC):
     """The files of a prepared data set. Any number of threads may use one at once. It closes itself after a `with`."""
 
     remote = False
-    """Whether files come from elsewhere, so that it pays to announce which will be needed."""
+    """Whether files are remote, so that it pays to announce which will be needed."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -24,14 +24,14 @@ class Store(ABC):
 
     @abstractmethod
     def file(self, record: FileRecord) -> Path:
-        """Where a file can be opened now. It may be replaced or removed later; who has it open keeps it.
+        """The path where a file can be opened now. It may be replaced or removed later, but stays readable once open.
 
         What is there is not checked by a directory; whatever comes from elsewhere has the record's bytes and checksum.
         Raises OSError with one line that names the file when it cannot be had.
         """
 
     def name(self, record: FileRecord) -> str:
-        """What to call a file in a message."""
+        """Name of a file in messages."""
         return f"{self.location.rstrip('/')}/{record.name}"
 
     def gone(self) -> bool:
@@ -69,11 +69,11 @@ class Directory(Store):
 
 
 def unreadable(store: Store, record: FileRecord, error: OSError) -> CircumstanceError | None:
-    """What to raise when a file cannot be opened or read because of the machine; None when it is the file's fault."""
+    """The error to raise when the machine cannot open or read a file; None when the file itself is at fault."""
     name = store.name(record)
     if is_circumstance(error):
         return explained(name, error)
     if store.gone():
-        what = "so is the whole data set: see whether its file system is still mounted"
+        what = "so is the whole data set: check whether its file system is still mounted"
         return CircumstanceError(f"{name} is gone, and {what}, then run the same command again", error.errno)
     return None

@@ -1,4 +1,4 @@
-"""The look at a whole source before the work: what is taken, what is passed over, and all that is wrong at once."""
+"""The scan of a whole source before the work: what is used, what is skipped, and all that is wrong at once."""
 
 import errno
 from collections import Counter
@@ -35,14 +35,14 @@ def unusable_files(source: Source) -> dict[int, str]:
 
 
 def usable(source: Source) -> NDArray[np.bool_]:
-    """Which files of the listing can be used, as far as their first bytes show."""
+    """A mask of the files in the listing that can be used, as far as their first bytes show."""
     mask = np.ones(len(source), bool)
     mask[[*unusable_files(source), *source.found.left_out]] = False
     return mask
 
 
 def survey(source: Source, where: str, test: TestChoice, skip: bool, say: Callable[[str], None]) -> None:
-    """Says what was found in a source, line by line, with everything that is wrong.
+    """Reports what was found in a source, line by line, with everything that is wrong.
 
     Raises SourceError when something cannot be used, unless that is to be left out (`skip`), and when the test split
     cannot be as `test` says.
@@ -60,7 +60,7 @@ def survey(source: Source, where: str, test: TestChoice, skip: bool, say: Callab
     good = usable(source)
     wrong = [] if skip or not reasons else [_first_of(source, where, reasons)]
     if not wrong and not good.any():
-        wrong.append(f"none of the {_files(len(source))} in {where} can be used: their reasons are listed above")
+        wrong.append(f"none of the {_files(len(source))} in {where} can be used: the reasons are listed above")
     try:
         choose_test(source.listing, how_many(test, int(good.sum())), good)
     except SourceError as error:
@@ -80,7 +80,7 @@ def _first_of(source: Source, where: str, reasons: dict[int, str]) -> str:
 
 
 def report(source: Source, skipped: dict[int, str]) -> SourceReport:
-    """What the manifest keeps of it. `skipped`: files that were left out, and why."""
+    """The report on a source that the manifest keeps. `skipped`: files that were left out, and why."""
     found, names = source.found, source.listing.names
     return SourceReport(
         kind=found.kind,
@@ -108,7 +108,7 @@ def _lines(source: Source, where: str) -> Iterator[str]:
         yield f"its own split: {images - test:,} training, {test:,} test"
     yield from found.notes
     for what, seen in found.passed_over.items():
-        yield f"passed over: {what}: {seen.files:,} ({seen.names()})"
+        yield f"skipped: {what}: {seen.files:,} ({seen.names()})"
 
 
 def _listed(source: Source, reasons: dict[int, str]) -> Iterator[str]:

@@ -218,6 +218,6 @@ def _findings(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         more = ", ..." * (some.files > len(some.examples))
         seen.append(f"{what}: {some.files:,} ({', '.join(some.examples)}{more})")
     if seen:
-        yield "passed over", escape("\n".join(seen))
+        yield "skipped", escape("\n".join(seen))
     if found.notes:
         yield "notes", escape("\n".join(found.notes))

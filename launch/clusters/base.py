@@ -18,7 +18,7 @@ Jobs behave alike on all clusters, and leave the same record (launch/record.py).
 2. records `JobRecord.started` before, and `JobRecord.ended` with the exit code if they end by themselves;
 3. ends all processes once one has failed, and sends them USR1, USR2 or TERM to make them save and stop;
 4. asks `launch.verdict.judge` whether to start the run again, under the same job name and with the next restart number,
-   and writes the verdict into the run's log (`Logs.tell`).
+   and writes the verdict into the run's log (`Logs.append`).
 
 slurm/ does this in the batch script, task.py and requeue.py; local/ in supervisor.py.
 """

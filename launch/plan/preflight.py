@@ -39,7 +39,7 @@ class Plan:
     """Closed; only its description can be used."""
     schedule: Schedule
     notes: list[str] = field(default_factory=list)
-    """Differences from the settings that the run was begun with."""
+    """Differences from the settings that the run was started with."""
     warnings: list[str] = field(default_factory=list)
 
 

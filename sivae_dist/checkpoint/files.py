@@ -25,7 +25,7 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled")
 MANIFEST = "manifest.json"
 FORMAT = 1
 _GONE = (errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR)
-"""What the system says of a file that is lost; anything else (permissions, say) is no damage."""
+"""Error numbers of a file that is lost; others (permissions, say) are no damage."""
 
 
 class DamagedError(ValueError):
@@ -41,7 +41,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
-        """By its manifest alone. DamagedError when that is no manifest, ValueError when another version wrote it."""
+        """Reads the manifest alone. DamagedError when it is not valid, ValueError when another version wrote it."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
             version = manifest["format"]
@@ -65,7 +65,7 @@ class Checkpoint:
 
     @property
     def meta(self) -> Meta:
-        """What was saved beside the tensors. ValueError when it was not a run that saved them."""
+        """The metadata saved with the tensors. ValueError when they were not saved by a run."""
         try:
             return Meta.from_manifest(self.manifest["meta"])
         except ValueError as error:
@@ -77,7 +77,7 @@ class Checkpoint:
         return sum(record["bytes"] for record in self.manifest["files"].values())
 
     def score(self, metric: str) -> float | None:
-        """A metric's value at it (CheckpointSettings.best_metric), if it has one."""
+        """The value of a metric (CheckpointSettings.best_metric), if it has one."""
         value = self.meta.metrics.get(metric)
         return value if value is not None and math.isfinite(value) else None
 
@@ -122,7 +122,7 @@ def _odd(present: bool) -> str:
 
 
 def record_of(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file."""
+    """The manifest's record of a file."""
     with open(path, "rb") as file:
         return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

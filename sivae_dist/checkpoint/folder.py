@@ -1,4 +1,4 @@
-"""The checkpoints of a run as they lie on disk: found, checked, moved aside when damaged, removed when succeeded."""
+"""The checkpoints of a run on disk: found, checked, moved aside when damaged, removed when superseded."""
 
 import shutil
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ class CheckpointFolder:
 
     @property
     def damaged(self) -> Path:
-        """Where damaged checkpoints are moved to."""
+        """The folder to which damaged checkpoints are moved."""
         return self.path / "damaged"
 
     def final(self, images: int) -> Path:
-        """What the checkpoint after `images` images is called."""
+        """The path of the checkpoint after `images` images."""
         return self.path / f"{PREFIX}{images:012d}"
 
     def paths(self) -> list[Path]:
-        """Of complete checkpoints, oldest first."""
+        """Paths of complete checkpoints, oldest first."""
         return sorted(self.path.glob(f"{PREFIX}*"))
 
     def readable(self) -> list[Checkpoint]:
@@ -40,8 +40,8 @@ class CheckpointFolder:
     def newest_valid(self, *, move_aside: bool = True) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and a line for each newer one that was not.
 
-        All processes of a group call it together: they share the work and agree. Damaged ones are moved aside, unless
-        told otherwise. DamagedError when there are checkpoints but no whole one.
+        All processes of a group call it together: they share the work and agree. Damaged ones are moved aside if
+        `move_aside`. DamagedError when there are checkpoints but no whole one.
         """
         notes: list[str] = []
         for path in on_first(lambda: self.paths()[::-1]):
@@ -55,8 +55,8 @@ class CheckpointFolder:
         damaged_before = on_first(lambda: [path.name for path in self.damaged.glob("*")])
         if notes or damaged_before:
             raise DamagedError(
-                "; ".join(notes or [f"all that {self.path} had was damaged"])
-                + f". No checkpoint is left: put a good copy into {self.path}, or delete {self.damaged} to begin anew"
+                "; ".join(notes or [f"all checkpoints in {self.path} were damaged"])
+                + f". No checkpoint is left: put a good copy into {self.path}, or delete {self.damaged} to start anew"
             )
         return None, notes
 
@@ -78,7 +78,7 @@ class CheckpointFolder:
 
 
 def _problem(path: Path) -> str | None:
-    """What is wrong with this process's part of a checkpoint, if anything."""
+    """A message about what is wrong with this process's part of a checkpoint, if anything."""
     try:
         Checkpoint.read(path).verify(rank(), world_size())
     except DamagedError as error:

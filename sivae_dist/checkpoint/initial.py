@@ -1,4 +1,4 @@
-"""Where the weights of a new run come from: another run, exported weights, or the seed."""
+"""The initial weights of a new run: from another run, exported weights, or the seed."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -19,7 +19,7 @@ from sivae_dist.run.directory import RunDirectory
 def initial_tensors(settings: InitSettings) -> tuple[dict[str, Tensor], str] | None:
     """Networks and averages by canonical name, and a line that says where they are from; None for the seed's.
 
-    All processes call it together. ValueError when there is nothing to be had there.
+    All processes call it together. ValueError when there are no weights there.
     """
     if settings.weights is not None:
         try:
@@ -36,7 +36,7 @@ def initial_tensors(settings: InitSettings) -> tuple[dict[str, Tensor], str] | N
 
 
 def check_initial(settings: InitSettings, networks: Mapping[str, nn.Module]) -> str | None:
-    """Where the weights of a new run would come from; None for the seed. Reads no values.
+    """A line that says where the weights of a new run would come from; None for the seed. Reads no values.
 
     `networks`: by name, on any device. ValueError as `initial_tensors`, and when they do not fit.
     """

@@ -1,4 +1,4 @@
-"""What a run saves beside its tensors: where it stood, and what it was trained with and on."""
+"""Metadata that a run saves with its tensors: its progress, settings that matter, data set and hardware."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -19,13 +19,13 @@ class Meta:
     phase: int
     """Index of the schedule's phase that the last step belonged to, from 0."""
     resolution: int
-    """Pixels a side, in that phase."""
+    """Pixels per side, in that phase."""
     blending: bool
     """Whether the resolution was being blended in."""
     blend: float
     """Weight of the newest blocks in the last step, in [0, 1]; of no meaning without `blending`."""
     seed: int
-    """The run's."""
+    """Seed of the run."""
     hardware: dict[str, Any] | None = None
     """`type` of the devices (cpu, cuda) and `models`, the names of all kinds of them (process/devices.hardware)."""
     precision: str | None = None
@@ -43,7 +43,7 @@ class Meta:
 
     @classmethod
     def from_manifest(cls, content: Mapping[str, Any]) -> "Meta":
-        """As it was saved; what only later releases save is left out. ValueError naming what is missing."""
+        """The metadata of a manifest, without fields of later releases. ValueError naming what is missing."""
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         try:
             return cls(**known)
@@ -60,5 +60,5 @@ class Meta:
         return {name: value for name, value in self.metrics.items() if not name.startswith("evaluation/")}
 
     def stage(self, device: torch.device) -> Stage:
-        """Where the networks stood in their growth."""
+        """The stage of growth that the networks had reached."""
         return Stage(self.resolution, torch.tensor(self.blend, device=device) if self.blending else None)

@@ -24,12 +24,12 @@ _PADDING = 1 << 26
 
 @dataclass(frozen=True)
 class Saved:
-    """How a save ended."""
+    """The outcome of a save."""
 
     images: int
     bytes: int
     seconds: float
-    """From the call to the last byte on disk."""
+    """Seconds from the call to the last byte on disk."""
     blocked: float
     """Of these, seconds in which training stood still."""
     error: OSError | None = None
@@ -143,7 +143,7 @@ class CheckpointSaver:
 
     def _leave(self) -> None:
         """Closes this process's connections, as its end would: when a process is gone, only those who wait for it hear
-        of it, and others wait for them, perhaps for ever."""
+        of it, and others wait for them, perhaps forever."""
         group, self._group, self._alone = self._group, None, True
         dist.destroy_process_group(group)
 

@@ -31,7 +31,7 @@ def share(tensors: Mapping[str, Tensor], parts: int) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is to be written: this process's share of the tensors, and what all tensors look like."""
+    """A copy to be written: this process's share of the tensors, and the shapes and types of all."""
 
     images: int
     mine: dict[str, Tensor]
@@ -40,7 +40,7 @@ class Snapshot:
 
 
 def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Shape and type of each, as the manifest has them. TypeError for what is no tensor."""
+    """Shape and type of each, as the manifest has them. TypeError for anything but a tensor."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):  # the storage would write a file that nobody can read
             raise TypeError(f"{name} is not a tensor")
@@ -77,7 +77,7 @@ def write(final: Path, snapshot: Snapshot, group: Any, before_commit: Callable[[
 
 
 def write_files(partial: Path, final: Path, snapshot: Snapshot, group: Any) -> dict[str, dict[str, Any]]:
-    """All tensors into the new folder `partial`; returns the manifest's record of every file."""
+    """Writes all tensors into the new folder `partial`; returns the manifest's record of every file."""
 
     def clear() -> bool:
         partial.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Code of a user's own, which adds kinds of models, objectives, data sets and so on to the lists of ours.
+"""Users' own modules, which add models, objectives, data sets and so on to the registries.
 
 A run records what it imports, as it is needed again whenever its settings are read: on a resume, by every process, by
 `sivae evaluate` and `sivae sample`.

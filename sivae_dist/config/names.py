@@ -1,4 +1,4 @@
-"""Configurations by name, and what the comment at the head of each says. Imports no torch: a shell completes names.
+"""Configurations by name, and the summary in the comment at the head of each. Imports no torch, for shell completion.
 
 The comment begins with a sentence that says what is trained, and has one that begins with `Hardware:` and one that
 begins with `Expect`. Lines that are indented behind the `#` are commands.
@@ -57,7 +57,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def run_name(path: Path) -> str:
-    """What a configuration's runs are called: `ffhq256`, `official/ffhq256`; other people's by the file's name."""
+    """The name for runs of a configuration: `ffhq256`, `official/ffhq256`; other people's by the file's name."""
     parts = path.with_suffix("").parts
     return "/".join(parts[parts.index("configs") + 1 :]) if "configs" in parts[:-1] else parts[-1]
 
@@ -71,7 +71,7 @@ class Summary(NamedTuple):
 
 
 def summary(path: Path) -> Summary:
-    """What the comment at the head of a configuration says."""
+    """The summary in the comment at the head of a configuration."""
     comment = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
     lines = comment[0].splitlines() if comment else []
     text = " ".join(line.lstrip("# ") for line in lines if not line.startswith("#   "))

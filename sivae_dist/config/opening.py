@@ -1,4 +1,4 @@
-"""Beginning and continuing a run: which settings its directory has, takes, and refuses."""
+"""Starting and continuing a run: the settings that its directory has, accepts, and refuses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ def settings_of(run: RunDirectory, overrides: Sequence[str] = ()) -> RunSettings
 def resolve_settings(
     run: RunDirectory, settings: RunSettings, train_samples: int | None = None
 ) -> tuple[RunSettings, list[str]]:
-    """The settings with which a run is begun or continued when these are asked for, and what to note of them.
+    """The settings with which a run is started or continued when these are asked for, and notes about them.
 
     `train_samples` is the length of an epoch, for a schedule in epochs. ValueError naming the keys when a change
-    would contradict what the run has already done, or the directory is no place for a run. Nothing is written.
+    would contradict what the run has already done, or the directory is not fit for a run. Nothing is written.
     """
     settings = settings.located()
     if not run.config.exists():
@@ -34,7 +34,7 @@ def resolve_settings(
 
 
 def prepare_run(run: RunDirectory, settings: RunSettings, train_samples: int | None = None) -> list[str]:
-    """Begins or continues a run with these settings and records them; returns what to note of what has changed.
+    """Starts or continues a run with these settings and records them; returns notes about changes.
 
     ValueError as `resolve_settings`, and when the run is being trained.
     """
@@ -50,11 +50,11 @@ def _check_place(path: Path, settings: RunSettings) -> None:
     for place in (path, *path.absolute().parents):
         if place.exists():
             if not place.is_dir():
-                raise ValueError(f"{place} is a file, and a run needs a directory: choose another --run-dir")
+                raise ValueError(f"{place} is a file, but a run needs a directory: choose another --run-dir")
             break
     folder = settings.data.folder
     if folder is not None and path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{path} is in the data set {folder.resolve()}: choose another --run-dir")
+        raise ValueError(f"{path} is inside the data set {folder.resolve()}: choose another --run-dir")
     if path.is_dir():
         foreign = [entry.name for entry in path.iterdir() if entry.name not in FORERUNNERS]
         foreign = [name for name in sorted(foreign) if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""What may change in a run that has begun: what lies ahead of it, never what it was trained with."""
+"""Changes that are allowed when a run is resumed: to what lies ahead of it, never to what it has been trained with."""
 
 import shlex
 from pathlib import Path
@@ -13,7 +13,7 @@ _SCHEDULE = "schedule."
 def continued(
     run: Path, old: RunSettings, new: RunSettings, images: int, train_samples: int | None
 ) -> tuple[RunSettings, list[str]]:
-    """The settings to continue a run with that was begun with `old` and saved after `images`, and what to note of them.
+    """The settings with which to continue a run started with `old` and saved after `images`, and notes about them.
 
     They are `new`, with the transition of a phase that has begun kept as long as it was planned. `train_samples` is the
     length of an epoch. ValueError naming the keys when `new` contradicts what the run has already done.
@@ -23,8 +23,8 @@ def continued(
     ahead = [key for key in changed if key.startswith(_SCHEDULE)]
     refused = [key for key in changed if changes_the_past(key) and key not in ahead and not _rounds(key, old, new)]
     if images and refused:
-        raise ValueError(f"{run} was begun with other settings ({', '.join(refused)}); {_way(run, refused)}")
-    notes = [f"{key} differs from what this run was begun with" for key in changed if key not in ahead]
+        raise ValueError(f"{run} was started with other settings ({', '.join(refused)}); {_way(run, refused)}")
+    notes = [f"{key} differs from what this run was started with" for key in changed if key not in ahead]
     if ahead and images:
         before, now = _schedule(old, train_samples), _schedule(new, train_samples)
         past, claimed = before.past(images), now.past(images)
@@ -33,23 +33,24 @@ def continued(
                 f"{run} has been trained for {images:,} images, and {', '.join(ahead)} would change what was done: "
                 f"{_what(wrong[0])}. Only what lies ahead may change; {_way(run, ahead)}"
             )
-        length = f"{now.total:,} images, {before.total:,} before" if now.total != before.total else "another from here"
+        differs = now.total != before.total
+        length = f"{now.total:,} images, {before.total:,} before" if differs else "different from here on"
         notes.append(f"the schedule is {length} ({', '.join(ahead)})")
     elif ahead:
-        notes += [f"{key} differs from what this run was begun with" for key in ahead]
+        notes += [f"{key} differs from what this run was started with" for key in ahead]
     return new, notes
 
 
 def when_resumed(key: str) -> str:
-    """What may become of a dotted key when its run is resumed, as the end of a sentence."""
+    """Whether a dotted key may change when its run is resumed, as the end of a sentence."""
     if key.startswith(_SCHEDULE):
         return "may change for what lies ahead"
     return "must stay the same" if changes_the_past(key) else "may change"
 
 
 def _rounds(key: str, old: RunSettings, new: RunSettings) -> bool:
-    """Whether a change is one of rounding alone: on CPUs not even that, and before `tf32` had a name of its own, `fp32`
-    on GPUs was between the two."""
+    """Whether a change affects rounding alone. On CPUs it does not even do that, and before `tf32` had its own name,
+    `fp32` on GPUs was between the two."""
     return key == "engine.precision" and {old.engine.precision, new.engine.precision} == {"fp32", "tf32"}
 
 
@@ -87,8 +88,11 @@ def _what(fact: str) -> str:
 
 
 def _way(run: Path, keys: list[str]) -> str:
-    """What to do instead."""
-    way = f"continue it with the same, or begin another run from its weights: init.run={run} with another --run-dir"
+    """Advice: what to do instead."""
+    way = (
+        "continue it with the same settings, or start a new run from its weights: "
+        f"init.run={run} with another --run-dir"
+    )
     if "model.resolution" in keys:
         return f"all blocks exist from the start, and the model's resolution stays: {way}"
     return way
@@ -114,7 +118,7 @@ def prolonging_command(run: Path, settings: RunSettings, schedule: Schedule) -> 
 
 
 def what_next(run: Path, settings: RunSettings, schedule: Schedule, *, already: bool) -> str:
-    """What is said of a run at its end, with commands to type. `already`: nothing was left to train."""
+    """The text shown at the end of a run, with commands to type. `already`: nothing was left to train."""
     path, pictures = shlex.quote(str(run)), shlex.quote(str(RunDirectory(run).figures / "samples.png"))
     seen = f"{schedule.end:,} images of its schedule"
     return "\n".join(

@@ -50,7 +50,7 @@ class Setting:
     """Whether it may be a mapping, whose keys follow in a dotted key (`schedule.batch.256`)."""
 
     def head(self) -> str:
-        """What may be given and what is taken otherwise."""
+        """The accepted values, and the default."""
         if self.default is None:
             return f"{self.takes}; required"
         return f"{self.takes}; default {self.default}" if self.default else self.takes
@@ -84,7 +84,7 @@ def _choice(key: str, field: FieldInfo, choice: OneOf) -> Iterator[Setting]:
     about = " ".join(filter(None, [_sentence(field.description), *abouts]))
     yield Setting(key, f"a group of settings, by its name {_either(list(kinds))}", _of_group(field), about, group=True)
     name = f"{key}.name"
-    yield Setting(name, _either(list(kinds)), choice.default, f"Which {choice.registry.what} it is.", tuple(kinds))
+    yield Setting(name, _either(list(kinds)), choice.default, f"The {choice.registry.what} to use.", tuple(kinds))
     having: dict[Setting, list[str]] = {}
     for kind, inner in kinds.items():
         for setting in settings_of(inner, f"{key}."):
@@ -138,7 +138,7 @@ _WORDS: dict[Any, str] = {
 
 
 def _takes(annotation: Any, marks: Sequence[Any] = ()) -> str:
-    """What a value of this type may be, in words."""
+    """The accepted values of a type, in words."""
     if names := _values(annotation, marks):
         return "true or false" if names == ["true", "false"] else _either(names)
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -200,7 +200,7 @@ def _range(marks: Sequence[Any]) -> str:
 
 
 def _written(value: Any) -> str:
-    """As YAML writes it on one line."""
+    """A value as YAML writes it on one line."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple | list):
@@ -261,9 +261,9 @@ by `make reference`.
 - Numbers of images are written like 5000, 600k or 1.8M.
 - Where a setting takes one value per resolution, give a mapping, `'schedule.batch={128: 16, 256: 8}'`, or set one of
   them, `schedule.batch.256=8`.
-- In parentheses after a key: the kinds that have it, where not all do.
+- In parentheses after a key: the kinds that have it, if not all do.
 - Settings marked *may change* can be changed when a run is resumed, those marked *may change for what lies ahead* as
-  far as that contradicts nothing that was trained; the others are fixed.
+  long as that does not contradict what has been trained; the others are fixed.
 
 ## The run itself
 """

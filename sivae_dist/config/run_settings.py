@@ -31,17 +31,17 @@ from sivae_dist.step.schedule import ScheduleSettings
 
 
 class RunSettings(Settings):
-    """Everything that a run is made from."""
+    """All settings of a run."""
 
     seed: int = Field(0, ge=0)
     """Seed of the order, flips, latents, noise and initial weights."""
     device: Annotated[str, AfterValidator(check_name), MAY_CHANGE] = "auto"  # other draws: train/checkpoints.py
-    """`auto` takes a GPU for each process where there are some; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
+    """`auto` uses a GPU for each process if there are any; or `cpu`, `cuda`, or one GPU like `cuda:3`."""
     imports: Annotated[tuple[str, ...], MAY_CHANGE] = ()  # where code is, and not what it does
     """Modules of your own, by name or as `.py` files, that add models, objectives, distances, metrics or data sets.
     They are imported whenever the run's settings are read."""
     init: InitSettings = InitSettings()
-    """Weights to begin a new run with, instead of weights drawn from the seed. A run's own checkpoint comes first."""
+    """Weights to start a new run with, instead of weights drawn from the seed. A run's own checkpoint comes first."""
     data: DataSettings
     """The prepared data set, and how it is read."""
     model: AnyModel = Field({}, validate_default=True)
@@ -72,14 +72,14 @@ class RunSettings(Settings):
     def _fit_together(self) -> "RunSettings":
         self.objective.check(self)
         if self.objective.mixing_share and not self.model.styled:
-            raise ValueError(f"objective.style_mixing needs a model with styles, and {self.model.name} has none")
+            raise ValueError(f"objective.style_mixing needs a model with styles, but {self.model.name} has none")
         best = self.checkpoint.best_metric
         if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
             raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")
         return self
 
     def located(self) -> "RunSettings":
-        """The same with absolute paths, which mean the same in any working directory."""
+        """The same settings with absolute paths, so that they mean the same in any working directory."""
 
         def absolute(path: str | Path) -> str:
             return os.path.abspath(expand(str(path)))
@@ -126,13 +126,13 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> None:
             if inner is None:
                 inner = target[_key(group)] = {}
             if not isinstance(inner, dict):
-                raise ValueError(f"{dotted}: {group} is {inner!r}, one value for all; set it as a whole")
+                raise ValueError(f"{dotted}: {group} is {inner!r}, one value for all; set {group} itself")
             target = inner
         try:
             target[_key(last)] = parse(text, assignment)
         except ValueError as error:
             open_brackets = any(text.count(a) != text.count(b) for a, b in ("{}", "[]"))
-            hint = "; put the whole in quotes, so that the shell does not split it" if open_brackets else ""
+            hint = "; put the whole assignment in quotes, so that the shell does not split it" if open_brackets else ""
             raise ValueError(f"{error}{hint}") from None
 
 
@@ -156,8 +156,8 @@ def _key(text: str) -> str | int:
 def validate(values: dict[str, Any], origin: str, assignments: Sequence[str] = ()) -> RunSettings:
     """Settings from plain values with `group.key=value` overrides applied.
 
-    ValueError in one line a problem, which begins with the override that causes it, or with `origin`; an unknown key
-    comes with the nearest known one.
+    ValueError with one line per problem, which begins with the override that causes it, or with `origin`; an unknown
+    key comes with the nearest known one.
     """
     changed = copy.deepcopy(values)
     override(changed, assignments)

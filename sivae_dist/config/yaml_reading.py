@@ -71,7 +71,7 @@ class _TextReader(_Reader):
 
 
 def parse(text: str, origin: str, *, as_text: bool = False) -> Any:
-    """What a YAML text says. Numbers remember how they were written (data_pipelines.settings.as_meant).
+    """The content of a YAML text. Numbers remember how they were written (data_pipelines.settings.as_meant).
 
     `origin` begins every line of the ValueError: for what is not valid, and for keys that are given twice.
     `as_text` leaves all scalars as they were written.
@@ -100,7 +100,7 @@ def parse(text: str, origin: str, *, as_text: bool = False) -> Any:
 
 
 def read_yaml(path: Path, *, as_text: bool = False) -> dict[str, Any]:
-    """The settings in a YAML file. ValueError in one line a problem, which begins with the file's name."""
+    """The settings in a YAML file. ValueError with one line per problem, which begins with the file's name."""
     if path.is_dir():
         raise ValueError(f"{path} is a directory, not a YAML file")
     try:
@@ -112,7 +112,7 @@ def read_yaml(path: Path, *, as_text: bool = False) -> dict[str, Any]:
         raise ValueError(f"{path} is empty: it holds no settings")
     if not isinstance(values, dict):
         kind = "a list" if isinstance(values, list) else "one value"
-        raise ValueError(f"{path} holds no settings but {kind}; they are written as `key: value`, one a line")
+        raise ValueError(f"{path} holds {kind} instead of settings; they are written as `key: value`, one per line")
     return values
 
 
@@ -132,7 +132,7 @@ def _decoded(content: bytes, path: Path) -> str:
 
 
 def _twice(node: yaml.Node, lines: Sequence[str], place: str, seen: set[int]) -> Iterator[str]:
-    """A sentence for each key that stands twice in a mapping, at any depth; what an anchor names is looked at once."""
+    """A message for each key that occurs twice in a mapping, at any depth; content with an anchor is checked once."""
     if id(node) in seen:
         return
     seen.add(id(node))

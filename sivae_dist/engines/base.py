@@ -1,4 +1,4 @@
-"""What every engine does for one player, so that nobody else need know which engine it is."""
+"""The contract of an engine: what it does for one player, so that no other code depends on which engine it is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from sivae_dist.step.optimizer import Ema, EmaSettings, OptimizerSettings
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 InputT = TypeVar("InputT", bound=tuple[Any, ...])
-"""What the player's objective is called with, for one micro-batch."""
+"""The arguments of the player's objective, for one micro-batch."""
 
 
 class Turn(Protocol):
-    """What an objective returns, as far as an engine looks: a named tuple with a loss."""
+    """The part of an objective's result that an engine uses: a named tuple with a loss."""
 
     @property
     def loss(self) -> Tensor: ...
@@ -29,7 +29,7 @@ TurnT = TypeVar("TurnT", bound=Turn)
 
 
 class Update(NamedTuple, Generic[TurnT]):
-    """What one step of a player gave."""
+    """The result of one step of a player."""
 
     turns: list[TurnT]
     """The objective's, one per micro-batch, each with its loss detached."""
@@ -59,7 +59,7 @@ class Engine(ABC, Generic[NetworkT, InputT, TurnT]):
         network: NetworkT,
         partner: nn.Module,
     ) -> None:
-        """`name` is where canonical names begin (checkpoint/state.py)."""
+        """`name`: first part of canonical names (checkpoint/state.py)."""
         self.settings = settings
         self.clip = optimizer.clip
         self.name = name
@@ -91,7 +91,7 @@ class Engine(ABC, Generic[NetworkT, InputT, TurnT]):
         """
 
     def forget_gradients(self) -> None:
-        """Whatever a rehearsal has left."""
+        """Frees the gradients that a rehearsal has left."""
         for parameter in self.network.parameters():
             parameter.grad = None
 
@@ -122,7 +122,7 @@ class Engine(ABC, Generic[NetworkT, InputT, TurnT]):
         yield self.network if live else self.ema.module  # type: ignore[misc]
 
     def specs(self) -> dict[str, Tensor]:
-        """What `tensors` gives, for its shapes and types; without communication."""
+        """Tensors with the shapes and types of `tensors`, without communication."""
         return self.tensors(())
 
     def tensors(self, mine: Container[str]) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ class Engine(ABC, Generic[NetworkT, InputT, TurnT]):
         return self.weights() | optimizer_tensors(f"{self.name}_optim", self.network, self.optimizer)
 
     def weights(self) -> dict[str, Tensor]:
-        """Of network and average, by canonical name."""
+        """Weights of network and average, by canonical name."""
         return network_tensors(self.name, self.network) | network_tensors(f"{self.name}_ema", self.ema.module)
 
     def restore_networks(self, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""How a run is trained: with which engine, in which precision, and what of DeepSpeed's own configuration."""
+"""Settings of the engines: precision, micro-batches, rehearsal, and DeepSpeed's own configuration."""
 
 import json
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ def _micro_batch(value: object) -> object:
     """ValueError in one sentence for all that is neither."""
     numbers = list(value.values()) if isinstance(value, dict) else [value]
     if value not in (None, "auto") and not all(type(n) is int and n > 0 for n in numbers):
-        raise ValueError(f"{value!r} is not a number of images from 1 on, one for each resolution, nor auto")
+        raise ValueError(f"{value!r} is not a number of images (at least 1), one per resolution, or auto")
     return value
 
 
@@ -33,10 +33,10 @@ MicroBatch = Annotated[int | dict[int, int] | Literal["auto"] | None, BeforeVali
 
 
 class EngineSettings(Settings, ABC):
-    """What every engine has, and what others ask of one without knowing which it is."""
+    """The settings that every engine has, and the properties that other code asks any engine for."""
 
     waits: ClassVar[bool] = False
-    """Whether a rehearsal communicates, so that a process whose memory does not suffice leaves the others waiting."""
+    """Whether a rehearsal communicates, so that a process that runs out of memory leaves the others waiting."""
     lighter: ClassVar[str | None] = None
     """An engine that holds less in each of several processes, as an override."""
     examined: ClassVar[tuple[dict[str, Any], ...]] = ({},)
@@ -55,7 +55,7 @@ class EngineSettings(Settings, ABC):
     """Memory format of weights and images; faster for convolutions on a GPU with bf16 and on a CPU."""
     max_batch_per_rank: Annotated[MicroBatch, MAY_CHANGE] = None
     """Images that one process takes at once; larger shares are accumulated in equal parts. One number, or one for each
-    resolution (those left out have no limit); None: no limit; `auto`: as many as fit, found at the start."""
+    resolution (those left out have no limit); null: no limit; `auto`: as many as fit, found at the start."""
     rehearsal: Annotated[Literal["auto", "step", "trace", "none"], MAY_CHANGE] = "auto"
     """How the start checks that the largest step fits into memory. `step`: the step is computed and discarded.
     `trace`: its memory is estimated. `auto`: `step` on GPUs and `trace` on CPUs."""
@@ -67,12 +67,12 @@ class EngineSettings(Settings, ABC):
     @model_validator(mode="after")
     def _found_somehow(self) -> Self:
         if self.max_batch_per_rank == "auto" and self.rehearsal == "none":
-            raise ValueError("max_batch_per_rank=auto is found by a rehearsal, and rehearsal=none leaves it out")
+            raise ValueError("max_batch_per_rank=auto needs a rehearsal: remove rehearsal=none")
         return self
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and images."""
+        """Type of weights and images."""
         return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
@@ -82,11 +82,11 @@ class EngineSettings(Settings, ABC):
 
     @property
     def weight_format(self) -> torch.memory_format:
-        """How weights lie in memory."""
+        """Memory format of weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def image_format(self, x: torch.Tensor) -> torch.memory_format:
-        """How samples lie in memory; other shapes than images keep theirs."""
+        """Memory format of samples; shapes other than images keep theirs."""
         return torch.channels_last if self.channels_last and x.dim() == 4 else torch.preserve_format
 
     def parts(self, share: int, resolution: int) -> int:
@@ -98,7 +98,7 @@ class EngineSettings(Settings, ABC):
 
     @abstractmethod
     def held(self, whole: int, trained: int, updated: list[int], processes: int, kept: bool) -> Held:
-        """What a process holds of both networks, in bytes.
+        """Bytes that a process holds for both networks.
 
         `whole`: of all weights, `trained`: of those with moments, `updated`: of each network's in use. `kept`: whether
         gradients live beyond one backward.
@@ -156,7 +156,7 @@ BUFFERS = 2 * 4 * _BUCKET
 
 
 def _read(value: object) -> object:
-    """What a JSON file holds, if it is one that is named."""
+    """The content of a JSON file if `value` names one; otherwise `value` itself."""
     if not isinstance(value, str | Path):
         return value
     try:
@@ -166,15 +166,16 @@ def _read(value: object) -> object:
 
 
 class ZeroSettings(EngineSettings):
-    """DeepSpeed's ZeRO: what every process would hold a copy of is divided among them."""
+    """DeepSpeed's ZeRO, which divides what every process would otherwise hold a copy of."""
 
     name: Annotated[Literal["zero"], MAY_CHANGE] = "zero"
     stage: Annotated[Literal[0, 1, 2, 3], MAY_CHANGE] = 1
-    """Divided among the processes: 1 the optimizer's state, 2 gradients too, 3 weights and averages too; 0 nothing."""
+    """What is divided among the processes. 0: nothing. 1: the optimizer's state. 2: gradients too. 3: weights and
+    averages too."""
     offload: Annotated[bool, MAY_CHANGE] = False
-    """The optimizer's state, and its step, on the CPU; from stage 1 on."""
+    """Keep the optimizer's state, and compute its step, on the CPU; needs stage 1 or higher."""
     deepspeed: Annotated[dict[str, Any], BeforeValidator(_read), MAY_CHANGE] = {}
-    """More of DeepSpeed's own configuration, or a JSON file that holds it. A file is read when the run is begun."""
+    """Further keys of DeepSpeed's configuration, or a JSON file with them, which is read when the run is started."""
 
     waits: ClassVar[bool] = True
     examined: ClassVar[tuple[dict[str, Any], ...]] = ({"stage": 1}, {"stage": 2}, {"stage": 3})
@@ -194,7 +195,7 @@ class ZeroSettings(EngineSettings):
         if self.precision == "fp64":
             raise ValueError("precision=fp64: DeepSpeed keeps the optimizer's state in fp32; use engine.name=ddp")
         if self.compile:
-            raise ValueError("compile=true needs engine.name=ddp: DeepSpeed's hooks are in the way of torch.compile")
+            raise ValueError("compile=true needs engine.name=ddp: DeepSpeed's hooks prevent torch.compile")
         if self.offload and self.stage == 0:
             raise ValueError("offload=true needs a stage from 1 to 3")
         ours = flatten(self._ours())
@@ -209,7 +210,8 @@ class ZeroSettings(EngineSettings):
             raise ValueError(
                 f"deepspeed: {key} is decided by {whose}; leave it out"
                 if whose
-                else f"deepspeed: {key} is none of what can be passed on: zero_optimization's {', '.join(_FREE)}"
+                else f"deepspeed: {key} is not one of the keys that can be passed on: "
+                f"zero_optimization's {', '.join(_FREE)}"
             )
         return self
 
@@ -225,7 +227,7 @@ class ZeroSettings(EngineSettings):
         )
 
     def configuration(self, clip: float | None) -> dict[str, Any]:
-        """DeepSpeed's, with the user's own merged in."""
+        """DeepSpeed's configuration, with the user's keys merged in."""
         ours = self._ours()
         zero = ours["zero_optimization"] | self.deepspeed.get("zero_optimization", {})
         return ours | {"gradient_clipping": clip or 0.0, "zero_optimization": zero}
@@ -254,12 +256,12 @@ class ZeroSettings(EngineSettings):
 def _check(key: str, value: Any, kind: Any) -> None:
     if type(value) is not kind or value < 0:
         raise ValueError(
-            f"deepspeed: {key} is {'true or false' if kind is bool else 'a whole number'}, and not {value!r}"
+            f"deepspeed: {key} must be {'true or false' if kind is bool else 'a whole number'}, not {value!r}"
         )
 
 
 def _strip(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what says "auto", as configurations for other trainers do: it means whatever we set."""
+    """The values without those that are "auto", as in configurations for other trainers: they mean whatever we set."""
     kept = {key: _strip(value) if isinstance(value, dict) else value for key, value in values.items()}
     return {key: value for key, value in kept.items() if value != "auto"}
 
@@ -267,6 +269,6 @@ def _strip(values: dict[str, Any]) -> dict[str, Any]:
 ENGINES: Registry[type[EngineSettings]] = Registry("engine", {"ddp": DdpSettings, "zero": ZeroSettings})
 
 USUAL_ENGINE = "ddp"
-"""What is used unless something else is asked for."""
+"""The default."""
 
 AnyEngine = Annotated[EngineSettings, one_of(ENGINES, default=USUAL_ENGINE)]

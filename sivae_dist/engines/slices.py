@@ -1,4 +1,4 @@
-"""A tensor cut into one slice a process, as ZeRO 3 cuts weights: consecutive elements, and padding after the last."""
+"""A tensor cut into one slice per process, as ZeRO 3 cuts weights: consecutive elements, and padding after the last."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def slice_of(tensor: Tensor) -> Tensor:
 
 
 def put_together(part: Tensor, shape: Sequence[int]) -> Tensor:
-    """The tensor of which every process gives its slice, on all of them; they call it together."""
+    """The whole tensor, on every process, from the slice of each; they call it together."""
     if world_size() == 1:
         return part[: math.prod(shape)].view(*shape).clone()
     whole = part.new_empty(world_size() * part.numel())

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO: what DDP keeps a copy of in every process is divided among them.
+"""DeepSpeed's ZeRO: the copies that DDP keeps in every process are divided among the processes.
 
 A DeepSpeed engine trains a fixed set of parameters, so every segment gets a new one, and what the optimizer knows is
 carried over. In between, and in checkpoints, it is held by parameter as ever.

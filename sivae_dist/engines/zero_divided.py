@@ -1,4 +1,4 @@
-"""ZeRO's stages that divide: what a process holds of optimizer, weights and averages, and how it is put together."""
+"""ZeRO's stages 1 to 3: the parts of optimizer, weights and averages that a process holds, and how they are joined."""
 
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -224,7 +224,7 @@ class DividedEngine(DividedOptimizerEngine[NetworkT, InputT, TurnT]):
         super()._discard()
 
     def _link(self) -> None:
-        """Nothing is linked in this stage."""
+        """Does nothing: nothing is linked in this stage."""
 
     def _detach(self) -> None:
         for parameter in self.network.parameters():
@@ -292,4 +292,4 @@ ENGINES: dict[int, type[ZeroEngine[Any, Any, Any]]] = {
     2: DividedOptimizerEngine,
     3: DividedEngine,
 }
-"""By stage."""
+"""The engines by stage."""

@@ -1,4 +1,4 @@
-"""What `sivae evaluate` does in each of its processes."""
+"""The part of `sivae evaluate` that runs in each of its processes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Measures a model on all processes at once. Whoever trains, and `sivae evaluate`, come here."""
+"""Measures a model on all processes at once, for training and for `sivae evaluate`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -36,7 +36,7 @@ Sums = dict[Metric, Total]
 
 
 class Evaluator:
-    """Made and called by all processes together. Knows no metric: each says what it needs (metrics/base.py)."""
+    """Made and called by all processes together. Knows no metric by name: each declares its needs (metrics/base.py)."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class Evaluator:
         return None
 
     def evaluate(self, model: Pretrained) -> list[Row]:
-        """All values that can be had, those of reconstructions last, the same on all processes; in IEEE fp32 (fp64 for
-        a model in fp64), whatever training computes in.
+        """All values that can be measured, those of reconstructions last, the same on all processes; in IEEE fp32 (fp64
+        for a model in fp64), whatever training computes in.
 
         Metrics of features are left out when `prepare` found something missing. Raises StoppedError when asked to
         stop, and SampleError for a damaged image where that is fatal.
@@ -116,7 +116,7 @@ class Evaluator:
         return dict(sorted(possible.items(), key=lambda item: Reconstructions in item[1].needs))
 
     def _found(self, model: Pretrained, metrics: list[Metric]) -> dict[Metric, Found]:
-        """All that the metrics need, in one pass through the images of each need."""
+        """Collects all that the metrics need, in one pass through the images of each need."""
 
         def needing(need: Need) -> list[Metric]:
             return [metric for metric in metrics if need in metric.needs]
@@ -157,7 +157,7 @@ class Evaluator:
         return any(metric.keeps_features for metric in self._metrics.values())
 
     def _real_features(self, level: int, extractor: Extractor) -> FeatureSet | None:
-        """Of the real images, computed once for all runs; other processes than the first may have None."""
+        """Features of the real images, computed once for all runs; processes other than the first may get None."""
         numbers = self._streams.reference
         key = {
             "data": self._data.digest,
@@ -194,7 +194,7 @@ class Evaluator:
             yield Reconstructions(to_unit(real), to_unit(model.reconstruct(real)))
 
     def _row(self, name: str, metric: Metric, found: Found) -> Row:
-        """A value with all that it follows from and that others may not; on the first process."""
+        """A value with everything that it depends on; on the first process."""
         label = None if self._extractor is None else self._extractor.label
         row: Row = {"metric": metric.reported(name, label), "value": metric.value(found)} | metric.details(found)
         for need in metric.needs:
@@ -202,7 +202,7 @@ class Evaluator:
         return row | {library.replace("-", "_"): version(library) for library in metric.libraries}
 
     def _origin(self, need: Need, found: Found) -> dict[str, Any]:
-        """What is recorded of the images that a need consists of."""
+        """The record about the images of a need."""
         settings = self.settings
         if need is Features:
             assert self._extractor is not None

@@ -1,4 +1,4 @@
-"""Beside an evaluation: signs of life, requests to stop, and a line now and then."""
+"""Progress of an evaluation: it feeds the watchdog, heeds requests to stop, and prints a line now and then."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -7,7 +7,7 @@ from sivae_dist.process import watchdog
 from sivae_dist.process.stopping import Stop
 
 _SECONDS = 30.0
-"""Between two lines."""
+"""Seconds between two lines."""
 
 
 class StoppedError(Exception):

@@ -1,4 +1,4 @@
-"""Features of the real images, kept under the digests of all that they follow from, so that they cannot go stale."""
+"""Features of the real images, kept under the digests of all that they depend on, so that they cannot go stale."""
 
 import hashlib
 import json
@@ -31,9 +31,9 @@ class References:
         self._last: tuple[dict[str, Any], FeatureSet | None] | None = None
 
     def get(self, key: dict[str, Any], make: Callable[[], FeatureSet], *, features: bool) -> FeatureSet | None:
-        """What is kept under exactly this key; where there is nothing, `make()` of all processes, which is then kept.
+        """The feature set kept under exactly this key; if there is none, `make()` by all processes, which is then kept.
 
-        `features`: whether the features themselves are needed. Other processes than the first may get None.
+        `features`: whether the features themselves are needed. Processes other than the first may get None.
         """
         if self._last is not None and self._last[0] == key:
             return self._last[1]
@@ -59,7 +59,7 @@ class References:
 
 
 def load(folder: Path, key: dict[str, Any], *, features: bool) -> FeatureSet | None:
-    """What is kept under exactly this key; None when there is nothing, or nothing usable, or no wanted features."""
+    """The feature set kept under exactly this key; None when there is none, or it is unusable or lacks `features`."""
     try:
         with safe_open(_path(folder, key), "pt") as file:
             if json.loads((file.metadata() or {})["key"]) != _full(key):

@@ -1,4 +1,4 @@
-"""What travels from `sivae evaluate` to its processes."""
+"""The request that `sivae evaluate` sends to its processes."""
 
 from sivae_dist.config.imports import import_all
 from sivae_dist.config.opening import settings_of
@@ -13,14 +13,16 @@ class Request(Settings):
     checkpoint: str = "latest"
     """`latest`, `best`, or a number of images seen."""
     overrides: tuple[str, ...] = ()
-    """`key=value`, of what does not change the model."""
+    """`key=value`, for settings that do not change the model."""
     imports: tuple[str, ...] = ()
-    """Modules beside those that the run names: of metrics that were written later, say."""
+    """Modules besides those that the run names, with metrics that were written later, for example."""
 
     def settings(self, run: RunDirectory) -> RunSettings:
         """The run's, with the overrides. ValueError for one that belongs to training, or a module that is not there."""
         import_all(self.imports)
         for assignment in self.overrides:
             if assignment.split("=")[0].split(".")[0] not in _SETTABLE:
-                raise ValueError(f"{assignment}: only {', '.join(_SETTABLE)} can be set here, the rest is the run's")
+                raise ValueError(
+                    f"{assignment}: only {', '.join(_SETTABLE)} can be set here, the rest is fixed by the run"
+                )
         return settings_of(run, self.overrides)

@@ -1,4 +1,4 @@
-"""A value with everything that it follows from: a line of evaluation.jsonl."""
+"""A value with everything that it depends on: a line of evaluation.jsonl."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ Row = dict[str, Any]
 
 
 def tag(row: Row) -> str:
-    """What a value is called in TensorBoard and in a checkpoint (checkpoint.best_metric)."""
+    """The name of a value in TensorBoard and in a checkpoint (checkpoint.best_metric)."""
     return f"evaluation/{row['metric']}"
 
 

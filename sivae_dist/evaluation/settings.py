@@ -1,4 +1,4 @@
-"""What is measured, when, and against what."""
+"""Settings of the evaluation: metrics, when they are measured, and against which images."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ class EvaluationSettings(Settings):
     reference: Literal["train", "test", "all"] = "train"
     """The real images that samples are compared with."""
     reference_samples: Annotated[int, Field(ge=2)] | None = None
-    """Use only this many of them, from the first; None for all."""
+    """Use only this many of them, from the first; null for all."""
     extractor: Annotated[str, name_in(EXTRACTORS)] = USUAL_EXTRACTOR
     """`inception-v3-compat`: torch-fidelity's port of the Inception network of 2015, whose weights file is needed.
     `inception-v3-random`: the same with random weights of a fixed seed at 139 px, which needs no file."""
@@ -36,11 +36,11 @@ class EvaluationSettings(Settings):
     sha256: str | None = None
     """Checksum of `weights`, or its first digits, if they deliberately differ from those of 2015."""
     test_samples: Annotated[int, Field(ge=1)] | None = None
-    """Reconstruct only this many images of the test split, from the first; None for all."""
+    """Reconstruct only this many images of the test split, from the first; null for all."""
     batch: int = Field(50, ge=1)
     """Images per batch and process."""
     seed: int = 0
-    """Of the samples' latents."""
+    """Seed of the samples' latents."""
     live: bool = False
     """Evaluate the networks as they are instead of their moving averages."""
     cache: str | None = None
@@ -57,11 +57,11 @@ class EvaluationSettings(Settings):
     @classmethod
     def _long_enough(cls, value: str | None) -> str | None:
         if value is not None and (len(value) < 8 or set(value) - set("0123456789abcdef")):
-            raise ValueError("at least 8 hexadecimal digits in small letters are needed")
+            raise ValueError("at least 8 lower-case hexadecimal digits are needed")
         return value
 
     def needs(self, need: Need) -> bool:
-        """Whether any metric does."""
+        """Whether any metric has this need."""
         return any(need in METRICS[name].needs for name in self.metrics)
 
     def reported(self) -> list[str]:

@@ -13,7 +13,7 @@ from sivae_dist.process.processes import rank, world_size
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a Frechet distance needs of a set of images."""
+    """The statistics of a set of images that a Frechet distance needs."""
 
     count: int
     mean: NDArray[np.float64]
@@ -24,7 +24,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Of a set of images, all that a metric may want of their features."""
+    """All that a metric may need about the features of a set of images."""
 
     statistics: Statistics
     features: Tensor | None
@@ -33,7 +33,7 @@ class FeatureSet:
 
 @dataclass
 class Collected:
-    """What a process has gathered."""
+    """The features that a process has gathered."""
 
     dimensions: int
     device: torch.device
@@ -59,7 +59,7 @@ class Collected:
             self._features.append(features.cpu())
 
     def statistics(self) -> Statistics:
-        """Of all processes' images. All of them call it together, once."""
+        """Statistics of all processes' images. All of them call it together, once."""
         count = torch.tensor(self.count, dtype=torch.float64, device=self.device)
         if world_size() > 1:
             for sums in (count, self._sum, self._products):
@@ -90,6 +90,6 @@ class Collected:
         return rows[there.flatten()]
 
     def feature_set(self) -> FeatureSet:
-        """Of all processes' images; on other processes than the first without the features. All of them call it
-        together, once."""
+        """The feature set of all processes' images; the features themselves are on the first process only. All of them
+        call it together, once."""
         return FeatureSet(self.statistics(), self.features() if self.keep else None)

@@ -11,7 +11,7 @@ from sivae_dist.process.processes import world_size
 
 
 class Totals:
-    """Of some metrics, in their order, and the number of images; all in one fp64 tensor."""
+    """Sums of some metrics, in their order, and the number of images; all in one fp64 tensor."""
 
     def __init__(self, metrics: Sequence[Metric], device: torch.device) -> None:
         self._metrics = metrics
@@ -23,7 +23,7 @@ class Totals:
         self._sums += torch.cat((self._sums.new_tensor([len(batch)]), *parts))
 
     def reduced(self) -> list[Total]:
-        """Of all processes, by metric. All of them call it together, once."""
+        """Totals over all processes, by metric. All of them call it together, once."""
         if world_size() > 1:
             dist.all_reduce(self._sums)
         count, *parts = self._sums.cpu().split([1, *(metric.sums for metric in self._metrics)])
@@ -31,7 +31,7 @@ class Totals:
 
 
 def _checked(metric: Metric, part: Tensor) -> Tensor:
-    """ValueError when a metric breaks its contract, of which torch would say nothing, or nothing helpful."""
+    """ValueError when a metric breaks its contract, about which torch would say nothing helpful."""
     if part.shape != (metric.sums,) or part.dtype != torch.float64:
         found = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
         raise ValueError(f"{type(metric).__name__}.add returned {found} instead of float64 [{metric.sums}]")

@@ -1,4 +1,4 @@
-"""The contract of a model: what the rest of the program knows of an encoder and a decoder, and nothing more.
+"""The contract of a model: all that the rest of the program knows about an encoder and a decoder.
 
 A family is a folder beside this file, or a module anywhere, with three things:
 
@@ -35,7 +35,7 @@ from sivae_dist.settings import Settings
 
 
 class Network(nn.Module):
-    """What encoder and decoder have in common."""
+    """The common base of encoder and decoder."""
 
     checkpoint_activations = False
     """Whether activations are recomputed where that saves most; set from outside, and free to be ignored."""
@@ -79,11 +79,11 @@ class ModelSettings(Settings, ABC):
 
     @abstractmethod
     def shape(self, resolution: int) -> tuple[int, ...]:
-        """Of one sample of x at a stage: (C, R, R) for images."""
+        """Shape of one sample of x at a stage: (C, R, R) for images."""
 
     @abstractmethod
     def networks(self) -> tuple[Encoder, Decoder]:
-        """Both, on torch's current device, with initial weights from its generator."""
+        """Encoder and decoder on torch's current device, with initial weights from its generator."""
 
     @property
     def classes(self) -> int:
@@ -115,7 +115,7 @@ class ModelSettings(Settings, ABC):
         return 1
 
     def feature_values(self, resolution: int) -> int:
-        """What the activations of one sample are in proportion to."""
+        """A number to which the activations of one sample are proportional."""
         return prod(self.shape(resolution))
 
     def build(self, seed: int) -> tuple[Encoder, Decoder]:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from sivae_dist.models.base import Network
 
 SLOPE = 0.2
-"""Of every leaky ReLU (StyleGAN, ALAE and the authors' code)."""
+"""Negative slope of every leaky ReLU (StyleGAN, ALAE and the authors' code)."""
 
 
 class _Scaled(nn.Module):
@@ -147,15 +147,15 @@ def pass_through(block: nn.Module, *inputs: Any, recompute: bool) -> Any:
 
 
 class GrowingNetwork(Network):
-    """A network of blocks, one a resolution, of which a stage uses some."""
+    """A network of blocks, one per resolution, of which a stage uses some."""
 
     recomputed = 3
-    """How many blocks' are, from the stage's resolution down.
+    """Number of blocks whose activations are recomputed, from the stage's resolution down.
 
     A block's operations are about the same at every resolution below the widest, its activations halve with each, so
     that three hold 7/8 of all that is saved, and the others would cost as much time and save little.
     """
 
     def recomputes(self, block: int, resolution: int) -> bool:
-        """Whether those of the block of `block` px are, in a pass at `resolution` px."""
+        """Whether the activations of the block of `block` px are recomputed, in a pass at `resolution` px."""
         return self.checkpoint_activations and block << self.recomputed > resolution

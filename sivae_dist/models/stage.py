@@ -1,4 +1,4 @@
-"""What a network receives beside its input."""
+"""The conditions that a network receives besides its input."""
 
 from typing import NamedTuple, Self
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class Stage(NamedTuple):
-    """Where a growing network stands.
+    """The stage of a growing network.
 
     `blend` is a 0-dimensional tensor in [0, 1], the weight of the newest blocks, while they are blended in, and None
     otherwise. It is a tensor so that a compiled network is not compiled again when its value changes.
@@ -31,7 +31,7 @@ class Mixing(NamedTuple):
 
 
 class Cond(NamedTuple):
-    """What a network receives beside its input. Objectives pass it on and do not look inside."""
+    """The conditions that a network receives besides its input. Objectives pass it on and do not look inside."""
 
     stage: Stage
     label: Tensor | None = None

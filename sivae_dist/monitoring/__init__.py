@@ -1,1 +1,1 @@
-"""What a run logs: values in files, TensorBoard, the terminal."""
+"""The logs of a run: files of values, TensorBoard, the terminal."""

@@ -13,7 +13,7 @@ from sivae_dist.process.durations import duration
 _PLAIN_SECONDS = 10.0
 _GAP = "  "
 _BAR = 10
-"""Least columns of a bar that is worth them."""
+"""Smallest useful number of columns of a bar."""
 
 
 def fit(fields: Sequence[Sequence[str]], width: int) -> str:

@@ -80,7 +80,7 @@ class Monitor:
             self.reporter.progress(step.end, (", ".join([resolution, *states]), resolution), rate, self._details)
 
     def scalars(self, step: Step, terms: dict[str, float], data: Dataset, replaced: int, device: torch.device) -> None:
-        """A row of metrics and one of speed. `replaced`: damaged samples so far, of all processes."""
+        """Logs a row of metrics and one of speed. `replaced`: damaged samples so far, of all processes."""
         if not self.speaks:
             return
         metrics = terms | {
@@ -111,7 +111,7 @@ class Monitor:
         self._watch(terms)
 
     def _watch(self, terms: dict[str, float]) -> None:
-        """Warns, once, of what the objective has long found wrong."""
+        """Warns, once, of a fault that the objective has found in many rows."""
         fault = self.objective.fault(terms)
         self._faults.append(fault)
         if fault is not None and not self._warned and self._faults.count(fault) == _WATCHED:
@@ -125,11 +125,11 @@ class Monitor:
                 self._grids.write(step.end, name.rpartition("/")[2], picture)
 
     def is_evaluated(self) -> bool:
-        """Whether there are values of where the run began, or went on."""
+        """Whether there are values for the point where the run started or resumed."""
         return any(row["images"] == self._began[1] for row in read_rows(self.run.evaluation))
 
     def evaluated(self, images: int, rows: list[Row], seconds: float) -> None:
-        """Values of an evaluation after `images` images."""
+        """Logs the values of an evaluation after `images` images."""
         if self.speaks:
             for row in rows:
                 self._evaluation.write(images, {key: value for key, value in row.items() if key != "images"})
@@ -143,7 +143,7 @@ class Monitor:
             self._events.text(name, text, images)
 
     def saved(self, images: int, saved: Saved) -> None:
-        """A checkpoint is on disk, or could not be put there."""
+        """Logs that a checkpoint is on disk, or could not be written."""
         if saved.error is not None:
             self.say(f"warning: {saved.error}; the next checkpoint tries again")
         elif self.speaks:
@@ -156,7 +156,7 @@ class Monitor:
             self._events.scalars(images, row)
 
     def draw_curves(self) -> None:
-        """RUN/figures/curves.png, of all rows of metrics."""
+        """Draws RUN/figures/curves.png from all rows of metrics."""
         if not self.speaks:
             return
         from sivae_dist.use import figures

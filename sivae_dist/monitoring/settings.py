@@ -1,4 +1,4 @@
-"""When a run logs what."""
+"""Settings of what a run logs, and how often."""
 
 from pydantic import Field
 
@@ -11,6 +11,6 @@ class MonitoringSettings(Settings):
     images_every: Images = 50_000
     """Images between two image grids, in TensorBoard and RUN/figures/training; 0 for none, and no curves at the end."""
     trace: bool = False
-    """Write what stood at every position (sample, flip, hashes of pixels and draws) to trace.jsonl, to compare runs."""
+    """Write a row per position (sample, flip, hashes of pixels and draws) to trace.jsonl, to compare runs."""
     grid: int = Field(8, ge=1)
     """Columns of an image grid."""

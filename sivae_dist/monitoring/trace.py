@@ -1,4 +1,4 @@
-"""For debugging: what stood at every position of the run, to compare runs byte for byte."""
+"""For debugging: a record of every position of the run, to compare runs byte for byte."""
 
 import hashlib
 from pathlib import Path
@@ -26,7 +26,7 @@ class Trace:
         self._early: dict[int, dict[str, object]] = {}  # rows of positions past `_next`
 
     def write(self, first: int, x: Tensor, draws: Draws) -> None:
-        """What this process trains on at the positions from `first` on; called by all processes together.
+        """Records what this process trains on at the positions from `first` on; called by all processes together.
 
         Rows are written in the order of positions, whichever process or micro-batch comes first; those of positions
         to which the run has gone back take the place of the old ones.

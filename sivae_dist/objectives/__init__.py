@@ -1,4 +1,4 @@
-"""What is minimised. Each player's objective is a module whose forward returns its turn (see base.py)."""
+"""Objectives: the losses. Each player's objective is a module whose forward returns its turn (see base.py)."""
 
 from typing import Annotated
 

@@ -31,7 +31,7 @@ from sivae_dist.objectives.distances import Distance
 from sivae_dist.settings import Settings
 
 Weights = TypeVar("Weights")
-"""What an objective's settings come to at one resolution."""
+"""The values of an objective's settings at one resolution."""
 
 Terms = dict[str, Tensor]
 """Detached 0-dimensional means over the batch, by the name under which they are logged everywhere."""
@@ -60,7 +60,7 @@ class Draws(NamedTuple):
 
 
 class EncoderTurn(NamedTuple):
-    """What Algorithm 2's first half gives, lines 4 to 16."""
+    """The result of Algorithm 2's first half, lines 4 to 16."""
 
     loss: Tensor
     """0-dimensional, to be minimised over the encoder's parameters."""
@@ -70,7 +70,7 @@ class EncoderTurn(NamedTuple):
 
 
 class DecoderTurn(NamedTuple):
-    """What Algorithm 2's second half gives, lines 20 to 26."""
+    """The result of Algorithm 2's second half, lines 20 to 26."""
 
     loss: Tensor
     """0-dimensional, to be minimised over the decoder's parameters."""
@@ -137,7 +137,7 @@ class DecoderObjective(_Objective[Weights], ABC):
 
 
 class ModelOfRun(Protocol):
-    """What an objective may ask of the model's settings."""
+    """The part of the model's settings that an objective may use."""
 
     @property
     def resolutions(self) -> list[int]: ...
@@ -151,7 +151,7 @@ class ModelOfRun(Protocol):
 
 
 class EngineOfRun(Protocol):
-    """What an objective may ask of the engine's settings."""
+    """The part of the engine's settings that an objective may use."""
 
     @property
     def max_batch_per_rank(self) -> int | dict[int, int] | Literal["auto"] | None: ...
@@ -173,15 +173,15 @@ class Objective(Settings, ABC):
     """
 
     title: ClassVar[str]
-    """What it is called in figures and on the terminal."""
+    """Its name in figures and on the terminal."""
     card: ClassVar[str]
-    """What a model trained with it is, for the model card: `A Soft-IntroVAE ([authors, year](link))`."""
+    """A phrase for the model card that describes a model trained with it: `A Soft-IntroVAE ([authors, year](link))`."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags of the model card, the most specific one first."""
     legend: ClassVar[tuple[str, ...]] = ()
     """Lines below a dry run's table that explain `columns`."""
     panels: ClassVar[Mapping[str, tuple[str, ...]]] = {"loss": ("loss/encoder", "loss/decoder")}
-    """What curves show: the terms in each panel by its label. A term that a run does not log is left out."""
+    """The panels of the curves: the terms in each by its label. A term that a run does not log is left out."""
 
     name: str
 

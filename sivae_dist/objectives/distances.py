@@ -1,4 +1,4 @@
-"""How far an image lies from another: what an objective means by the reconstruction error L_rec.
+"""Distances between images, which objectives use as the reconstruction error L_rec.
 
 To add one, subclass `Distance` and put the class into the list, under the name by which a configuration chooses it:
 
@@ -49,7 +49,7 @@ class AbsoluteError(Distance):
 
 
 class CrossEntropy(Distance):
-    """In nats, of values read as probabilities (x + 1) / 2."""
+    """Cross entropy in nats, with values read as probabilities (x + 1) / 2."""
 
     bounded = True
 

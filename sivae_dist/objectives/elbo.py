@@ -18,7 +18,7 @@ def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
 
 
 def terms_of_real(x: Tensor, error: Tensor, kl: Tensor, elbo: Tensor) -> dict[str, Tensor]:
-    """What every objective logs of the real images x [B, C, R, R]; the others are [B]."""
+    """Terms that every objective logs about the real images x [B, C, R, R]; the other arguments are [B]."""
     return {
         "reconstruction/real": error.mean(),
         "reconstruction/per_value": error.mean() / x[0].numel(),

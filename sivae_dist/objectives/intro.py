@@ -34,9 +34,9 @@ from sivae_dist.settings import PerResolution, at
 Hinge = Literal["image", "batch"]
 
 BELOW_REAL = (
-    "KL(fake) {kl/fake:.1f} has stayed below KL(real) {kl/real:.1f} since the warm-up: the encoder does not tell "
-    "generated images from real ones. objective.margin should lie above KL(real): raise it, or lower "
-    "objective.beta_rec, and KL(real) with it."
+    "KL(fake) {kl/fake:.1f} has stayed below KL(real) {kl/real:.1f} since the warm-up: the encoder does not "
+    "distinguish generated images from real ones. objective.margin should be above KL(real): raise it, or lower "
+    "KL(real) by lowering objective.beta_rec."
 )
 
 BEYOND_MARGIN = (

@@ -1,4 +1,4 @@
-"""What IntroVAE and Soft-IntroVAE share: the images that the encoder judges, and how a run of either begins.
+"""The common part of IntroVAE and Soft-IntroVAE: the images that the encoder judges, and the warm-up.
 
 Symbols as in Algorithm 2: X real, Z = E(X), X_r = D(Z), Z_f ~ N(0, I), X_f = D(Z_f).
 """

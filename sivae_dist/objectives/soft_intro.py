@@ -53,7 +53,7 @@ class SoftIntroWeights(VaeWeights):
 
     @property
     def resting_kl(self) -> float:
-        """Where KL(fake) settles (nats): the push 0.5 beta_neg exp(-c KL) meets the decoder's pull beta_kl."""
+        """The KL(fake) that is reached (nats): the push 0.5 beta_neg exp(-c KL) meets the decoder's pull beta_kl."""
         if self.beta_neg <= 0 or self.beta_kl <= 0:
             return math.nan
         return math.log(self.beta_neg / (2 * self.beta_kl)) / self.slope
@@ -130,7 +130,7 @@ class SoftIntroSettings(IntrospectiveSettings):
     gamma_r: float = Field(1e-8, ge=0)
     """Weight of the reconstruction of generated images in the decoder's loss; 0 saves two of 28 passes."""
     alpha: float = Field(2.0, gt=0)
-    """Of (1/alpha) exp(alpha s ELBO); 2 in Algorithm 2, 1 in the main text (appendix 9.6)."""
+    """alpha in (1/alpha) exp(alpha s ELBO): 2 in Algorithm 2, 1 in the main text (appendix 9.6)."""
     stop_gradient: StopGradient = "none"
     """`none`: Algorithm 2 as printed. `reencoded`: X_r is encoded again as a constant, as in the authors' code."""
 

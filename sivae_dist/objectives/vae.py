@@ -68,7 +68,7 @@ class VaeDecoderObjective(DecoderObjective[VaeWeights]):
 
 
 class ElboSettings(Objective):
-    """What the settings of every objective of ours begin with: the weights in the ELBO of real images."""
+    """The settings that all objectives here share: the weights in the ELBO of real images."""
 
     players: ClassVar[tuple[type[EncoderObjective[Any]], type[DecoderObjective[Any]]]]
     """The objectives of encoder and decoder once the warm-up is over."""
@@ -85,13 +85,13 @@ class ElboSettings(Objective):
     beta_kl: PerResolution = 1.0
     """Weight of the KL divergence."""
     scale: float | None = Field(None, gt=0)
-    """s; None is the inverse of the final images' dimensions, in every phase."""
+    """Factor s of the losses; null: 1 / (C H W) of the final images, in every phase."""
     reconstruction: Annotated[str, name_in(DISTANCES)] = "mse"
     """Distance of an image from its reconstruction, summed over its values: `mse` is the squared error, `l1` the
     absolute one, `bce` the cross entropy in nats, for which model.output=tanh is needed."""
 
     def weights(self, resolution: int, dimensions: int) -> VaeWeights:
-        """What holds at `resolution`; `dimensions` is C H W of the final images."""
+        """The values that apply at `resolution`; `dimensions` is C H W of the final images."""
         return VaeWeights(
             beta_rec=at(self.beta_rec, resolution, "objective.beta_rec"),
             beta_kl=at(self.beta_kl, resolution, "objective.beta_kl"),

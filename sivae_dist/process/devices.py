@@ -1,4 +1,4 @@
-"""The device of a process: what is there, which one it takes, and why a GPU that is there cannot be used.
+"""The device of a process: which devices there are, which one it takes, and why a GPU cannot be used.
 
 One process takes one GPU. Which one follows from its rank among the processes of its node, whether a launcher shows
 every process all GPUs of the node (`sivae train`, torchrun) or each its own (SLURM's --gpus-per-task).
@@ -34,22 +34,22 @@ _NONE_VISIBLE = ("", "-1", "NoDevFiles")
 def check_name(name: str) -> str:
     """ValueError unless this is `auto`, `cpu`, `cuda` or `cuda:N`."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
-        raise ValueError(f"{name!r} is not a device; it is one of auto, cpu, cuda, cuda:N (as cuda:0)")
+        raise ValueError(f"{name!r} is not a device; it must be auto, cpu, cuda or cuda:N (such as cuda:0)")
     return name
 
 
 class Place(NamedTuple):
-    """Where a process stands among those of its node."""
+    """The place of a process among those of its node."""
 
     local_rank: int = 0
     processes: int | None = 1
-    """Of this node; None: not known."""
+    """Number of processes on this node; None if unknown."""
     shared: bool = True
     """Whether all of them see the same GPUs."""
 
     @classmethod
     def from_environment(cls) -> "Place":
-        """As a launcher's environment has it. Only our own is known to show every process the same GPUs."""
+        """The place that a launcher's environment gives. Only our own is known to show every process the same GPUs."""
         env = os.environ
         if int(env.get("WORLD_SIZE", "1")) <= 1:
             return cls()
@@ -106,7 +106,7 @@ def pick_device(name: str, place: Place | None = None) -> torch.device:
 
 
 def default_processes(name: str) -> int:
-    """One a GPU; one for a GPU that is named, or on the CPU. ValueError as `pick_device`."""
+    """One per GPU; one for a GPU that is named, or on the CPU. ValueError as `pick_device`."""
     return usable_gpus(name) or 1 if name in ("auto", "cuda") else 1
 
 
@@ -126,10 +126,10 @@ def usable_gpus(name: str) -> int:
 
 
 def why_expected() -> str | None:
-    """Why a GPU should be here; None where the CPU is all that anybody would expect.
+    """The reason to expect a GPU here; None if there is none.
 
-    A SLURM job is to use what it reserved, and nothing else of the node. Elsewhere whoever hides all GPUs
-    (CUDA_VISIBLE_DEVICES) means the CPU.
+    A SLURM job is to use what it reserved, and nothing else of the node. Elsewhere, hiding all GPUs
+    (CUDA_VISIBLE_DEVICES) asks for the CPU.
     """
     if (reserved := _reserved()) is not None:
         return f"this job reserved GPUs ({reserved})"
@@ -197,8 +197,8 @@ def why_no_gpu() -> str:
     if any(_DEV.glob("nvidia[0-9]*")) and not _may_open():
         return "the device files /dev/nvidia* may not be opened: reserve GPUs for this job, or ask for permission"
     if visible is not None:
-        return f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine: correct or unset it"
-    return f"CUDA does not start ({_error_of_cuda()}): see whether nvidia-smi works, and run `sivae doctor`"
+        return f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine: correct it or unset it"
+    return f"CUDA does not start ({_error_of_cuda()}): check whether nvidia-smi works, and run `sivae doctor`"
 
 
 def _loadable(library: str) -> bool:
@@ -218,7 +218,7 @@ def _error_of_cuda() -> str:
 
 
 def driver_version() -> str | None:
-    """Of the NVIDIA driver, like 580.65.06; None where there is none."""
+    """Version of the NVIDIA driver, like 580.65.06; None if there is none."""
     try:
         text = (_PROC / "version").read_text()
     except OSError:
@@ -229,7 +229,7 @@ def driver_version() -> str | None:
 
 
 def _nvidia_smi(*arguments: str) -> list[str]:
-    """The lines that it prints; none where it is missing, fails or hangs."""
+    """The lines that nvidia-smi prints; none if it is missing, fails or hangs."""
     if (command := shutil.which("nvidia-smi")) is None:
         return []
     try:
@@ -245,8 +245,8 @@ def check_architecture(device: torch.device) -> None:
     known = torch.cuda.get_arch_list()
     if known and not any(runs(architecture, major, minor) for architecture in known):
         raise ValueError(
-            f"{device} ({torch.cuda.get_device_name(device)}, sm_{major}{minor}) is none of the GPUs that this torch "
-            f"was built for ({', '.join(known)}): install a torch that was built for it, or set device=cpu"
+            f"{device} ({torch.cuda.get_device_name(device)}, sm_{major}{minor}) is not one of the GPUs that this "
+            f"torch was built for ({', '.join(known)}): install a torch that was built for it, or set device=cpu"
         )
 
 
@@ -268,7 +268,7 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def device_model(device: torch.device) -> str:
-    """What a run's last bits depend on: the GPU's model as its driver names it, or `cpu`."""
+    """The GPU's model as its driver names it, or `cpu`. The last bits of a run's values depend on it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
@@ -280,13 +280,13 @@ def describe(device: torch.device) -> str:
 
 
 def hardware(models: Iterable[str], device: torch.device) -> dict[str, Any]:
-    """For a checkpoint's manifest: on what a run was trained. `models`: of all processes, as `device_model` has it."""
+    """The hardware of a run, for a checkpoint's manifest. `models`: of all processes, from `device_model`."""
     return {"type": device.type, "models": sorted(set(models))}
 
 
 def moved(before: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
-    """What it means for a run to continue on other hardware than its checkpoint was made on; None where it is the same
-    or not known."""
+    """A note on what changes when a run continues on other hardware than its checkpoint was made on; None if it is the
+    same or unknown."""
     if before is None or before == now:
         return None
     if before["type"] != now["type"]:
@@ -314,7 +314,7 @@ def _processor() -> str:
 
 
 def start_lines(devices: Sequence[str], precision: str, threads: int) -> tuple[str, str]:
-    """What a run works on, and how. `devices`: of each process, as `describe` has it; `threads`: of each process."""
+    """Two lines: a run's devices, and how it computes. `devices` (from `describe`) and `threads` are per process."""
     several = len(devices) > 1
     what = ", ".join(f"{count} x {name}" if several else name for name, count in Counter(devices).items())
     work = f"{len(devices)} processes, " if several else ""
@@ -326,7 +326,7 @@ def start_lines(devices: Sequence[str], precision: str, threads: int) -> tuple[s
 
 
 def gpu_of(device: torch.device) -> str:
-    """Which GPU of which machine this is, for `refuse_shared`; empty for the CPU, which all may share."""
+    """Identifies a GPU and its machine, for `refuse_shared`; empty for the CPU, which all may share."""
     if device.type != "cuda":
         return ""
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
@@ -334,11 +334,11 @@ def gpu_of(device: torch.device) -> str:
 
 
 def refuse_shared(gpus: Sequence[str]) -> None:
-    """`gpus`: of every process, by rank, as `gpu_of` has it. ValueError when two processes have the same one."""
+    """ValueError when two processes have the same GPU. `gpus`: that of every process by rank, from `gpu_of`."""
     first: dict[str, int] = {}
     for rank, gpu in enumerate(gpus):
         if gpu and (other := first.setdefault(gpu, rank)) != rank:
             raise ValueError(
                 f"processes {other} and {rank} have the same GPU ({gpu}): start no more processes than GPUs, with "
-                "device=cuda; a launcher that binds GPUs to tasks has to give each its own"
+                "device=cuda; a launcher that binds GPUs to tasks must give each task its own"
             )

@@ -1,4 +1,4 @@
-"""How times are written, everywhere. Without torch, for commands that only look."""
+"""The one format for durations. Imports no torch, for commands that only look."""
 
 import math
 from itertools import pairwise

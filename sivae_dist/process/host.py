@@ -15,7 +15,7 @@ _FILES = {
 
 
 class HostMemory(NamedTuple):
-    """In bytes."""
+    """Sizes in bytes."""
 
     total: int
     """Of the machine, or the smallest limit on this process's control groups (containers, SLURM's --mem)."""
@@ -24,7 +24,7 @@ class HostMemory(NamedTuple):
 
 
 def host_memory() -> HostMemory:
-    """What this process and all that share its machine and limits have together."""
+    """The memory of this process together with all that share its machine and limits."""
     total, available = _of_machine()
     for limit, used in _of_groups():
         total, available = min(total, limit), min(available, max(0, limit - used))

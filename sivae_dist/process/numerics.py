@@ -1,4 +1,4 @@
-"""How a GPU computes: the precision of fp32 operations, and whether the same inputs give the same bits.
+"""Numerics of a GPU: the precision of fp32 operations, and whether the same inputs give the same bits.
 
 On a CPU none of this changes anything: fp32 is IEEE there, and the same inputs give the same bits.
 """
@@ -13,7 +13,7 @@ import torch
 Precision = Literal["fp32", "tf32", "bf16", "fp64"]
 
 _ALWAYS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""Without it the memory of one resolution is of little use to the next, which wants larger pieces."""
+"""Without it, memory freed by one resolution can hardly be reused by the next, which needs larger pieces."""
 
 _DETERMINISTIC = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # or cuBLAS splits sums by what memory is free
@@ -23,7 +23,7 @@ _DETERMINISTIC = {
 
 
 def set_environment(deterministic: bool) -> None:
-    """What libraries read once, when CUDA starts: to be called before. A user's own values stay."""
+    """Sets variables that libraries read once, when CUDA starts; to be called before that. A user's own values stay."""
     values = _ALWAYS | (_DETERMINISTIC if deterministic else {})
     if "PYTORCH_CUDA_ALLOC_CONF" in os.environ:  # the former name, which has precedence
         del values["PYTORCH_ALLOC_CONF"]
@@ -54,7 +54,7 @@ def configure(precision: Precision, deterministic: bool, device: torch.device) -
 
 @contextmanager
 def ieee() -> Iterator[None]:
-    """In here fp32 is IEEE single precision, whatever training uses: for values that are to be compared."""
+    """A context in which fp32 is IEEE single precision, whatever training uses: for values that are to be compared."""
     # Asked by operation: the getter of cudnn.allow_tf32 raises when convolutions and RNNs differ.
     before = {
         "convolutions": torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]

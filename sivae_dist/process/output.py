@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO, errno.EBADF})
-"""What writing gives when nobody will ever read it again; anything else (a full disk) may pass."""
+"""Errors of a write that will never succeed again; any other (a full disk) may pass."""
 
 
 class _Lasting(io.FileIO):
@@ -41,7 +41,7 @@ class _Lasting(io.FileIO):
 
 
 def outlast_watchers() -> None:
-    """From now on this process does not fail for want of a reader: `| head`, a lost connection, `> log` on a full disk.
+    """Makes this process survive the loss of its output: `| head`, a lost connection, `> log` on a full disk.
 
     What cannot be written to stdout is dropped with one line on stderr, and the other way round. Streams that are not
     the process's own, as under a test's capture, are left alone.
@@ -80,8 +80,8 @@ def _lasting(stream: TextIO, warn: Callable[[OSError], object]) -> TextIO:
 
 
 def _note(name: str, error: OSError, other: int) -> None:
-    """To a descriptor: this comes in the midst of another write, in which Python's streams cannot be used again."""
+    """Writes to a descriptor, as this happens during another write, when Python's streams cannot be used."""
     try:
-        os.write(other, f"note: {name} cannot be written ({error.strerror}); all else continues\n".encode())
+        os.write(other, f"note: {name} cannot be written ({error.strerror}); everything else continues\n".encode())
     except OSError:
         pass  # it is gone as well

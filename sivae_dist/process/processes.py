@@ -1,4 +1,4 @@
-"""The processes of a run: who am I, how many are we, and how one acts without leaving the others behind."""
+"""The processes of a run: rank, number, and actions that all of them take together."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class PeerError(RuntimeError):
 
 
 _CUT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
-"""What gloo, NCCL and the store say of a process that is there no more."""
+"""Words of gloo, NCCL and the store about a process that is gone."""
 
 
 def is_of_lost_peer(error: Exception) -> bool:
@@ -35,7 +35,7 @@ def world_size() -> int:
 
 
 _timeout: timedelta | None = None
-"""What `join` was given; a new group does not take it from the first one."""
+"""The timeout given to `join`; a new group does not inherit it from the first one."""
 
 
 def join(device: torch.device, timeout: timedelta) -> None:
@@ -63,7 +63,7 @@ def _join_gpus(device: torch.device, timeout: timedelta) -> None:
 
 
 def everyones(store: Any, index: int, count: int, value: str) -> list[str]:
-    """What each of `count` processes says, by rank, before there is a group; this is process `index`."""
+    """The value of each of `count` processes, by rank, before there is a group; this is process `index`."""
     store.set(f"sivae/{index}", value)
     return [store.get(f"sivae/{other}").decode() for other in range(count)]
 
@@ -100,14 +100,14 @@ def host_group() -> dist.ProcessGroup | None:
 
 
 def new_group(backend: str | None = None) -> dist.ProcessGroup:
-    """A group of all processes, as patient as the first one."""
+    """A group of all processes, with the timeout of the first one."""
     return cast(dist.ProcessGroup, dist.new_group(backend=backend, timeout=_timeout))
 
 
 def everyone(action: Callable[[], T], group: Any = None) -> list[T]:
     """Runs `action` on every process and returns all results, by rank. `group`: of all processes; None: the usual one.
 
-    An error on any process is raised on all of them, so that nobody waits for one that has given up. The results
+    An error on any process is raised on all of them, so that no process waits for one that has given up. The results
     travel pickled among our own processes.
     """
     value: T | None = None

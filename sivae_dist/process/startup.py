@@ -1,4 +1,4 @@
-"""What a command is doing while it has nothing to show yet: a line on stderr when that takes seconds."""
+"""Progress of a command that has nothing to show yet: lines on stderr that say what it is doing, every few seconds."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from time import monotonic
 from sivae_dist.process.durations import duration
 
 SECONDS = 4.0
-"""Longest silence; while one thing lasts, each is twice as long as the one before."""
+"""Seconds before the first line about something; each further wait is twice as long."""
 
 _LOOK = 0.25
 """Seconds between two looks at the clock."""
@@ -30,16 +30,16 @@ class _Speaker:
         self._thread.join()
 
     def _speak(self) -> None:
-        told, last, pause = "", monotonic(), SECONDS
+        shown, last, pause = "", monotonic(), SECONDS
         while not self._over.wait(_LOOK):
             what, since = self._now
-            if what != told:
+            if what != shown:
                 pause = SECONDS
             if monotonic() - last < pause:
                 continue
             lasted = monotonic() - since
-            print(f"{what} ..." + (f" {duration(lasted)}" if what == told else ""), file=sys.stderr, flush=True)
-            told, last, pause = what, monotonic(), 2 * pause
+            print(f"{what} ..." + (f" {duration(lasted)}" if what == shown else ""), file=sys.stderr, flush=True)
+            shown, last, pause = what, monotonic(), 2 * pause
 
 
 _speaker: _Speaker | None = None
@@ -47,7 +47,7 @@ _speaker: _Speaker | None = None
 
 @contextmanager
 def speaking(what: str) -> Iterator[None]:
-    """Says what is being done, `what` at first, whenever nothing else has been said for SECONDS; until `done`."""
+    """Prints what is being done, `what` at first, whenever nothing has been printed for SECONDS; until `done`."""
     global _speaker
     before, _speaker = _speaker, _Speaker(what)
     mine = _speaker
@@ -59,12 +59,12 @@ def speaking(what: str) -> Iterator[None]:
 
 
 def doing(what: str) -> None:
-    """Names what is being done from now on. Outside of `speaking`, or after `done`, nothing is said."""
+    """Sets what is being done from now on. Outside of `speaking`, or after `done`, nothing is printed."""
     if _speaker is not None:
         _speaker.doing(what)
 
 
 def done() -> None:
-    """There is something to show."""
+    """Stops the lines: the command has something to show now."""
     if _speaker is not None:
         _speaker.end()

@@ -43,11 +43,11 @@ class Stop:
             self._group = host_group()
 
     def leave(self) -> None:
-        """When the group is no more; another may be joined."""
+        """Forgets the group, which has ended; another may be joined."""
         self._group = self._vote = None
 
     def vote(self) -> None:
-        """Begins to ask all processes. Each step asks before its work and reads the answer after it, for nothing."""
+        """Starts to ask all processes. A step asks before its work and reads the answer after it, without waiting."""
         if self._group is not None:
             self._anyone.fill_(int(self.requested))
             self._vote = dist.all_reduce(self._anyone, dist.ReduceOp.MAX, self._group, async_op=True)

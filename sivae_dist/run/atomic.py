@@ -21,7 +21,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True, shared: bool = False) -> Iterator[Path]:
-    """Where to write what becomes the file `path` at the end of the block; nothing changes if the block raises.
+    """A temporary path, which becomes the file `path` at the end of the block; nothing changes if the block raises.
 
     Its folder is made. The temporary name is hidden and has the ending of `path`.
 
@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Where to put the files that become the folder `path`, on disk, at the end of the block; nothing is left if the
+    """A temporary folder, which becomes the folder `path`, on disk, at the end of the block; nothing is left if the
     block raises. OSError if `path` is there by then, and is not an empty folder."""
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was killed

@@ -39,7 +39,7 @@ FORERUNNERS = frozenset(
     {"checkpoints", "tensorboard", "figures", "logs", "code", "micro_batches.json"}
     | {f"{name}.jsonl" for name in ("metrics", "speed", "evaluation", "trace", "jobs", "starts")}
 )
-"""What a run's directory may hold before it has a config.yaml."""
+"""Entries that a run's directory may have before it has a config.yaml."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a run: settings have been recorded."""
+        """Whether there is a run, that is, recorded settings."""
         return self.config.is_file()
 
     @property
@@ -106,7 +106,7 @@ class RunDirectory:
         return self.path / "starts.jsonl"
 
     def cancelled(self, job: str) -> Path:
-        """Is there once `sivae cancel` has asked this job to end."""
+        """A file that exists once `sivae cancel` has asked this job to end."""
         return self.path / f".cancel-{job}"
 
     @property
@@ -115,12 +115,12 @@ class RunDirectory:
 
     @property
     def logs(self) -> Logs:
-        """Of training."""
+        """The logs of training."""
         return Logs(self.path / "logs")
 
     @property
     def evaluation_logs(self) -> Logs:
-        """Of `sivae evaluate`, which may run while the run is trained."""
+        """The logs of `sivae evaluate`, which may run while the run is trained."""
         return Logs(self.path / "logs" / "evaluate")
 
     @property
@@ -128,11 +128,11 @@ class RunDirectory:
         return self.logs.path / "jobs"
 
     def rendezvous(self, job: str, restart: int) -> Path:
-        """Where the first process of a start says under which address the others find it."""
+        """The file in which the first process of a start records its address for the others."""
         return self.job_logs / f"rendezvous-{job}-{restart}.json"
 
     def process_logs(self, job: str, rank: int) -> list[Path]:
-        """What process `rank` printed, as far as it is there: of this job, alone or of a sweep, or on this machine."""
+        """Files with the output of process `rank` that exist: of this job, alone or in a sweep, or on this machine."""
         name = f"{job}_{rank}_log.out"
         of_job = (self.job_logs / name, SweepFolder(self.path.parent).job_logs / name)
         return [path for path in (*of_job, *self.logs.path.glob(f"**/{rank}/std*.log")) if path.is_file()]

@@ -1,4 +1,4 @@
-"""How the processes of a command end: exit codes, and files that say why."""
+"""The end of a command's processes: exit codes, and files that say why they ended."""
 
 import socket
 import sys
@@ -17,7 +17,7 @@ _FINAL = "another attempt would end the same way"
 
 @dataclass(frozen=True)
 class Logs:
-    """What the processes of one command leave about how they ended."""
+    """The files in which the processes of one command record how they ended."""
 
     path: Path
 
@@ -34,7 +34,7 @@ class Logs:
         return self.path / f"stacks-{rank}.txt"
 
     def forget_failure(self) -> None:
-        """Before another attempt."""
+        """Removes the records of a failure, before another attempt."""
         for path in (self.failure, *self.path.glob("stacks-*.txt")):
             path.unlink(missing_ok=True)
 
@@ -52,8 +52,8 @@ class Logs:
             return False
         return True
 
-    def tell(self, line: str) -> None:
-        """Adds a line to the log for people; where that is not possible, to stderr. A run does not end for it."""
+    def append(self, line: str) -> None:
+        """Adds a line to the log for people; if that fails, prints it to stderr. Never raises OSError."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class Logs:
             print(f"{line} (not in the log: {error})", file=sys.stderr, flush=True)
 
     def hangs(self) -> list[Path]:
-        """Where the threads of processes were that made no progress."""
+        """The files with the stacks of processes that made no progress."""
         return [path for path in sorted(self.path.glob("stacks-*.txt")) if path.stat().st_size]
 
     def reason(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Who trains a run."""
+"""Ownership of a run: only one command at a time trains it."""
 
 import os
 import socket

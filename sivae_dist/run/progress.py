@@ -1,4 +1,4 @@
-"""How far a run has come, by what lies in its directory."""
+"""The progress of a run, from the files in its directory."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from sivae_dist.run.directory import RunDirectory
 
 PREFIX = "images-"
-"""Of checkpoints' names, before the number of images."""
+"""Prefix of checkpoints' names, before the number of images."""
 
 
 def saved_images(run: Path) -> int:

@@ -1,1 +1,1 @@
-"""What a training step is made of beside networks and objective: schedule, draws, optimizer, guard, quarantine."""
+"""The parts of a training step besides networks and objective: schedule, draws, optimizer, guard, quarantine."""

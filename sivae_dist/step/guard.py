@@ -1,4 +1,5 @@
-"""What happens when a loss, a gradient or the optimizer's state is not finite: it never reaches the weights."""
+"""The guard against values that are not finite, in a loss, a gradient or the optimizer's state: they never reach the
+weights."""
 
 from typing import Literal
 
@@ -15,7 +16,7 @@ class GuardSettings(Settings):
     policy: Literal["stop", "skip", "rollback"] = "stop"
     """`stop` ends the run; `skip` skips the step and counts it; `rollback` returns to the last checkpoint.
 
-    A step that is left out moves no weight and no optimizer state; the averages continue to move towards the weights.
+    A skipped step changes no weight and no optimizer state; the averages continue to move towards the weights.
     """
     limit: int = Field(5, ge=1)
     """Consecutive skipped steps, or returns from the same place, after which the run ends anyway."""
@@ -26,25 +27,25 @@ class NonFiniteError(RuntimeError):
 
 
 class Guard:
-    """Keeps account on the device, so that nothing waits for it; `check` is where the host looks."""
+    """Keeps its counts on the device, so that nothing waits for it; only `check` reads them on the host."""
 
     def __init__(self, settings: GuardSettings, device: torch.device) -> None:
         self.settings = settings
         self.device = device
-        self._returns = (0, 0)  # where the last step to return from was, and how often the run has from there
+        self._returns = (0, 0)  # the step from which the run last returned, and how often
         self.reset(0)
 
     def reset(self, skipped: int) -> None:
-        """Begins anew, after `skipped` steps have been left out."""
+        """Starts anew, with `skipped` steps skipped so far."""
         self.skipped = torch.tensor(skipped, device=self.device)
-        self._told = skipped
+        self._reported = skipped
         self._in_row = torch.zeros((), dtype=torch.int64, device=self.device)
         self._fine = torch.ones((), dtype=torch.bool, device=self.device)
         self._names: list[str] = []
         self._finite: Tensor | None = None
 
     def allowed(self) -> Tensor:
-        """Whether the coming step may change anything (bool, 0-dimensional, on the device)."""
+        """Whether the next step may change anything (bool, 0-dimensional, on the device)."""
         return torch.ones_like(self._fine) if self.settings.policy == "skip" else self._fine
 
     def note(self, terms: dict[str, Tensor], sound: dict[str, Tensor], norms: dict[str, Tensor], fine: Tensor) -> None:
@@ -63,28 +64,28 @@ class Guard:
         self._fine = fine
 
     def check(self, step: Step) -> str | None:
-        """Waits for the device. Returns a line to report when steps have been left out since the last look.
+        """Waits for the device. Returns a line to report when steps have been skipped since the last check.
 
         NonFiniteError when the run cannot simply continue. All processes decide alike, since a gradient holds what any
         of them found.
         """
         in_row, skipped = int(self._in_row), int(self.skipped)
-        if skipped == self._told:
+        if skipped == self._reported:
             return None
-        self._told = skipped
+        self._reported = skipped
         message = (
             f"{self._culprit()} was not finite at {step.phase.resolution} px, before {step.end:,} images; "
             "it has not reached the weights"
         )
         if self.settings.policy == "skip" and in_row <= self.settings.limit:
-            return f"warning: {message}; {skipped:,} steps have been left out so far"
+            return f"warning: {message}; {skipped:,} steps have been skipped so far"
         raise NonFiniteError(
             f"{message}. Try guard.policy=rollback or skip here; or, in a new run from this one (init.run), a larger "
             "objective.beta_neg or margin, a smaller schedule.lr_encoder and lr_decoder, or optimizer.clip=1"
         )
 
     def returns(self, images: int) -> bool:
-        """Whether a run that `check` has ended after `images` images is to go back to its last checkpoint; counted."""
+        """Whether a run that `check` ended after `images` images should return to its last checkpoint; counts it."""
         place, times = self._returns
         self._returns = (images, times + 1) if images <= place else (images, 1)
         return self.settings.policy == "rollback" and self._returns[1] <= self.settings.limit

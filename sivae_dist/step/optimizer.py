@@ -18,7 +18,7 @@ class OptimizerSettings(Settings):
     eps: float = Field(1e-8, gt=0)
     """Added to the denominator of Adam's step."""
     clip: float | None = Field(None, gt=0)
-    """Maximum norm of a network's gradient; None: no clipping."""
+    """Maximum norm of a network's gradient; null: no clipping."""
 
     def build(self, parameters: ParamsT) -> Adam:
         """An optimizer for these parameters, or groups of them; those without a gradient are left alone."""
@@ -49,7 +49,7 @@ def guarded_step(
 
 
 def state_is_finite(optimizer: Adam, parameters: list[nn.Parameter]) -> Tensor:
-    """Whether Adam's moments are (bool, 0-dimensional), by the largest of each, as a sum of squares could overflow."""
+    """Whether Adam's moments are finite (bool, 0-dimensional), by their maxima, as a sum of squares could overflow."""
     states = [optimizer.state[p] for p in parameters if p in optimizer.state]
     moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
     if not moments:
@@ -79,5 +79,5 @@ class Ema(AveragedModel):
             average.copy_(buffer)
 
     def share(self, images: int) -> float:
-        """Of the way to the weights that the average goes in a step of `images` images."""
+        """The share of the way to the weights that the average moves in a step of `images` images."""
         return 1.0 - 0.5 ** (images / self.half_life)

@@ -1,4 +1,4 @@
-"""Damaged samples that others took the place of: counted alike by all processes, and too many of them end the run."""
+"""Damaged samples that others have replaced: all processes count them alike, and too many of them end the run."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class Quarantine:
         self.total = 0
         """Samples replaced since the run began, once for every time that they would have been seen."""
         self._epoch = self._in_epoch = 0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._active = data.max_faults is not None
         self._group = host_group() if self._active else None
         self._count = torch.zeros((), dtype=torch.int64)
@@ -29,7 +29,7 @@ class Quarantine:
         self._mine: tuple[Replaced, ...] = ()
 
     def vote(self, batch: Batch) -> None:
-        """Begins to count; each step asks before its work and reads the answer after it, for nothing."""
+        """Starts to count; each step asks before its work and reads the answer after it, without waiting."""
         self._mine = batch.replaced
         self._count.fill_(len(batch.replaced))
         if self._group is not None:
@@ -59,16 +59,16 @@ class Quarantine:
                     f"{self._in_epoch:,} of {self.train:,} training samples could not be read in epoch {epoch}, more "
                     f"than data.max_faults={self.max_faults:g} allows; the last: {one.reason}"
                 )
-            if one.reason not in self._told:
-                self._told.add(one.reason)
+            if one.reason not in self._reported:
+                self._reported.add(one.reason)
                 lines.append(f"{one.reason}; another sample takes its place")
         return lines
 
     def state(self) -> dict[str, int]:
-        """For a checkpoint."""
+        """The counts, for a checkpoint."""
         return {"total": self.total, "epoch": self._epoch, "in_epoch": self._in_epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """`state`: what `state` gave, or nothing at all."""
+        """Takes over what `state` gave, or nothing."""
         self.total = state.get("total", 0)
         self._epoch, self._in_epoch = state.get("epoch", 0), state.get("in_epoch", 0)

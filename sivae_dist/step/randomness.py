@@ -62,7 +62,7 @@ def draw(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Draws:
-    """All that is random at `count` positions from `first` on.
+    """All random draws for `count` positions from `first` on.
 
     `noise_size`: layer noise values of one decoding, 0 for none; `layers`: styled layers in use; `mixing`: share of the
     generated images with two styles, whose crossover is uniform over the layers.

@@ -1,4 +1,4 @@
-"""What happens when: a pure function from images seen to resolution, blend, batch and learning rates."""
+"""The schedule: a pure function from images seen to resolution, blend, batch and learning rates."""
 
 import math
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ class ScheduleSettings(Settings):
     images: ImagesPerResolution | None = None
     """Images to train at each resolution, the transition included. Either this or `epochs`."""
     epochs: PerResolution | None = None
-    """The same in passes over the training samples."""
+    """The same in epochs, passes over the training samples."""
     blend: SharePerResolution = 0.5
     """Share of a phase over which its resolution is blended in; the first phase has no transition."""
     blend_of: dict[int, Images] = {}
-    """Images that `blend` is a share of, where not of the whole phase. A run that is prolonged in the midst of a phase
-    sets it by itself, so that the transition stays as it was."""
+    """Number of images that `blend` is a share of, if not of the whole phase. It is set automatically when a run is
+    extended in the middle of a phase, so that the transition stays as it was."""
     blend_curve: Literal["linear", "cosine"] = "cosine"
-    """`cosine`: half a cosine, as the authors; `linear`: as StyleGAN."""
+    """`cosine`: half a cosine, as in the authors' code; `linear`: as in StyleGAN."""
     batch: IntPerResolution = 32
     """Images per step, over all processes."""
     lr_encoder: PerResolution = 0.0015
@@ -41,7 +41,7 @@ class ScheduleSettings(Settings):
     final_decay: float = Field(0.0, ge=0, le=1)
     """Share of the last phase, at its end, over which both learning rates fall linearly."""
     final_lr: float = Field(0.05, ge=0, le=1)
-    """Where that decay ends, as a share of the learning rate."""
+    """Learning rate at the end of that decay, as a share of the original one."""
     reset_optimizer: bool = False
     """Forget the optimizer's state when the resolution changes, as the authors do."""
 
@@ -72,7 +72,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Segment:
-    """What is static in a step. Networks are prepared (wrapped, compiled) anew whenever it changes."""
+    """The static part of a step. Networks are prepared (wrapped, compiled) anew whenever it changes."""
 
     resolution: int
     blending: bool
@@ -158,7 +158,7 @@ class Schedule:
         return round(epochs * train_samples)
 
     def _spans(self) -> list[tuple[Phase, int, int]]:
-        """Each phase with the positions [first, end) of its steps; without one where another's batch passes over it."""
+        """Each phase with the positions [first, end) of its steps; one that another's last step covers is left out."""
         spans, position = [], 0
         for phase in self.phases:
             first = position
@@ -172,7 +172,7 @@ class Schedule:
         return [(phase, first, end) for phase, first, end in spans if first < end]
 
     def past(self, images: int) -> dict[str, object]:
-        """All that a run's first `images` images follow from, by the setting that says it.
+        """Everything that determines a run's first `images` images, by setting.
 
         Schedules with the same past take the same steps up to there. `images` is the end of a step.
         """

@@ -21,13 +21,13 @@ from sivae_dist.train.players import Players
 
 
 class Standing(NamedTuple):
-    """Of a run before its next step."""
+    """The state of a run before its next step."""
 
     origin: str
-    """Where it comes from, for the person at the terminal."""
+    """A line for the terminal that says where the run starts from."""
     images: int = 0
     phase: int | None = None
-    """Index of the last step's."""
+    """Index of the phase of the last step."""
     metrics: dict[str, float] = {}
     """The last row of metrics.jsonl by name."""
     owed: Stage | None = None
@@ -61,12 +61,12 @@ class Checkpoints:
 
     @property
     def start_lines(self) -> tuple[str, str]:
-        """What the run works on, and how."""
+        """Two lines: the devices of the run, and how it computes."""
         described = [description for _, description in self._devices]
         return start_lines(described, self.settings.engine.precision, torch.get_num_threads())
 
     def begin(self) -> tuple[Standing, list[str]]:
-        """Resumes the run, else starts from what `init` names, else from the seed; with what to warn of."""
+        """Resumes the run, else starts from what `init` names, else from the seed. Also returns warnings."""
         startup.doing("checking the newest checkpoint")
         found, notes = self.folder.newest_valid()
         if found is not None:
@@ -79,13 +79,13 @@ class Checkpoints:
         return Standing(f"starting {self.run.path}"), notes
 
     def go_back(self) -> tuple[Standing | None, list[str]]:
-        """To the newest checkpoint, if there is one; with what to warn of."""
+        """Returns to the newest checkpoint, if there is one. Also returns warnings."""
         self.saver.wait()
         found, notes = self.folder.newest_valid()
         return (None if found is None else self._restore(found, f"back to {found.path}")), notes
 
     def save(self, step: Step, values: dict[str, float] | None, monitor: Monitor) -> None:
-        """After a step. `values`: of an evaluation here; None when one was due and had to be put off."""
+        """Saves after a step. `values`: those of an evaluation here; None when one was due and had to be put off."""
         meta = Meta(
             phase=step.phase.index,
             resolution=step.phase.resolution,
@@ -103,19 +103,19 @@ class Checkpoints:
         self.saver.save(step.end, self.players.tensors(), meta, monitor.sync)
 
     def _moved(self, found: Checkpoint) -> list[str]:
-        """What to note of other hardware. ValueError where that would change the draws and nobody has asked for it."""
+        """Notes on a change of hardware. ValueError if it would change the draws and `device` does not ask for it."""
         before = found.meta.hardware
         note = moved(before, self._hardware)
         if before is None or note is None:
             return []
         if before["type"] != self._hardware["type"] and self.settings.device == "auto":
-            raise ValueError(f"{note}; set device={self._hardware['type']} to continue all the same")
+            raise ValueError(f"{note}; set device={self._hardware['type']} to continue anyway")
         return [note]
 
     def _restore(self, found: Checkpoint, origin: str) -> Standing:
         meta = found.meta
         if meta.data != self.data.digest:
-            raise ValueError(f"{self.data.where} is not the data set that this run was begun with")
+            raise ValueError(f"{self.data.where} is not the data set that this run was started with")
         self.players.restore(found.load())
         self.guard.reset(meta.skipped_steps)
         self.quarantine.restore(meta.quarantine)

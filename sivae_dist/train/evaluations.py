@@ -58,7 +58,7 @@ class Evaluations:
         return True
 
     def _measure(self, stage: Stage, images: int) -> dict[str, float] | None:
-        """Of the networks as they stand; None when any process was asked to stop."""
+        """Measures the current networks; None when any process was asked to stop."""
         from sivae_dist.evaluation.progress import StoppedError
 
         assert self._evaluator is not None

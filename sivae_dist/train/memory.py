@@ -1,4 +1,4 @@
-"""How much memory a step takes, found by tracing both updates of it with tensors that have shapes and no values.
+"""Memory of a step, found by tracing both of its updates with tensors that have shapes but no values.
 
 Needs no GPU and hardly any memory: a step of the largest model is traced in seconds on a laptop.
 """
@@ -23,7 +23,7 @@ from sivae_dist.models.stage import blend_real
 from sivae_dist.objectives import DecoderTurn, Draws, EncoderTurn
 
 _OVERHEAD = {"cuda": 1_000_000_000, "cpu": 800_000_000}
-"""Of a process beside its tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
+"""Bytes of a process besides tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
 
 
 class Estimate(NamedTuple):
@@ -47,12 +47,12 @@ class Estimate(NamedTuple):
 
     @property
     def state(self) -> int:
-        """What does not depend on the batch."""
+        """Bytes that do not depend on the batch."""
         return self.weights + self.optimizer + self.gradients
 
     @property
     def peak(self) -> int:
-        """All of it."""
+        """All bytes together."""
         return self.state + self.activations + self.inputs + self.overhead
 
 
@@ -158,7 +158,7 @@ class _Traced:
 def _trace(
     traced: _Traced, resolution: int, blending: bool, batch: int, warming_up: bool, kept: bool
 ) -> tuple[int, int, frozenset[str]]:
-    """Of one micro-batch: bytes at the peak beyond weights and `kept` gradients, operations, and names of terms."""
+    """Traces one micro-batch: bytes at the peak beyond weights and `kept` gradients, operations, and names of terms."""
     run = traced.settings
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
         networks = _fake_networks(run)
@@ -190,7 +190,7 @@ def _trace(
 def _inputs(
     settings: RunSettings, decoder: Decoder, resolution: int, blending: bool, batch: int
 ) -> tuple[Tensor, Cond, Draws]:
-    """What a micro-batch takes (objectives/base.py), without values."""
+    """The inputs of a micro-batch (objectives/base.py), without values."""
     model, dtype = settings.model, settings.engine.dtype
     blend = torch.zeros(()) if blending else None
     label = torch.zeros(batch, dtype=torch.int64) if model.classes else None
@@ -210,7 +210,7 @@ def _inputs(
 
 
 def _input_bytes(settings: RunSettings, decoder: Decoder, resolution: int) -> int:
-    """Of one image of a share: its pixels before and after blending, and its draws."""
+    """Bytes of one image of a share: its pixels before and after blending, and its draws."""
     model = settings.model
     pixels = 2 * prod(model.shape(resolution))
     return (pixels + 4 * decoder.noise_size(resolution) + 5 * model.latent) * settings.engine.dtype.itemsize
@@ -241,7 +241,7 @@ def _fake_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
 
 
 def _trained(network: Encoder | Decoder, resolutions: list[int], resolution: int) -> Iterator[nn.Module]:
-    """What has been trained by the end of a phase."""
+    """The parameters that have been trained by the end of a phase."""
     for below in resolutions:
         if below <= resolution:
             yield from network.parts_in_use(below, blending=False)

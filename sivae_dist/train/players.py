@@ -48,7 +48,7 @@ class Players:
 
     @property
     def networks(self) -> tuple[Encoder, Decoder]:
-        """As they are trained; where weights are divided among the processes, without them."""
+        """The networks in training; without their weights if these are divided among the processes."""
         return self.encoder, self.decoder
 
     @property

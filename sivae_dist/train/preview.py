@@ -32,9 +32,9 @@ def preview(
         if here:
             shown = data.samples(stage.resolution, _numbers(data, 2 * columns))
             real = blend_real(shown.x.to(engine.dtype), stage.blend)
-            told = Cond(stage, shown.y if classes else None)
+            labelled = Cond(stage, shown.y if classes else None)
             with autocast:
-                reconstructed, pictures["sample"] = decoder(encoder(real, told)[0], told), decoder(z, cond)
+                reconstructed, pictures["sample"] = decoder(encoder(real, labelled)[0], labelled), decoder(z, cond)
             pictures["real_reconstruction"] = figures.in_rows(real, reconstructed, columns=columns)
     with players.whole(live=False, here=here) as (_, decoder):
         if here:
@@ -44,7 +44,7 @@ def preview(
 
 
 def _numbers(data: Dataset, count: int) -> range:
-    """Of the real images that are shown."""
+    """Numbers of the real images that are shown."""
     count = min(count, data.train + data.test)
     first = data.train if data.test >= count else 0
     return range(first, first + count)

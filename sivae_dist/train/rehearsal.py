@@ -1,7 +1,8 @@
-"""Whether the largest step of a run fits into memory, found out before its first step, and micro-batches that fit.
+"""Checks before the first step of a run that its largest step fits into memory, and finds micro-batches that fit.
 
 On a GPU the step is rehearsed: forward and backward of both players with zeros for images, and no step. On a CPU, where
-a process that asks for too much is not refused but killed, it is traced (memory.py) and compared with what is there.
+a process that asks for too much is not refused but killed, the step is traced (memory.py) and compared with the memory
+that is available.
 """
 
 import gc
@@ -27,11 +28,11 @@ from sivae_dist.train.memory import estimate, surely_fits
 from sivae_dist.train.players import Players
 
 _KEPT_FREE = 0.9
-"""Share of a CPU's free memory that `auto` uses: an estimate is no promise, and other programs come and go."""
+"""Share of a CPU's free memory that `auto` uses: an estimate may be wrong, and other programs come and go."""
 
 
 class Rehearsal:
-    """All processes make it together, and find the same: the smallest micro-batch of any decides."""
+    """Run by all processes together, with the same result: the smallest micro-batch of any process decides."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Rehearsal:
         draw: Callable[[Step, int, int], Draws],
         say: Callable[[str], None],
     ) -> None:
-        """`draw(step, first, count)` as in training; `say` is for the person at the terminal."""
+        """`draw(step, first, count)` as in training; `say` prints a line to the terminal."""
         self.settings = settings
         self.engine = settings.engine
         self.schedule = schedule
@@ -54,7 +55,7 @@ class Rehearsal:
     def fitted(self, images: int, record: Path) -> EngineSettings:
         """The engine's settings with micro-batches that fit, for a run that stands at `images`.
 
-        What `engine.max_batch_per_rank=auto` comes to is kept in `record`, and taken from there on the same hardware.
+        The result of `engine.max_batch_per_rank=auto` is kept in `record`, and reused on the same hardware.
         ValueError when a step does not fit, naming the `engine.max_batch_per_rank` that does.
         """
         steps = list(self._largest_steps(images))
@@ -65,10 +66,10 @@ class Rehearsal:
             self._check(max(steps, key=lambda step: self._load(step, self._given(step))))
         return self.engine
 
-    # Which steps, and what they take.
+    # The steps, and what they need.
 
     def _largest_steps(self, images: int) -> Iterator[Step]:
-        """Of every phase to come the one that needs most: the first after the warm-up, in the transition if any."""
+        """The largest step of every phase to come: the first after the warm-up, in the transition if any."""
         for phase in self.schedule.phases:
             if phase.end > images:
                 position = max(phase.start, images, min(self.schedule.warmup, phase.end - 1))
@@ -79,12 +80,12 @@ class Rehearsal:
         return step.batch // world_size()
 
     def _given(self, step: Step) -> int:
-        """Images at once as the settings say."""
+        """Images at once according to the settings."""
         share = self._share(step)
         return share // self.engine.parts(share, step.phase.resolution)
 
     def _load(self, step: Step, batch: int) -> int:
-        """What activations are in proportion to: a step of less load than one that fits does fit."""
+        """A measure of the activations: a step with a smaller load than one that fits also fits."""
         return batch * self.settings.model.feature_values(step.phase.resolution)
 
     # What fits.
@@ -99,13 +100,13 @@ class Rehearsal:
     def _refusal(self, step: Step, batch: int, smaller: int | None) -> str:
         where = f"{batch} images at {step.phase.resolution} px do not fit into the memory of {self._memory()}"
         if smaller is not None:
-            return f"{where}: set engine.max_batch_per_rank={smaller}, which does, or auto"
+            return f"{where}: set engine.max_batch_per_rank={smaller}, which fits, or auto"
         remedies = ["a smaller model"]
         if self.engine.lighter is not None and world_size() > 1:
             remedies.insert(0, self.engine.lighter)
         if not self.engine.checkpoint_activations:
             remedies.insert(0, "engine.checkpoint_activations=true")
-        return f"{where}, and neither does one at a time: try {' or '.join(remedies)}"
+        return f"{where}, not even one at a time: try {' or '.join(remedies)}"
 
     def _find_all(self, steps: list[Step], record: Path) -> dict[int, int]:
         """Images at once by resolution."""
@@ -135,7 +136,7 @@ class Rehearsal:
         return found
 
     def _fits(self, step: Step, batch: int, *, binding: bool = False) -> bool:
-        """Whether a step with `batch` images at once fits on every process. With `binding` it will be taken."""
+        """Whether a step with `batch` images at once fits on every process. `binding`: the step will be taken."""
         traced = self.engine.rehearsal == "trace" or (self.engine.rehearsal == "auto" and self.device.type == "cpu")
         return all(everyone(lambda: self._fits_traced(step, batch, binding) if traced else self._rehearse(step, batch)))
 
@@ -156,8 +157,8 @@ class Rehearsal:
             return peak <= _KEPT_FREE * room
         if room < peak <= memory.total // sharing:
             self.say(
-                f"warning: {batch} images at {segment.resolution} px need {peak / 1e9:.1f} GB a process, and "
-                f"{room / 1e9:.1f} GB are free now; engine.max_batch_per_rank=auto takes what fits"
+                f"warning: {batch} images at {segment.resolution} px need {peak / 1e9:.1f} GB per process, and "
+                f"{room / 1e9:.1f} GB are free now; engine.max_batch_per_rank=auto finds a batch that fits"
             )
         return peak <= memory.total // sharing
 
@@ -185,11 +186,11 @@ class Rehearsal:
         if not fits and self.engine.waits and world_size() > 1:
             # The others wait in a collective that this process will never enter, so it cannot look any further.
             smaller = next((b for b in _divisors(self._share(step)) if b < batch), None)
-            raise ValueError(self._refusal(step, batch, smaller).replace(", which does,", " or less,"))
+            raise ValueError(self._refusal(step, batch, smaller).replace(", which fits,", " or less,"))
         return fits
 
     def _untaken_step(self, step: Step, batch: int) -> None:
-        """All that a step holds at its peak; nothing of it stays."""
+        """Allocates all that a step holds at its peak, and frees it."""
         resolution, share = step.phase.resolution, self._share(step)
         self.players.prepare(step.segment)
         moments = torch.empty(self.players.missing_moments(), dtype=torch.uint8, device=self.device)
@@ -218,7 +219,7 @@ class Rehearsal:
         return f"this machine ({host_memory().total / 1e9:.1f} GB for {world_size()} process(es))"
 
     def _hardware(self) -> dict[str, Any]:
-        """What decides which micro-batches fit; equal on all processes."""
+        """The facts that decide which micro-batches fit; equal on all processes."""
 
         def mine() -> list[Any]:
             if self.device.type == "cpu":
@@ -233,13 +234,13 @@ class Rehearsal:
 
 
 def _is_of_memory(error: RuntimeError) -> bool:
-    """Whether memory was not enough: for torch's allocator, or for what libraries allocate beside it."""
+    """Whether an error is a lack of memory, in torch's allocator or in a library that allocates for itself."""
     words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _divisors(share: int) -> Iterator[int]:
-    """From `share` down to 1."""
+    """The divisors of `share`, from itself down to 1."""
     return (share // parts for parts in range(1, share + 1) if share % parts == 0)
 
 

@@ -72,7 +72,7 @@ class Trainer:
         self.trace = Trace(run.trace, self.images, self.data.order) if settings.monitoring.trace else None
 
     def train(self) -> bool:
-        """From where the run stands to its end, which is True, or to where it is asked to stop, which is False.
+        """Trains from where the run stands to its end and returns True, or until it is asked to stop and returns False.
 
         NonFiniteError, SampleError or OSError end it; what is saved stays valid.
         """

@@ -1,10 +1,10 @@
-"""Models for others: a directory with weights, settings and a model card. How it is written, and read back.
+"""Exported models: a directory with weights, settings and a model card, written and read back here.
 
     OUT/model.safetensors   encoder.NAME and decoder.NAME, as a checkpoint calls them
     OUT/config.json         `ExportConfig`: the model's settings and what it was trained on
     OUT/README.md           a model card for people and for the Hugging Face Hub
 
-An export may come from anyone: nothing in it is executed, and what does not fit is refused.
+An export may come from anyone: nothing in it is executed, and anything that does not fit is refused.
 """
 
 import json
@@ -65,7 +65,7 @@ class ExportConfig(Settings):
     @model_validator(mode="after")
     def _possible(self) -> "ExportConfig":
         if self.resolution not in self.model.resolutions:
-            raise ValueError(f"resolution {self.resolution} is none of the model's {self.model.resolutions}")
+            raise ValueError(f"resolution {self.resolution} is not one of the model's {self.model.resolutions}")
         if self.blend is not None and self.resolution == 4:
             raise ValueError("blend is given at 4 px, where nothing is blended in")
         return self
@@ -160,7 +160,7 @@ mu, logvar = model.encode(images)
 There are also `decode`, `reconstruct`, `interpolate` and `style_mix`, and `sample` takes a `truncation`. Pictures come
 from the command line: `sivae sample . --out samples.png`.
 
-`model.safetensors` holds the tensors, `config.json` the settings; no code is in here.
+`model.safetensors` holds the tensors, `config.json` the settings; there is no code in here.
 
 ## Values
 
@@ -217,9 +217,8 @@ def _values(config: ExportConfig, evaluations: list[dict[str, Any]]) -> str:
     if terms := {
         name: value for name, value in config.metrics.items() if not name.startswith(("schedule/", "evaluation/"))
     }:
-        text += (
-            "\nThe last that training recorded, of one batch and weights that were not averaged:\n\n| | |\n|---|---|\n"
-        )
+        text += "\nThe last values recorded in training, from one batch and without averaging of the weights:\n\n"
+        text += "| | |\n|---|---|\n"
         text += "".join(f"| {name} | {value:.6g} |\n" for name, value in terms.items())
     return text
 
@@ -242,7 +241,7 @@ def load_pretrained(
             raise ValueError(f"{path} is neither a run nor an exported model")
         return load_run(path, checkpoint=checkpoint, live=live, device=device)
     if checkpoint != "latest" or live:
-        raise ValueError(f"{path} is an exported model, which has one checkpoint and one kind of weights")
+        raise ValueError(f"{path} is an exported model, which has only one checkpoint and one kind of weights")
     return load_export(path, device)
 
 
@@ -265,7 +264,7 @@ def _read_config(path: Path) -> ExportConfig:
     with path.open("rb") as file:
         content = file.read(_MAX_CONFIG_BYTES + 1)
     if len(content) > _MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} is larger than any configuration of a model")
+        raise ValueError(f"{path} is too large for a model's configuration")
     try:
         return ExportConfig.model_validate(json.loads(content))
     except ValidationError as error:
@@ -275,7 +274,7 @@ def _read_config(path: Path) -> ExportConfig:
 
 
 def _read_tensors(path: Path, config: ExportConfig) -> dict[str, Tensor]:
-    """What the file holds, once its names, shapes and types are known to be those of the model in `config`."""
+    """The tensors in the file, after checking that names, shapes and types are those of the model in `config`."""
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())

@@ -32,7 +32,7 @@ MAX_PSI = 2.0
 _LARGEST_PIXEL = 10.0
 """A linear output leaves [-1, 1] by a little, and may be encoded again; pixels in 0..255 go beyond."""
 
-_FROM_PIXELS = "of pixels 0..255 make x / 127.5 - 1"
+_FROM_PIXELS = "convert pixels 0..255 by x / 127.5 - 1"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Pretrained:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, latents and what enters the encoder."""
+        """Type of weights, latents and the encoder's input."""
         return next(self.decoder.parameters()).dtype
 
     def latents(self, first: int, count: int, seed: int = 0) -> Tensor:
@@ -86,7 +86,7 @@ class Pretrained:
         _check(x, "images", self.settings.shape(self.stage.resolution))
         largest = x.abs().amax().item() if x.numel() else 0.0
         if not largest <= _LARGEST_PIXEL:
-            raise ValueError(f"images lie in [-1, 1], and these reach {largest:g}; {_FROM_PIXELS}")
+            raise ValueError(f"images must lie in [-1, 1], but these reach {largest:g}; {_FROM_PIXELS}")
         mu, logvar = self.encoder(
             blend_real(x.to(self.device, self.dtype), self.stage.blend), self._cond(len(x), labels)
         )
@@ -155,7 +155,9 @@ class Pretrained:
         `mean` is mean_w() where it is at hand. ValueError for a psi that is not from -2 to 2.
         """
         if not -MAX_PSI <= psi <= MAX_PSI:
-            raise ValueError(f"truncation {psi:g} is not from {-MAX_PSI:g} to {MAX_PSI:g}; 1 leaves w, 0 is its mean")
+            raise ValueError(
+                f"truncation {psi:g} is not from {-MAX_PSI:g} to {MAX_PSI:g}; 1 leaves w unchanged, 0 gives its mean"
+            )
         return w if psi == 1 else torch.lerp(self.mean_w() if mean is None else mean, w, psi)
 
     def sample(self, count: int, seed: int = 0, *, first: int = 0, truncation: float = 1.0, batch: int = 64) -> Tensor:
@@ -181,9 +183,9 @@ class Pretrained:
             w = self.truncate(self.styles(z), truncation, mean)
             return torch.cat([self.decode_styles(part) for part in w.split(batch)])
         if truncation != 1:
-            raise ValueError(f"truncation is one of styles, and a model of the kind {self.settings.name} has none")
+            raise ValueError(f"truncation applies to styles, and a model of the kind {self.settings.name} has none")
         parts = [None] * len(z) if labels is None else labels.split(batch)
-        return torch.cat([self.decode(part, told) for part, told in zip(z.split(batch), parts, strict=False)])
+        return torch.cat([self.decode(part, y) for part, y in zip(z.split(batch), parts, strict=False)])
 
     def reconstruct(self, x: Tensor, batch: int = 64) -> Tensor:
         """Images [N, C, R, R] in [-1, 1] through the encoder's mean and the decoder."""
@@ -220,7 +222,7 @@ class Pretrained:
         """
         layers = self.decoder.layer_count(self.stage.resolution)
         if not 0 < cutoff < layers:
-            raise ValueError(f"the cutoff lies between layers 1 and {layers - 1} at {self.stage.resolution} px")
+            raise ValueError(f"the cutoff must lie between layers 1 and {layers - 1} at {self.stage.resolution} px")
         w = self.truncate(self.styles(torch.cat((coarse, fine))), truncation)
         rows, columns = w[: len(coarse)], w[len(coarse) :]
         first, second = rows.repeat_interleave(len(fine), 0), columns.repeat(len(coarse), 1)
@@ -257,8 +259,8 @@ def load_run(
 def choose(run: RunDirectory, settings: RunSettings, which: str | int = "latest") -> Checkpoint:
     """A whole checkpoint: the `latest`, the `best` by checkpoint.best_metric, or that after so many images.
 
-    A damaged one is passed over with a warning where the latest is asked for. ValueError, with what there is, when
-    there is none to be had.
+    A damaged one is skipped with a warning where the latest is asked for. ValueError, with the list of checkpoints,
+    when there is no such checkpoint.
     """
     folder = CheckpointFolder(run.checkpoints)
     if which == "latest":
@@ -277,7 +279,7 @@ def choose(run: RunDirectory, settings: RunSettings, which: str | int = "latest"
         by_images = {str(candidate.images): candidate for candidate in there}
         if str(which) not in by_images:
             known = ", ".join(["latest", "best", *by_images])
-            raise ValueError(f"{run.path} has no checkpoint {which}; there is: {known}")
+            raise ValueError(f"{run.path} has no checkpoint {which}; choose one of: {known}")
         found = by_images[str(which)]
     found.verify()
     return found
@@ -289,7 +291,9 @@ def _best(run: RunDirectory, settings: RunSettings, there: list[Checkpoint]) -> 
     if not ranked:
         known = sorted({name for candidate in there for name in candidate.meta.metrics})
         metric = settings.checkpoint.best_metric
-        raise ValueError(f"no checkpoint of {run.path} has a value of {metric}; there is: {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"no checkpoint of {run.path} has a value of {metric}; they have: {', '.join(known) or 'none'}"
+        )
     return ranked[0]
 
 
@@ -316,8 +320,8 @@ def load_growth(
 
     Each is from the newest checkpoint still there that stood at this resolution; where there is none, it is the last
     network cut off at this resolution. Such a one has the last one's `images`: its layers went on training at higher
-    resolutions, but its output layer only as long as this resolution was the highest. A damaged checkpoint is passed
-    over with a warning. ValueError as `load_run`.
+    resolutions, but its output layer only as long as this resolution was the highest. A damaged checkpoint is
+    skipped with a warning. ValueError as `load_run`.
     """
     run = RunDirectory(path)
     settings = settings_of(run)

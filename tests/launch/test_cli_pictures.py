@@ -283,7 +283,7 @@ def test_an_export_is_as_good_as_its_run(run: Path, exported: Path, tmp_path: Pa
 
 
 def test_checkpoints_that_are_not_there(run: Path, tmp_path: Path) -> None:
-    known = "there is: latest, best, 16, 32, 48"
+    known = "choose one of: latest, best, 16, 32, 48"
     for command in (("sample", run, "--out", tmp_path / "x.png"), ("export", run, tmp_path / "x")):
         assert known in refused(*command, "--checkpoint", 17)
     assert "neither a run nor an exported model" in refused("sample", tmp_path, "--out", tmp_path / "x.png")

@@ -131,10 +131,10 @@ def test_weights_of_the_evaluation_that_cannot_be_had(
 
 def test_a_dry_run_knows_the_run_that_it_would_continue(settings: Any, run: Path) -> None:
     before = (run / "config.yaml").read_bytes()
-    assert "begun with other settings (optimizer.beta1)" in refused(settings("optimizer.beta1=0.5"), run)
+    assert "started with other settings (optimizer.beta1)" in refused(settings("optimizer.beta1=0.5"), run)
     odd = settings("checkpoint.every=24", "schedule.lr_encoder=0.01", "monitoring.grid=4", f"{WARM}=0")
     found = plan.preflight(odd, 1, RunDirectory(run), thorough=True)
-    assert found.notes == ["monitoring.grid differs from what this run was begun with"]
+    assert found.notes == ["monitoring.grid differs from what this run was started with"]
     assert (run / "config.yaml").read_bytes() == before
 
 

@@ -70,9 +70,9 @@ def described(**changes: object) -> Manifest:
         ({"classes": ("A", "B", "C")}, "the classes are named like digits or letters"),
         ({"classes": ("zero", "one", "two")}, "the classes are named like digits or letters"),
         ({"classes": ("digit_0", "digit_1")}, "the classes are named like digits or letters"),
-        ({"source": "/data/SVHN/train"}, "the source SVHN/train sounds like digits or text"),
-        ({"source": "/data/svhn-cropped.zip"}, "the source data/svhn-cropped.zip sounds like digits or text"),
-        ({"source": "/data/EMNIST"}, "the source data/EMNIST sounds like digits or text"),
+        ({"source": "/data/SVHN/train"}, "the source SVHN/train is named like digits or text"),
+        ({"source": "/data/svhn-cropped.zip"}, "the source data/svhn-cropped.zip is named like digits or text"),
+        ({"source": "/data/EMNIST"}, "the source data/EMNIST is named like digits or text"),
         ({"channels": 1, "resolution": 32}, "the images are grey and small"),
     ],
 )

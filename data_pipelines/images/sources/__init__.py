@@ -1,4 +1,4 @@
-"""Where images come from before they are prepared.
+"""Sources of images that have not been prepared yet.
 
 A `Source` is a list of images in a fixed order, each with a name, perhaps a label, perhaps a split. It must be
 picklable: every worker process of a preparation gets a copy.
@@ -60,7 +60,7 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds, in its order; columns of one length."""
+    """The images of a source, in order; columns of equal length."""
 
     names: Names
     """Of each image inside the source, unique, with `/` between folders."""
@@ -102,7 +102,7 @@ class Source(ABC):
 
     listing: Listing
     found: Findings
-    """What was seen when it was listed."""
+    """Findings from when it was listed."""
 
     def __len__(self) -> int:
         return len(self.listing)

@@ -65,7 +65,7 @@ def is_member(name: str) -> bool:
 
 
 def find(path: Path) -> Files | None:
-    """What a folder of batches holds, or one with the folder that they are unpacked to; None when there is none."""
+    """The batches in a folder, or in the sub-folder to which they are unpacked; None when there are none."""
     for layout in _LAYOUTS:
         for folder in (path, path / layout.folder):
             if all(_is_pickle(folder / name) for name in (layout.train[0], layout.test)):
@@ -74,7 +74,7 @@ def find(path: Path) -> Files | None:
 
 
 def find_in_tar(tar: Path, where: str) -> Files:
-    """What the archive holds. Raises SourceError when it is damaged."""
+    """The batches in an archive. Raises SourceError when it is damaged."""
     return {
         posixpath.basename(member.name): (tar, member.offset, member.size)
         for member in members(tar, where)
@@ -186,15 +186,15 @@ def _load(where: str, files: Files, name: str) -> dict[Any, Any]:
         if isinstance(error, MemoryError):
             raise
         reason = " ".join(str(error)[:200].split()) or type(error).__name__
-        raise SourceError(f"{name} in {where} is damaged or holds what does not belong in it ({reason})") from None
+        raise SourceError(f"{name} in {where} is damaged or has unexpected content ({reason})") from None
     if not isinstance(content, dict):
-        raise SourceError(f"{name} in {where} holds what does not belong in it (a {type(content).__name__})")
+        raise SourceError(f"{name} in {where} has unexpected content (a {type(content).__name__})")
     # Python 2 wrote the real ones, whose text is bytes; Python 3 writes text.
     return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
 
 
 class _Array:
-    """What a pickle says of a NumPy array."""
+    """A NumPy array as a pickle describes it."""
 
     __slots__ = ("_state",)
 
@@ -233,7 +233,7 @@ def _described(data: object) -> str:
 
 
 def _from_buffer(data: object, kind: object, shape: object, order: object) -> _Array:
-    """What protocol 5 says of an array."""
+    """An array as pickle protocol 5 describes it."""
     array = _Array()
     array.__setstate__((1, shape, kind, order == "F", data))
     return array
@@ -248,7 +248,7 @@ def _scalar(kind: object, data: object) -> object:
 
 
 class _Type:
-    """What a pickle says of a NumPy type."""
+    """A NumPy type as a pickle describes it."""
 
     __slots__ = ("big", "name")
 
@@ -287,7 +287,7 @@ class _Unpickler(pickle._Unpickler):
     append: Callable[[object], None]
 
     def _load_bytearray(self) -> None:
-        """As the one that it replaces, which makes room for whatever length the file claims before it reads."""
+        """Like the original, but checks the length that the file claims before allocating it."""
         size = int.from_bytes(self.read(8), "little")
         if size > self._size:
             raise pickle.UnpicklingError(f"a bytearray of {size} bytes in a file of {self._size}")

@@ -71,7 +71,7 @@ def cmyk_to_srgb(inks: NDArray[np.uint8], profile: bytes | None, remark: Remarks
 
 @lru_cache(256)
 def _kind(profile: bytes) -> str:
-    """What a profile is for, "grey", "rgb" or "cmyk"; "same" when it is sRGB, "" when it is of no use."""
+    """The kind of a profile: "grey", "rgb" or "cmyk"; "same" for sRGB, "" when it is of no use."""
     space = {b"GRAY": "grey", b"RGB ": "rgb", b"CMYK": "cmyk"}.get(profile[16:20], "")
     if not space or len(profile) > MAX_PROFILE:
         return ""
@@ -139,7 +139,7 @@ _UNSPECIFIED = 2
 
 
 def profile_of_avif(data: bytes, grey: bool, remark: Remarks) -> bytes | None:
-    """From the code points of an AVIF file. Raises ImageError as `profile_of_code`."""
+    """The profile from the code points of an AVIF file. Raises ImageError as `profile_of_code`."""
     at = data.find(_CODED) + len(_CODED)
     primaries, transfer = int.from_bytes(data[at : at + 2]), int.from_bytes(data[at + 2 : at + 4])
     if at < len(_CODED) or primaries == _UNSPECIFIED:

@@ -38,7 +38,7 @@ Deep = NDArray[np.uint16]
 
 
 class TiffTags:
-    """What a TIFF's first picture is. Raises ImageError for one that is not taken, and anything for a damaged one."""
+    """The tags of a TIFF's first picture. Raises ImageError for an unsupported one, and anything for a damaged one."""
 
     def __init__(self, data: bytes) -> None:
         first, more = _directories(data)

@@ -1,4 +1,4 @@
-"""What stands at a URL, or a command prints, as a plain local file."""
+"""The content of a URL, or the output of a command, as a plain local file."""
 
 import time
 from collections.abc import Callable
@@ -13,9 +13,9 @@ _SETTINGS = TransferSettings()
 
 
 def fetch(url: str, dest: Path, check: Callable[[Path], None]) -> None:
-    """Writes what stands at a URL, or a `pipe:` command prints, to `dest`, unpacked when it is gzip.
+    """Writes the content of a URL, or the output of a `pipe:` command, to `dest`, unpacked when it is gzip.
 
-    What fails, or comes but does not pass `check` (which raises SourceError), is tried again a few times. Raises
+    A transfer that fails, or does not pass `check` (which raises SourceError), is tried again a few times. Raises
     SourceError that names the URL.
     """
 

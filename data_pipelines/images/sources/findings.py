@@ -1,4 +1,4 @@
-"""What is found in a source before anything is decoded: what is taken, what is passed over, and what cannot be used."""
+"""Findings about a source before anything is decoded: what is used, what is skipped, and what cannot be used."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from data_pipelines.images.sources.formats import HEAD_BYTES, judge, may_be_image
 
 EXAMPLES = 3
-"""Names that are kept of files that are passed over."""
+"""Names that are kept of files that are skipped."""
 
 LABELS_NAME = "dataset.json"
 
@@ -48,24 +48,24 @@ class PassedOver:
 
 @dataclass
 class Findings:
-    """What was found in a source, gathered file by file."""
+    """Findings about a source, gathered file by file."""
 
     kind: str = ""
     """What the source is: `folder`, `zip`, `tar`, ..."""
     formats: "Counter[str]" = field(default_factory=Counter)
     """How many images of each format are taken."""
     passed_over: dict[str, PassedOver] = field(default_factory=dict)
-    """By what such files are called."""
+    """By the name for such files."""
     problems: dict[int, str] = field(default_factory=dict)
     """Positions in the listing of files that cannot be used, and why: the rest of a sentence about each."""
     left_out: set[int] = field(default_factory=set)
-    """Positions in the listing of images that are passed over: they have no place in a split or a class."""
+    """Positions in the listing of images that are skipped: they have no place in a split or a class."""
     out_of_reach: list[str] = field(default_factory=list)
-    """What could not be looked into for reasons that lie outside of it: `NAME (reason)`."""
+    """Files and folders that could not be read for reasons of the machine: `NAME (reason)`."""
     notes: list[str] = field(default_factory=list)
     """Further remarks, each a line."""
     advice: str = ""
-    """What to do when there is not an image in it."""
+    """Advice for a source without images."""
 
     def pass_over(self, what: str, name: str) -> None:
         before = self.passed_over.get(what, PassedOver(0, ()))
@@ -75,7 +75,7 @@ class Findings:
     def take(
         self, position: int, name: str, size: int, head: bytes | None, unusable: str | None = None, meant: bool = False
     ) -> bool:
-        """Whether a file is listed, at `position`, as an image or as a problem; otherwise it is passed over.
+        """Lists a file, at `position`, as an image or as a problem, and returns True; or skips it and returns False.
 
         `head`: its first HEAD_BYTES bytes, None when they cannot be had because it is `unusable`. `meant`: it is an
         image whatever its name.
@@ -101,10 +101,10 @@ class Findings:
         return True
 
     def nothing(self, hint: str) -> str:
-        """That there is no image, and what to do: the rest of a sentence about the source."""
-        remarks = "; ".join([*([f"passed over: {self.summary()}"] if self.passed_over else []), *self.notes])
+        """The message that there is no image, and what to do: the rest of a sentence about the source."""
+        remarks = "; ".join([*([f"skipped: {self.summary()}"] if self.passed_over else []), *self.notes])
         return f"holds no images{f' ({remarks})' * bool(remarks)}: {self.advice or hint}"
 
     def summary(self) -> str:
-        """What was passed over, as part of a line: `text files: 12 (README.md, ...), PDF files: 1 (a.pdf)`."""
+        """The skipped files, as part of a line: `text files: 12 (README.md, ...), PDF files: 1 (a.pdf)`."""
         return ", ".join(f"{what}: {found.files:,} ({found.names()})" for what, found in self.passed_over.items())

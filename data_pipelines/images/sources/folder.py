@@ -14,7 +14,7 @@ from data_pipelines.images.sources.formats import HEAD_BYTES
 from data_pipelines.images.sources.naming import list_files
 
 _THREADS = 8
-"""That open files at once: a file system elsewhere answers each only after a while."""
+"""Threads that open files at once, as a remote file system takes its time for each."""
 
 _AT_ONCE = 4096
 
@@ -61,7 +61,7 @@ class FolderSource(Source):
 
 @dataclass
 class _Walk:
-    """All files under a folder, and what stands in the way of the rest."""
+    """All files under a folder, and the reasons why others cannot be reached."""
 
     root: str
     found: Findings

@@ -1,7 +1,7 @@
-"""What a file is, from its first bytes, and what a preparation makes of it: the one place that knows formats.
+"""The format of a file, from its first bytes, and whether a preparation uses it: the one place that knows formats.
 
 Images that can be read are taken whatever their names. A file that cannot be read is a problem when it looks as if it
-was meant as an image; otherwise it is passed over, with a count.
+was meant as an image; otherwise it is skipped, with a count.
 """
 
 import re
@@ -25,7 +25,7 @@ class Format:
     name: str
     role: Role
     advice: str = ""
-    """What to do with it."""
+    """Advice: what to do with it."""
 
     @property
     def described(self) -> str:
@@ -159,13 +159,13 @@ _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
 def ending(name: str) -> str:
-    """What follows the last dot of a file name, in small letters; empty when that is no ending."""
+    """The ending of a file name after its last dot, in lower case; empty when there is none."""
     _, dot, last = name.rpartition("/")[2].rpartition(".")
     return last.lower() if dot and re.fullmatch(r"[A-Za-z0-9!~]{1,12}", last) and not last.isdigit() else ""
 
 
 def has_image_ending(name: str) -> bool:
-    """Whether a file with this name is one that can be read, if it keeps its name's promise."""
+    """Whether a file with this name can be read, if its content matches its name."""
     return ending(name) in _IMAGE_ENDINGS
 
 
@@ -214,7 +214,7 @@ def identify(head: bytes, name: str = "") -> Format:
 
 
 def _of_boxes(head: bytes) -> Format:
-    """What starts with the `ftyp` box of ISO media files: its brands say."""
+    """The format of a file that starts with the `ftyp` box of ISO media, from its brands."""
     size = min(max(int.from_bytes(head[:4]), 12), len(head))
     brands = [head[8:12], *(head[k : k + 4] for k in range(16, size, 4))]
     if b"avif" in brands or b"avis" in brands:
@@ -242,17 +242,17 @@ def _is_text(head: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a file: it is taken, or cannot be used (`problem`), or is passed over (`passed_over`)."""
+    """The verdict on a file: it is used, or cannot be used (`problem`), or is skipped (`passed_over`)."""
 
     format: Format
     problem: str | None = None
     """Why it cannot be used: the rest of a sentence about it."""
     passed_over: str | None = None
-    """What such files are called, in the plural."""
+    """The name for such files, in the plural."""
 
 
 def judge(name: str, size: int, head: bytes, meant: bool = False) -> Verdict:
-    """What becomes of a file of `size` bytes that starts with `head`. `meant`: it is an image whatever its name."""
+    """The verdict on a file of `size` bytes that starts with `head`. `meant`: it is an image whatever its name."""
     found, end = identify(head, name), ending(name)
     if end in _UNFINISHED_ENDINGS:
         return Verdict(found, "is an unfinished download (finish it, or remove it)")
@@ -276,8 +276,8 @@ def _doubt(found: Format, head: bytes) -> str:
     if found is not UNKNOWN:
         return f"it is {found.described}" + f": {found.advice}" * bool(found.advice)
     if not any(head):
-        return f"it starts with zeros alone, as after a download that failed: {_DOWNLOAD}"
-    return f"its first bytes, {head[:4].hex(' ')}, are those of no format that is known"
+        return f"it starts with nothing but zeros, as after a failed download: {_DOWNLOAD}"
+    return f"its first bytes, {head[:4].hex(' ')}, match no known format"
 
 
 def _plural(found: Format, end: str) -> str:

@@ -57,7 +57,7 @@ class _Raw(NamedTuple):
 
 
 def to_pixels(content: bytes | NDArray[np.uint8], channels: int, remark: Remarks = no_remarks) -> Pixels:
-    """What a source gives, as [H, W, channels] in 0..255: RGB (sRGB) or grey, alpha over white, 16 bits scaled.
+    """An image's pixels, as [H, W, channels] in 0..255: RGB (sRGB) or grey, alpha over white, 16 bits scaled.
 
     Raises ImageError for what is no image, is damaged, has several pages, has more pixels than
     PIL.Image.MAX_IMAGE_PIXELS, or has pixels whose range or colours are unknown (float, 32 bits, CMYK without a
@@ -96,7 +96,7 @@ def _lacks_memory(data: bytes) -> bool:
         width, height = _open(data).size
     except MemoryError:
         return True
-    except Exception:  # of which the first error has told already; without a size, nothing speaks against it
+    except Exception:  # the first error has reported it; without a size there is no reason to doubt it
         return False
     try:
         np.empty((height, width, 4), np.float32)
@@ -117,7 +117,7 @@ def _read_jpeg(data: bytes, remark: Remarks) -> _Raw:
     width, height, channels, bits = frame(data)
     _refuse_large(width, height)
     if bits != 8:  # decoders of these do not notice what is missing
-        raise ImageError(f"is a JPEG of {bits} bits a value: convert it to PNG or TIFF of 16 bits")
+        raise ImageError(f"is a JPEG of {bits} bits per value: convert it to PNG or TIFF of 16 bits")
     exif, xmp = b"", b""
     parts: dict[tuple[int, int], bytes] = {}
     for kind, content in segments(data):
@@ -209,7 +209,7 @@ def _refuse_large(width: int, height: int) -> None:
 
 
 def _orientation(read: Callable[[], Image.Exif], xmp: bytes, remark: Remarks) -> int:
-    """In 1..8; 1 where it cannot be read: a picture does not depend on what a program wrote about it."""
+    """The orientation in 1..8; 1 if it cannot be read, as broken metadata must not spoil an image."""
     try:
         orientation = read().get(_ORIENTATION)
     except Exception as error:
@@ -258,7 +258,7 @@ def _flatten(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
 
 
 def _turn_upright(pixels: Encoded, orientation: int) -> Encoded:
-    """As Exif says that [H, W, C] is to be seen."""
+    """The pixels [H, W, C] turned as the Exif orientation says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -278,7 +278,7 @@ def _of_array(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
 def to_square(
     content: bytes | NDArray[np.uint8], channels: int, resolution: int, remark: Remarks = no_remarks
 ) -> NDArray[np.float32]:
-    """What a source gives, cropped to the largest square in its middle (towards the top left where that is between
+    """An image of a source, cropped to the largest square in its middle (towards the top left where that is between
     two pixels), as float32 [resolution, resolution, channels] in 0..255. Raises and remarks as `to_pixels`."""
     pixels = to_pixels(content, channels, remark)
     height, width = pixels.shape[:2]

@@ -59,8 +59,8 @@ def find(path: Path) -> dict[str, Path] | None:
 class LmdbSource(Source):
     """The images of one database in the order of its keys, or those of a train and then those of a val database.
 
-    What a value is, its content says. A sample is called after its key, in hexadecimal where some key is no printable
-    text. There are no labels. Entries about the images are passed over; where every image is there at several
+    The format of a value is detected from its content. A sample is named after its key, in hexadecimal where some key
+    is no printable text. There are no labels. Entries about the images are skipped; if every image exists at several
     resolutions, the largest is taken. Nothing is written beside a database, not even a lock.
     """
 
@@ -80,7 +80,7 @@ class LmdbSource(Source):
         self.listing = Listing(names, np.array(sizes, np.int64), test=test)
 
     def _list(self, tick: Callable[[], object]) -> tuple[Names, "array[int]", list[int]]:
-        """All names, the bytes of their values, and after how many names each database ends."""
+        """All names, the sizes of their values in bytes, and the number of names up to each database's end."""
         sizes, ends = array("q"), list[int]()
         self.found = Findings("LMDB")
         for side in filter(None, self._sides.values()):

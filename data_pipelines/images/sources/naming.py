@@ -84,7 +84,7 @@ def _find_labels(read_file: Callable[[str], bytes | None], top: str) -> tuple[st
 
 
 def member_name(where: str, name: str) -> str | None:
-    """What a listing calls a member of an archive, None for one that it leaves out because it is hidden.
+    """The name of an archive's member in a listing; None for one that is left out because it is hidden.
 
     Raises SourceError as refuse_outside, and for none at all.
     """

@@ -1,4 +1,4 @@
-"""Which kind of source stands at a path or URL: recognized by what is there.
+"""Opens the source at a path or URL, whose kind is recognized by its content.
 
 A kind of one's own is a function from a `Place` to a `Source`, or to None where it recognizes nothing of its own:
 
@@ -65,7 +65,7 @@ def open_source(
 
 
 class _Count:
-    """Says now and then how far the look has come. A file may be passed more than once: by its name, by its content."""
+    """Reports progress now and then. A file may be counted more than once: for its name and for its content."""
 
     SECONDS = 5.0
 
@@ -90,7 +90,7 @@ class Place:
     spool: Spool
     """Takes copies of what cannot be read in any order where it stands."""
     tick: Callable[[], object]
-    """To be called for each file that is looked at."""
+    """Called for each file that is looked at."""
     follow_links: bool
 
     @property
@@ -107,7 +107,7 @@ class Place:
 
     @property
     def is_pattern(self) -> bool:
-        """Whether it names several files."""
+        """Whether the path names several files."""
         return not self.path.exists() and any(sign in self.where for sign in _PATTERNS)
 
     def refuse_member(self, kind: str) -> None:
@@ -199,7 +199,7 @@ SOURCES: Registry[Opener] = Registry(
 
 
 def _source(place: Place) -> Source:
-    """What the first kind that recognizes something there opens. SourceError when none does."""
+    """The source from the first kind that recognizes something there. SourceError when none does."""
     for opener in reversed(list(SOURCES.values())):
         if (source := opener(place)) is not None:
             return source

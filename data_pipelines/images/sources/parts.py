@@ -1,4 +1,4 @@
-"""Images that are stretches of bytes in local files, which is what archives come down to."""
+"""Images stored as stretches of bytes in local files, as in archives."""
 
 import os
 from array import array
@@ -25,7 +25,7 @@ def read_part(path: Path, offset: int, size: int) -> bytes:
 
 @dataclass
 class Parts:
-    """Where every image lies, gathered image by image; columns of one length."""
+    """The position of every image, gathered image by image; columns of equal length."""
 
     files: list[Path]
     """The files that `file` counts."""
@@ -54,7 +54,7 @@ class PartsSource(Source):
     parts: Parts
 
     def read(self, i: int) -> bytes | NDArray[np.uint8]:
-        """As Source.read; ImageError as well for a part that is unusable, or is no longer all there."""
+        """Like Source.read; raises ImageError also for a part that is unusable or no longer complete."""
         if i in self.parts.unusable:
             raise ImageError(self.parts.unusable[i])
         path = self.parts.files[self.parts.file[i]]

@@ -1,4 +1,4 @@
-"""What a PNG holds besides its pixels, read without trusting it.
+"""The metadata of a PNG, read without trusting it.
 
 A text that is broken, doubled or huge spoils no pixel: what need not be there is taken out before a decoder sees it.
 """
@@ -73,7 +73,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 
 def _profile(chunks: dict[bytes, bytes], grey: bool, remark: Remarks) -> bytes | None:
-    """From the first that says something, in the order of the PNG specification: cICP, iCCP, sRGB, gAMA with cHRM."""
+    """The profile from the first chunk present, in the PNG specification's order: cICP, iCCP, sRGB, gAMA with cHRM."""
     cicp = chunks.get(b"cICP", b"")
     if cicp:
         try:

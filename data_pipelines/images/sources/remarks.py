@@ -1,11 +1,11 @@
-"""What is worth saying about an image that is taken all the same."""
+"""Remarks about images that are used nevertheless."""
 
 from collections.abc import Callable
 from enum import StrEnum
 
 
 class Remark(StrEnum):
-    """Each is said once for all images that it is true of, with their number before it."""
+    """Each is reported once for all images it applies to, with their number before it."""
 
     CONVERTED = "with colours converted to sRGB"
     PROFILE_IGNORED = "with a colour profile that is broken or of another kind of image, taken as sRGB"
@@ -15,7 +15,7 @@ class Remark(StrEnum):
 
 
 Remarks = Callable[[Remark], None]
-"""Gets what is to be said about an image."""
+"""Receives remarks about an image."""
 
 
 def no_remarks(remark: Remark) -> None:

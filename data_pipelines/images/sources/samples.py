@@ -22,7 +22,7 @@ _MAX_LABEL_BYTES = 16
 
 
 def split_key(name: str) -> tuple[str, str] | None:
-    """What the names of all members of a sample start with, up to the first dot of the file's name, and what follows
+    """The key of a sample, which the names of all its members start with up to the first dot, and what follows
     the dot; None for a name without either."""
     folder, slash, base = name.rpartition("/")
     stem, dot, ending = base.partition(".")
@@ -53,12 +53,12 @@ def is_webdataset(paths: Sequence[Path], tars: Sequence[str], tick: Callable[[],
 
 
 def may_be_image(ending: str) -> bool:
-    """Whether the member of a sample with this ending may be its image; of what kind it is, its content says."""
+    """Whether the member of a sample with this ending may be its image; its format is detected from its content."""
     return has_image_ending(f"a.{ending}")
 
 
 class Samples:
-    """What the samples of tars come to: their parts, and beside them their labels."""
+    """The samples of tars: their parts and their labels."""
 
     def __init__(self, parts: Parts, tars: Sequence[str], member: str | None, labelled: bool, found: Findings) -> None:
         self._parts, self._tars, self._member, self._labelled, self._found = parts, tars, member, labelled, found

@@ -1,4 +1,4 @@
-"""Which images are for testing: by the folders of a source, or as many as asked for."""
+"""The choice of test images: by the folders of a source, or as many as asked for."""
 
 import re
 from collections import defaultdict
@@ -31,7 +31,7 @@ _DEPTHS = 6
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """What folders such as `train` and `test` say."""
+    """The split that folders such as `train` and `test` make."""
 
     test: list[bool]
     """Of each image; False as well where no folder says it."""
@@ -61,8 +61,8 @@ def split_by_folders(names: Sequence[str]) -> FolderSplit | None:
 
 
 def split_by_archives(paths: Sequence[str]) -> list[bool] | None:
-    """Which archives are for testing, by their names (`set-train-000000.tar` and `set-val-000000.tar`) or folders; None
-    where they are no split. Raises SourceError when only some of them are."""
+    """A mask of the archives for testing, by names (`set-train-000000.tar` and `set-val-000000.tar`) or folders; None
+    if they are no split. Raises SourceError when only some of them are."""
     stems = [path.rpartition("/")[2].partition(".")[0] for path in paths]
     roles = _roles({(stem,) for stem in stems})
     if roles:
@@ -90,7 +90,7 @@ def doubtful_folders(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _roles(folders: set[tuple[str, ...]]) -> dict[str, str]:
-    """What the last parts of these folders' paths mean, empty when they are no split."""
+    """The roles of the last parts of these folders' paths; empty when they are no split."""
     read = {folder: _read(folder[-1]) for folder in folders}
     rests: dict[tuple[tuple[str, ...], str], set[str]] = defaultdict(set)  # by parent and role
     for folder, (role, rest) in read.items():
@@ -169,7 +169,7 @@ def how_many(test: TestChoice, count: int) -> TestChoice:
 
 
 def choose_test(listing: Listing, test: TestChoice, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which images are kept for testing: those named, as many as asked for, or those that the source itself keeps.
+    """A mask of the images kept for testing: those named, as many as asked for, or those that the source itself keeps.
 
     A number is taken of the usable images alone: from each class or folder in proportion, at least one where that is
     possible, evenly spread in the listing's order; or the last ones where there is one folder and no classes, as FFHQ's

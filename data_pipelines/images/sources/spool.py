@@ -52,6 +52,6 @@ class Spool:
         return path
 
     def copy_of_file(self, path: Path, fill: Callable[[Path], None]) -> Path:
-        """As `copy`, of a local file's content as it now is."""
+        """Like `copy`, for the present content of a local file."""
         status = path.stat()
         return self.copy(str(path.resolve()), fill, f"{status.st_size} {status.st_mtime_ns}")

@@ -49,7 +49,7 @@ def is_tar(block: bytes) -> bool:
 
 
 def members(path: Path, where: str) -> Iterator[Member]:
-    """All members in their order. `where`: what to call the tar in messages.
+    """All members in their order. `where`: the name of the tar in messages.
 
     Raises SourceError, naming the offset, for a header that is damaged, for a tar that ends inside a member or
     without its end marker, and for one with more behind that.
@@ -121,18 +121,18 @@ class _Walk:
 
     def _skip(self, size: int, name: str) -> None:
         if not 0 <= size <= self._end - self._position:
-            raise self._damaged(f"{name!r} shall have {size} bytes, but the file ends before")
+            raise self._damaged(f"{name!r} claims {size} bytes, but the file ends before that")
         self._position += (size + _BLOCK - 1) // _BLOCK * _BLOCK
 
     def _extension(self, header: tarfile.TarInfo) -> bytes:
         if header.size > _MAX_EXTENSION:
-            raise self._damaged(f"an extended header shall have {header.size} bytes")
+            raise self._damaged(f"an extended header claims {header.size} bytes")
         offset = self._position
         self._skip(header.size, "an extended header")
         return os.pread(self._fd, header.size, offset)
 
     def _attributes(self, header: tarfile.TarInfo) -> dict[str, str]:
-        """What matters here of a pax header, which is a row of `length key=value\\n`."""
+        """The attributes in a pax header, a sequence of `length key=value\\n`, that matter here."""
         data = self._extension(header)
         found: dict[str, str] = {}
         start = 0

@@ -179,6 +179,6 @@ def _repeat(names: Names) -> bool:
 
 
 def _stems(tars: Sequence[str]) -> list[str]:
-    """What to put before the names of each tar's samples: its file name without endings, or its number."""
+    """The prefix for the names of each tar's samples: its file name without endings, or its number."""
     stems = [posixpath.basename(urlsplit(tar).path if is_elsewhere(tar) else tar).split(".tar")[0] for tar in tars]
     return stems if len(set(stems)) == len(stems) else [f"{number:06d}" for number in range(len(tars))]

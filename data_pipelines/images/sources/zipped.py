@@ -94,7 +94,7 @@ def _read(path: Path, entry: zipfile.ZipInfo, first: int | None = None) -> bytes
 
 
 def _start(path: Path, offset: int) -> int:
-    """Where the bytes begin of the file whose local header is at `offset`."""
+    """The offset of the first byte of the file whose local header is at `offset`."""
     header = read_part(path, offset, _LOCAL_HEADER_SIZE)
     if not header.startswith(_LOCAL_HEADER):
         raise ImageError(f"is damaged (no header at offset {offset} of {path})")
@@ -109,7 +109,7 @@ def _checked(data: bytes, size: int, crc: int) -> bytes:
 
 
 def _inflate(data: bytes, size: int) -> bytes:
-    """What `data` holds, or its first size + 1 bytes when it holds more than it claims."""
+    """The content of `data`, or its first size + 1 bytes when it holds more than it claims."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     except zlib.error as error:

@@ -1,4 +1,4 @@
-"""Files that lie elsewhere: as streams of bytes, through fsspec or from a command, tried again where that may help."""
+"""Remote files: as streams of bytes, through fsspec or from a command, tried again where that may help."""
 
 from data_pipelines.images.transport.base import (
     CHUNK,

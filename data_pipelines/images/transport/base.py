@@ -1,4 +1,4 @@
-"""What every transport is, how it fails, and how it is tried again."""
+"""The contract of a transport, its errors, and its retries."""
 
 import re
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class RemoteError(OSError):
 
 
 class TransferSettings(Settings):
-    """How long to wait, and how often to try."""
+    """Settings of timeouts and retries."""
 
     retries: int = Field(5, ge=0)
     """Retries after a temporary failure: no connection, a timeout, a server error or a damaged file."""
@@ -50,11 +50,11 @@ class Transport(ABC):
     """One place from which files come. Any number of threads may use it at once."""
 
     location: str
-    """What to call the place in messages: no passwords, no signatures."""
+    """The name of the place in messages, without passwords and signatures."""
 
     @abstractmethod
     def name(self, file: str) -> str:
-        """What to call a file in messages."""
+        """Name of a file in messages."""
 
     @abstractmethod
     def chunks(self, file: str | None = None) -> Generator[bytes, None, None]:
@@ -66,7 +66,7 @@ class Transport(ABC):
 
 
 def is_elsewhere(where: str) -> bool:
-    """Whether it is a URL or a `pipe:` command, and no path."""
+    """Whether it is a URL or a `pipe:` command, not a path."""
     return "://" in where or where.startswith("pipe:")
 
 
@@ -77,7 +77,7 @@ def shown(where: str) -> str:
 
 
 def insist(name: str, attempt: Callable[[], Result], delays: list[float], pause: Callable[[float], object]) -> Result:
-    """What `attempt` returns, tried again after each of the delays. Raises RemoteError and what `pause` raises."""
+    """The result of `attempt`, tried again after each of the delays. Raises RemoteError and what `pause` raises."""
     for tries, delay in enumerate((*delays, None), start=1):
         try:
             return attempt()

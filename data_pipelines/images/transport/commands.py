@@ -1,4 +1,4 @@
-"""What a shell command prints."""
+"""Files that a shell command prints."""
 
 import os
 import select
@@ -14,7 +14,7 @@ _NO_SUCH_COMMAND = (126, 127)
 
 
 class CommandTransport(Transport):
-    """What a shell command prints. `{name}` in it is replaced by the name of the file that is asked for.
+    """Files that a shell command prints. `{name}` in it is replaced by the name of the file that is asked for.
 
     Not webdataset's own pipes: those take a command that was cut off (status 141) for one that ended well, wait for
     one that hangs, and cannot end what it has started.
@@ -55,7 +55,7 @@ class CommandTransport(Transport):
         waiting.register(process.stdout, select.POLLIN)
         while True:
             if not waiting.poll(self._timeout * 1000):
-                raise TransferError(f"not a byte came for {self._timeout:g} s")
+                raise TransferError(f"no byte came for {self._timeout:g} s")
             data = process.stdout.read(CHUNK)
             if not data:
                 return

@@ -73,7 +73,7 @@ class UrlTransport(Transport):
         if isinstance(error, FileNotFoundError):
             return TransferError("there is no such file", final=True, missing=True)
         if isinstance(error, TimeoutError):
-            return TransferError(f"not a byte came for {self._timeout:g} s")
+            return TransferError(f"no byte came for {self._timeout:g} s")
         text = self._without_secrets(_one_line(error))
         if not isinstance(status, int):
             final = isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | ValueError)
@@ -106,7 +106,7 @@ class _Calls:
         return asyncio.run_coroutine_threadsafe(call, self._loop)
 
     def result(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """What a call returns or raises; CancelledError after `cancel`."""
+        """Returns or raises what a call does; CancelledError after `cancel`."""
         if self._cancelled.is_set():
             call.close()
             raise CancelledError

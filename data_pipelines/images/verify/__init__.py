@@ -26,7 +26,7 @@ def verify(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Fault]:
-    """What is wrong in the data set at `root`; an empty list when nothing is.
+    """The faults in the data set at `root`; an empty list when there are none.
 
     With `decode` also the checksum and the pixels of every stored image. One fault in one place is one entry, however
     much is lost with it. `progress` gets the number of images looked at and of all, each level's counted.

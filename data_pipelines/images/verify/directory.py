@@ -1,4 +1,4 @@
-"""What surrounds the shards of a prepared data set: its folders, names and labels, and files that do not belong."""
+"""Checks what surrounds the shards of a prepared data set: folders, names, labels, and files that do not belong."""
 
 import codecs
 import os

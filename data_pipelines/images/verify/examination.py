@@ -1,4 +1,4 @@
-"""What exactly is wrong in a tar: a slow walk from member to member, for tars that are damaged or may be."""
+"""Finds what exactly is wrong in a tar: a slow walk from member to member, for tars that may be damaged."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _MEMBERS = 8  # of one sample that are looked at together, which are more than i
 
 @dataclass(frozen=True)
 class Expected:
-    """What a tar shard should hold."""
+    """The expected content of a tar shard."""
 
     file: str
     index_file: str
@@ -243,6 +243,6 @@ class Examination:
 
 
 def _spans(index: NDArray[np.void], members: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Where the samples of an index begin and end in their tar, as floats, since an index may say anything."""
+    """The start and end of each sample of an index in its tar, as floats, since an index may hold anything."""
     offsets, sizes = index["offset"].astype(np.float64), index["size"].astype(np.float64)
     return offsets - BLOCK * (2 * members - 1), offsets + sizes

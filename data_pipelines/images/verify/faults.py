@@ -1,4 +1,4 @@
-"""What is wrong in a prepared data set, and where."""
+"""Faults of a prepared data set, and where they are."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -75,13 +75,13 @@ def chunks(descriptor: int, start: int, stop: int, step: int = CHUNK) -> Iterato
 
 
 def size_differs(descriptor: int, record: FileRecord) -> str | None:
-    """How the size of a file differs from its record; None when it does not."""
+    """A message on how the size of a file differs from its record; None when it does not."""
     size = size_of(descriptor)
     return None if size == record.bytes else f"has {size or 'no'} bytes instead of {record.bytes}"
 
 
 def content_differs(descriptor: int, record: FileRecord, look: Look | None = None) -> str | None:
-    """How the content of a file differs from its record; None when it does not. Reads all of it."""
+    """A message on how the content of a file differs from its record; None when it does not. Reads all of it."""
     digest = hashlib.sha256()
     for start, content in chunks(descriptor, 0, size_of(descriptor)):
         digest.update(content)

@@ -1,4 +1,4 @@
-"""Whether stored bytes are an image as a level holds them: strictly, since decoders overlook and convert a lot."""
+"""Checks that stored bytes are an image as a level holds it: strictly, since decoders overlook and convert a lot."""
 
 import io
 import warnings
@@ -12,8 +12,8 @@ _FORMATS = {"png": "PNG", "jpeg": "JPEG"}
 
 
 def image_fault(data: bytes, file_format: str, channels: int, resolution: int) -> str | None:
-    """What is wrong with an image that should have that format ("png" or "jpeg"), [resolution, resolution, channels]
-    and 8 bits; None when nothing is."""
+    """The fault of an image that should have that format ("png" or "jpeg"), [resolution, resolution, channels]
+    and 8 bits; None when there is none."""
     try:
         # Pillow also tells MPO, which is JPEG with further images behind it.
         with (
@@ -32,7 +32,7 @@ def image_fault(data: bytes, file_format: str, channels: int, resolution: int) -
     if frames > 1:
         return f"is animated ({frames} frames)"
     if kind == "PNG" and data[24] != 8:
-        return f"has {data[24]} bits a channel, not 8"
+        return f"has {data[24]} bits per channel, not 8"
     if mode != wanted or alpha:
         return f"has {mode} pixels, not {wanted}"
     try:

@@ -1,4 +1,4 @@
-"""Whether a tar is exactly what its index and the labels say, decided for thousands of members at once.
+"""Checks that a tar is exactly what its index and the labels say, for thousands of members at once.
 
 This only says yes or no. What is wrong where it says no, examination.py finds out member by member.
 """
@@ -63,7 +63,7 @@ class Layout:
 
     @property
     def sound(self) -> bool:
-        """Whether all is as it should be, once all of the tar was seen."""
+        """Whether the tar is as it should be, once all of it has been seen."""
         labels = self._frame == 1 or bool((self._label_keys == self.keys).all())
         return self._sound and labels and bool((self.keys >= 0).all())
 

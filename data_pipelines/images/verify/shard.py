@@ -22,7 +22,7 @@ INDEX_ROW = np.dtype(INDEX_DTYPE).itemsize
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is to be verified."""
+    """The data set to be verified."""
 
     root: Path
     manifest: Manifest
@@ -35,7 +35,7 @@ class DataSet:
 
 @dataclass
 class ShardReport:
-    """What was found in one shard."""
+    """The findings about one shard."""
 
     file: str = ""
     """The tar that gives the samples their keys; empty when there is none."""

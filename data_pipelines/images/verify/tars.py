@@ -85,7 +85,7 @@ def _octal(field: bytes) -> int:
 
 
 def walk(descriptor: int) -> Iterator[Member | Gap | Cut]:
-    """What a tar holds, from its first byte to its last. After bytes that are not a header it continues at the next
+    """The parts of a tar, from its first byte to its last. After bytes that are not a header it continues at the next
     one, which Python's tarfile and its users do not: they end there without a word."""
     size, at = size_of(descriptor), 0
     while at < size:
@@ -125,7 +125,7 @@ def is_zero(descriptor: int, start: int, stop: int) -> bool:
 
 
 def _next_header(descriptor: int, start: int, size: int) -> int:
-    """Where the next whole header begins, at `start` or later; `size` when there is none."""
+    """The offset of the next whole header, at `start` or later; `size` when there is none."""
     for begin, content in chunks(descriptor, start, size, _STEP):
         blocks = np.frombuffer(content, np.uint8, len(content) // BLOCK * BLOCK).reshape(-1, BLOCK)
         for number in np.flatnonzero((blocks[:, 257:262] == np.frombuffer(MAGIC, np.uint8)).all(axis=1)).tolist():

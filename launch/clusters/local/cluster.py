@@ -138,7 +138,7 @@ def _snapshot(place: Path) -> Path | None:
     try:
         return snapshot(place)
     except ValueError as error:
-        RunDirectory(place).logs.tell(
+        RunDirectory(place).logs.append(
             f"warning: {error}; without a snapshot, do not edit the checkout until this job has ended"
         )
         return None

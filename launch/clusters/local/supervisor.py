@@ -79,7 +79,7 @@ def main(run: Path, processes: int, job: str) -> int:
     while not record.is_cancelled(job):
         logs.forget_failure()  # an earlier start's, in case this one is refused before it does so itself
         record.started(job, restart, node=socket.gethostname(), processes=processes, process=os.getpid())
-        logs.tell(f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
+        logs.append(f"job {job}, start {restart + 1}: {processes} processes on {socket.gethostname()}")
         child = subprocess.Popen([sys.executable, "-m", "launch.launcher", str(run), str(processes), me])
         if received:  # before there was a process to forward it to
             child.send_signal(signal.SIGTERM)
@@ -88,7 +88,7 @@ def main(run: Path, processes: int, job: str) -> int:
             record.ended(job, restart, code)
         verdict = judge(run, job, restart)
         again = verdict.again and not received
-        logs.tell(f"job {job}, start {restart + 1}: {verdict.why}" + ("; started again" if again else ""))
+        logs.append(f"job {job}, start {restart + 1}: {verdict.why}" + ("; started again" if again else ""))
         if not again:
             return code if code >= 0 else 1
         restart += 1

@@ -59,7 +59,7 @@ def main(plan: Path, late: bool = False) -> int:
 
 
 def _log(run: Path, place: SlurmPlace, what: str) -> None:
-    RunDirectory(run).logs.tell(f"job {place.job}, start {place.restart + 1}: {what}")
+    RunDirectory(run).logs.append(f"job {place.job}, start {place.restart + 1}: {what}")
 
 
 def wait_for_limit(job: str, seconds: float) -> None:

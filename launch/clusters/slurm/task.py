@@ -70,7 +70,7 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
             logs.forget_failure()
             record.started(place.job, place.restart, node=place.node, processes=place.world_size)
             stack.enter_context(_copied(logs.combined))
-            logs.tell(
+            logs.append(
                 f"job {place.job}, start {place.restart + 1}: {place.world_size} processes, the first on {place.node}"
             )
             if note:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class ExtractorError(ValueError):
-    """An extractor cannot be had; one line says what is missing and where to put it."""
+    """An extractor is not available; one line says what is missing and where to put it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Extractor:
 
 
 class ExtractorChoice(Protocol):
-    """What the settings say of the extractor; EvaluationSettings documents it."""
+    """The settings of the extractor; EvaluationSettings documents them."""
 
     @property
     def extractor(self) -> str: ...
@@ -62,7 +62,7 @@ class ExtractorChoice(Protocol):
 
 
 class ExtractorKind(ABC):
-    """How an extractor is had, by the settings."""
+    """Finds and loads an extractor according to the settings."""
 
     def __init__(self, chosen: ExtractorChoice) -> None:
         self.chosen = chosen
@@ -74,7 +74,7 @@ class ExtractorKind(ABC):
 
     @property
     def label(self) -> str | None:
-        """How Extractor.label begins, as far as it is known without the weights."""
+        """The beginning of Extractor.label, as far as it is known without the weights."""
         return None if self.genuine else self.chosen.extractor
 
     def weights(self) -> Path | None:
@@ -87,4 +87,4 @@ class ExtractorKind(ABC):
 
     @abstractmethod
     def load(self, device: torch.device) -> Extractor:
-        """ExtractorError when its weights cannot be had or are others."""
+        """Loads it. ExtractorError when its weights are missing or not the expected ones."""

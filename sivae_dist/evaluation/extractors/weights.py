@@ -15,13 +15,13 @@ from sivae_dist.run.atomic import replacing
 
 WEIGHTS_NAME = URL_INCEPTION_V3.rpartition("/")[2]
 WEIGHTS_SHA256 = WEIGHTS_NAME.removesuffix(".pth").rpartition("-")[2]
-"""The beginning of it, as the file's name has it."""
+"""First digits of the checksum, which are part of the file's name."""
 
 _DOWNLOAD = TransferSettings(retries=1, timeout=20)
 
 
 def expected_at(configured: str | None) -> Path:
-    """Where the file should be: as configured (evaluation.weights), else in torch's hub cache."""
+    """The path where the file should be: the configured one (evaluation.weights), else in torch's hub cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME if configured is None else Path(expand(configured))
 
 
@@ -43,7 +43,7 @@ def find_weights(configured: str | None) -> Path:
     except OSError as error:
         raise ExtractorError(
             f"FID needs {WEIGHTS_NAME}, which could not be downloaded ({error}): get it from {URL_INCEPTION_V3} and "
-            f"put it into {path.parent}, or say with evaluation.weights where it is"
+            f"put it into {path.parent}, or set evaluation.weights to its path"
         ) from None
     return path
 
@@ -58,11 +58,11 @@ def _download(path: Path) -> None:
 
         insist("it", attempt, _DOWNLOAD.delays, lambda delay: None)
         if not _sha256(partial).startswith(WEIGHTS_SHA256):
-            raise RemoteError("what came has another checksum")
+            raise RemoteError("the downloaded file has the wrong checksum")
 
 
 def check_weights(path: Path, expected: str | None) -> str:
-    """SHA-256 of a file of weights. Raises ExtractorError unless it begins as expected, or as those of 2015."""
+    """SHA-256 of a file of weights. Raises ExtractorError unless it starts with `expected`, or with WEIGHTS_SHA256."""
     found = _sha256(path)
     if not found.startswith(expected or WEIGHTS_SHA256):
         wanted = f"evaluation.sha256={expected}" if expected else f"those of 2015 ({WEIGHTS_SHA256}...)"

@@ -1,4 +1,4 @@
-"""What can be measured: the list of metrics, and in base.py how to add one."""
+"""The metrics; base.py says how to add one."""
 
 from data_pipelines.choices import Registry
 from sivae_dist.evaluation.metrics.base import (

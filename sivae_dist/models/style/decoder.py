@@ -28,7 +28,7 @@ NORM_EPS = 1e-8
 
 
 class StyledLayer(nn.Module):
-    """What follows a convolution: noise, bias, activation, and AdaIN with the style w."""
+    """The layer after a convolution: noise, bias, activation, and AdaIN with the style w."""
 
     def __init__(self, settings: "StyleSettings", width: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class StyleDecoder(GrowingNetwork, Decoder):
         return decoder
 
     def noise_size(self, resolution: int) -> int:
-        """Noise values that one image takes: two maps a block; 0 when the model has no noise."""
+        """Noise values that one image takes: two maps per block; 0 when the model has no noise."""
         return sum(2 * r * r for r in self.settings.resolutions if r <= resolution) if self.settings.noise else 0
 
     def layer_count(self, resolution: int) -> int:

@@ -15,8 +15,8 @@ class StyleSettings(ModelSettings):
     name: Literal["style"] = "style"
     """The family of networks."""
     variant: Literal["paper", "official"] = "paper"
-    """`paper`: appendix 9.2.2 as printed. `official`: what the authors' code does beyond it, which is to normalise z
-    to its direction before the decoder's mapping, to rectify mu and logvar, and to rectify FromRGB twice."""
+    """`paper`: appendix 9.2.2 as printed. `official`: as in the authors' code, which also normalises the length of z
+    before the decoder's mapping, applies leaky ReLU to mu and logvar, and applies it twice in FromRGB."""
     resolution: int = 256
     """Pixels of the final images, a power of two from 4 to 1024."""
     channels: int = Field(3, ge=1)
@@ -78,7 +78,7 @@ class StyleSettings(ModelSettings):
         return min(self.max_width, self.base_width * (self.resolution // resolution))
 
     def feature_values(self, resolution: int) -> int:
-        """Values of an image's feature maps, one a block, up to `resolution`: activations are in proportion to them."""
+        """Values of an image's feature maps, one per block, up to `resolution`; activations are proportional."""
         return sum(self.width(r) * r * r for r in self.resolutions if r <= resolution)
 
     @property

@@ -43,7 +43,7 @@ class Sheet:
 
 
 class _Layout:
-    """Where everything goes, in pixels. Sizes follow from the images' side, so that a print of any size looks alike."""
+    """The layout in pixels. Sizes follow from the images' side, so that prints of all sizes look alike."""
 
     def __init__(self, sheet: Sheet, labels: bool) -> None:
         self.sheet = sheet
@@ -86,7 +86,7 @@ class _Layout:
         return canvas
 
     def _starts(self, count: int, sizes: Sequence[int], breaks: frozenset[int], start: int) -> list[int]:
-        """Where `count` things of these sizes begin, one after the other, and where the sheet ends behind them."""
+        """The starts of `count` things of these sizes, one after the other, and the end of the sheet behind them."""
         starts = []
         for k in range(count):
             start += 4 * self.gap if k in breaks else 0

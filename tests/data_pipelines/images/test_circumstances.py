@@ -35,13 +35,13 @@ SHARDS = 24
 NOT_DAMAGE = r"^(?!.*(damaged|prepare))"
 
 CIRCUMSTANCES = {
-    errno.EMFILE: r"\(Too many open files\): the limit is \d+ open files a process; raise it \(ulimit -n 4096\)",
+    errno.EMFILE: r"\(Too many open files\): the limit is \d+ open files per process; raise it \(ulimit -n 4096\)",
     errno.ENFILE: r"\(Too many open files in system\): .* raise fs.file-max",
     errno.ENOMEM: r"\(Cannot allocate memory\): free some memory or use fewer workers",
-    errno.EACCES: r"\(Permission denied\): get the permission",
-    errno.ESTALE: r"\(Stale file handle\): see whether the file system is still mounted",
-    errno.ENOTCONN: r"\(Transport endpoint is not connected\): see whether the file system is still mounted",
-    errno.EIO: r"\(Input/output error\): a disk or the way to it fails",
+    errno.EACCES: r"\(Permission denied\): grant the permission",
+    errno.ESTALE: r"\(Stale file handle\): check whether the file system is still mounted",
+    errno.ENOTCONN: r"\(Transport endpoint is not connected\): check whether the file system is still mounted",
+    errno.EIO: r"\(Input/output error\): a disk or its connection is failing",
 }
 
 
@@ -177,7 +177,7 @@ def test_labels(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     manifest = prepare(tmp_path / "s", tmp_path / "out", small())
     error = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(Path, "read_bytes", failing(error, lambda path: True, Path.read_bytes))
-    with pytest.raises(CircumstanceError, match=NOT_DAMAGE + ".*labels.npy cannot be read .*get the permission"):
+    with pytest.raises(CircumstanceError, match=NOT_DAMAGE + ".*labels.npy cannot be read .*grant the permission"):
         read_labels(Directory(tmp_path / "out"), manifest)
 
 
@@ -212,7 +212,7 @@ def test_a_source_that_is_gone(source: Path, tmp_path: Path, monkeypatch: pytest
     error = FileNotFoundError(errno.ENOENT, "No such file or directory")
     monkeypatch.setattr(FolderSource, "read", failing(error, lambda _: True, read))
     with pytest.raises(
-        PrepareError, match=r"00\.png in .* was there and is gone: see whether the file system is still"
+        PrepareError, match=r"00\.png in .* was there and is now gone: check whether the file system is still"
     ):
         prepare(source, tmp_path / "out", small(skip_unreadable=True))
 

@@ -133,8 +133,8 @@ def test_a_changed_set_at_the_same_place(web: Web, root: Path, tmp_path: Path) -
         (faults.short, "it ended after 232 of 464 bytes"),
         (faults.long, "it is longer than the 464 bytes in the manifest"),
         (faults.corrupt, "its SHA-256 differs from the manifest's"),
-        (faults.silence, "not a byte came for 0.2 s"),
-        (faults.stall, "not a byte came for 0.2 s"),
+        (faults.silence, "no byte came for 0.2 s"),
+        (faults.stall, "no byte came for 0.2 s"),
     ],
     ids=["500", "503", "429", "cut", "short", "long", "corrupt", "silence", "stall"],
 )
@@ -143,7 +143,7 @@ def test_what_may_pass_is_tried_again(web: Web, root: Path, tmp_path: Path, faul
     first, second = records(root)[:2]
     web.fault(first.name, fault, RETRIES)
     web.fault(second.name, fault)
-    timeout = 0.2 if "not a byte" in cause else 20
+    timeout = 0.2 if "no byte" in cause else 20
     with open_store(web.url, settings(tmp_path, timeout=timeout)) as store:
         assert store.file(first).read_bytes() == (root / first.name).read_bytes()
         with pytest.raises(RemoteError) as caught:
@@ -548,7 +548,7 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(root: Path, tmp_path:
     mark = f"600.{time.time_ns()}"  # how long it sleeps tells it from others
     url = f"pipe:cat {root}/{{name}} | (head -c 100; sleep {mark})"
     with open_store(url, settings(tmp_path, timeout=0.2, retries=1)) as store:
-        with pytest.raises(RemoteError, match=r"2 tries.*not a byte came for 0\.2 s"):
+        with pytest.raises(RemoteError, match=r"2 tries.*no byte came for 0\.2 s"):
             store.file(records(root)[0])
     until(lambda: not running(f"sleep\0{mark}"))
     store = open_store(url, settings(tmp_path, timeout=600))

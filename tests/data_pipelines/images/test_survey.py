@@ -76,7 +76,7 @@ def test_folder_zip_and_tar_give_the_same_set(tmp_path: Path, top: str) -> None:
         found, said = seen(where, tmp_path / f"{kind}-out")
         assert found.digest == want.digest, kind
         assert found.found is not None and found.found.passed_over["text files"].files == 5
-        assert any(line.startswith("passed over: text files: 5 (") for line in said)
+        assert any(line.startswith("skipped: text files: 5 (") for line in said)
         assert "its own split: 6 training, 4 test" in said and "Test/ is for testing" in said
 
 
@@ -218,7 +218,7 @@ def test_sets_of_other_formats_inside_a_zip(tmp_path: Path) -> None:
 
 def test_nothing_that_can_be_used(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s", {"a.HEIC": HEIC, "b.png": b""})
-    with pytest.raises(PrepareError, match=r"^none of the 2 files in .*s can be used: their reasons are listed above$"):
+    with pytest.raises(PrepareError, match=r"^none of the 2 files in .*s can be used: the reasons are listed above$"):
         seen(folder, tmp_path / "out", skip_unreadable=True)
 
 
@@ -237,7 +237,7 @@ def test_unlabelled_images(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s", SPLIT | {f"unlabeled/{i}.png": encoded(noise(i)) for i in range(3)})
     manifest, said = seen(folder, tmp_path / "out")
     assert (manifest.train, manifest.test, manifest.classes) == (6, 4, ("cat", "rabbit"))
-    assert any(line.startswith("passed over: unlabelled images, which --labels none would take") for line in said)
+    assert any(line.startswith("skipped: unlabelled images, which --labels none would take") for line in said)
     manifest, _ = seen(folder, tmp_path / "all", labels="none")
     assert (manifest.train, manifest.test) == (9, 4)
 
@@ -269,7 +269,7 @@ def test_a_folder_that_may_not_be_read_ends_it(tmp_path: Path, monkeypatch: pyte
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PrepareError, match=r"^more/ \(Permission denied\) in .*s cannot be read: get the permission"):
+    with pytest.raises(PrepareError, match=r"^more/ \(Permission denied\) in .*s cannot be read: grant the permission"):
         seen(folder, tmp_path / "out", skip_unreadable=True)
 
 

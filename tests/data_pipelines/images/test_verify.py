@@ -524,7 +524,7 @@ PNG, JPEG = encode(noise(0), "png", 95), encode(noise(0), "jpeg", 95)
         (saved(rgb.convert("L"), "PNG"), "has L pixels, not RGB"),
         (saved(rgb.convert("RGBA"), "PNG"), "has RGBA pixels, not RGB"),
         (saved(rgb.convert("P"), "PNG"), "has P pixels, not RGB"),
-        (deep(), "has 16 bits a channel, not 8"),
+        (deep(), "has 16 bits per channel, not 8"),
         (saved(rgb, "PNG", save_all=True, append_images=[Image.fromarray(noise(1))]), "is animated (2 frames)"),
         (JPEG, "is JPEG, not PNG"),
         (gif(), "cannot be decoded"),

@@ -242,16 +242,16 @@ def test_override_that_is_no_yaml() -> None:
         ("schedule.epochs=3", "schedule: give either schedule.images or schedule.epochs"),
         ("schedule=", "a group of settings is needed (key: value), not null"),
         # Choices.
-        ("engine.precision=fp17", "'fp17' is none of "),
-        ("model.variant=Paper", "'Paper' is none of paper, official; did you mean paper?"),
-        ("objective.name=gan", "'gan' is none of soft_intro, intro, vae"),
-        ("objective.name=soft-intro", "'soft-intro' is none of soft_intro, intro, vae; did you mean soft_intro?"),
-        ("objective.name=", "no value is given; it is one of soft_intro, intro, vae"),
-        ("engine={name: zzz}", "engine.name: 'zzz' is none of ddp, zero"),
-        ("evaluation.metrics=[fid, lpips]", "'lpips' is none of fid, kid, psnr, ssim, mse"),
-        ("evaluation.metrics=[[fid]]", "['fid'] is none of fid, kid, psnr, ssim, mse"),
-        ("evaluation.layer=769", "'769' is none of 64, 192, 768, 2048; did you mean 768?"),
-        ("device=gpu", "'gpu' is not a device; it is one of auto, cpu, cuda, cuda:N"),
+        ("engine.precision=fp17", "'fp17' is not one of: "),
+        ("model.variant=Paper", "'Paper' is not one of: paper, official; did you mean paper?"),
+        ("objective.name=gan", "'gan' is not one of: soft_intro, intro, vae"),
+        ("objective.name=soft-intro", "'soft-intro' is not one of: soft_intro, intro, vae; did you mean soft_intro?"),
+        ("objective.name=", "no value is given; choose one of: soft_intro, intro, vae"),
+        ("engine={name: zzz}", "engine.name: 'zzz' is not one of: ddp, zero"),
+        ("evaluation.metrics=[fid, lpips]", "'lpips' is not one of: fid, kid, psnr, ssim, mse"),
+        ("evaluation.metrics=[[fid]]", "['fid'] is not one of: fid, kid, psnr, ssim, mse"),
+        ("evaluation.layer=769", "'769' is not one of: 64, 192, 768, 2048; did you mean 768?"),
+        ("device=gpu", "'gpu' is not a device; it must be auto, cpu, cuda or cuda:N"),
         # What does not go together.
         ("objective.reconstruction=bce", "objective.reconstruction=bce needs images inside [-1, 1]: set model.output="),
         ("objective.beta_neg={4: 1, 8: 1, 32: 1}", "objective.beta_neg has no value for 16 px; it has [4, 8, 32]"),
@@ -269,7 +269,7 @@ def test_errors_name_the_override_and_what_to_do(assignment: str, expected: str)
         ("schedule.batch:8", "write schedule.batch=VALUE, without spaces"),
         ("batch 8", "write schedule.batch=VALUE, without spaces"),
         ("data/mine", "a data set is named by --data"),
-        ("objective={name:", "put the whole in quotes, so that the shell does not split it"),
+        ("objective={name:", "put the whole assignment in quotes, so that the shell does not split it"),
     ],
 )
 def test_arguments_that_are_no_override_say_what_was_meant(argument: str, hint: str) -> None:
@@ -322,8 +322,8 @@ def test_missing_keys() -> None:
     ("text", "message"),
     [
         ("a: [", "is not valid YAML"),
-        ("- 1", "holds no settings but a list"),
-        ("seed", "but one value"),
+        ("- 1", "holds a list instead of settings"),
+        ("seed", "one value instead of settings"),
         ("", "is empty"),
         ("# nothing\n", "is empty"),
         ("a:\n\tb: 1", "line 2: a tab; write spaces instead"),
@@ -451,7 +451,7 @@ def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
     changes = ["data.threads=7", "data.path=moved", "checkpoint.every=3k", "monitoring.grid=4", "device=cpu"]
     settings = mine(*changes).located()
     keys = sorted(change.partition("=")[0] for change in changes)
-    assert prepare_run(run, settings) == [f"{key} differs from what this run was begun with" for key in keys]
+    assert prepare_run(run, settings) == [f"{key} differs from what this run was started with" for key in keys]
     assert settings_of(run) == settings and prepare_run(run, settings) == []
 
 
@@ -463,7 +463,7 @@ def test_harmless_changes_are_noted_and_kept(run: RunDirectory) -> None:
 )  # fmt: skip
 def test_the_past_cannot_be_changed(run: RunDirectory, change: str) -> None:
     before = begin(run)
-    with pytest.raises(ValueError, match="begun with other settings") as caught:
+    with pytest.raises(ValueError, match="started with other settings") as caught:
         prepare_run(run, mine(change, "data.threads=7"))
     assert f"({change.partition('=')[0]})" in str(caught.value)  # and not what may change
     assert str(run.path) in str(caught.value) and "--run-dir" in str(caught.value)
@@ -537,10 +537,10 @@ def test_directories_that_are_no_place_for_a_run(tmp_path: Path) -> None:
         (folder / "0001.png").touch()
     for place, message in {
         photographs: r"photographs is not empty and not a run: it holds 0001\.png; choose another --run-dir",
-        photographs / "0001.png": r"0001\.png is a file, and a run needs a directory",
-        photographs / "0001.png" / "run": r"0001\.png is a file, and a run needs a directory",
-        data: "is in the data set",
-        data / "runs" / "one": "is in the data set",
+        photographs / "0001.png": r"0001\.png is a file, but a run needs a directory",
+        photographs / "0001.png" / "run": r"0001\.png is a file, but a run needs a directory",
+        data: "is inside the data set",
+        data / "runs" / "one": "is inside the data set",
     }.items():
         with pytest.raises(ValueError, match=message):
             prepare_run(RunDirectory(place), mine(f"data.path={data}"))

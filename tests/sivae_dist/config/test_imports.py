@@ -54,5 +54,5 @@ def test_a_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     files = [tmp_path / "mine_once.py", tmp_path / "mine_again.py"]
     for file in files:
         file.write_text(KIND)
-    with pytest.raises(ValueError, match=r"there is a model mine already: mine_once\.Mine"):
+    with pytest.raises(ValueError, match=r"the model mine exists already: mine_once\.Mine"):
         load_config("tiny", ["data.path=x", f"imports=[{files[0]}, {files[1]}]"])

@@ -138,7 +138,7 @@ def test_epochs_are_compared_by_their_images(data: Path, tmp_path: Path) -> None
     epochs = ("schedule.images=null", "schedule.epochs={4: 1, 8: 2}")
     run = saved(tmp_path / "run", data, 48)
     (note,) = prepare_run(run, tiny_settings(data, *epochs), 16)
-    assert note.startswith("the schedule is another from here")
+    assert note.startswith("the schedule is different from here on")
     prepare_run(run, tiny_settings(data, "schedule.images=null", "schedule.epochs={4: 1, 8: 3}"), 16)
     assert yaml.safe_load(run.config.read_text())["schedule"]["blend_of"] == {8: 32}
     assert "4 px" in refusal(run, data, "schedule.images=null", "schedule.epochs={4: 2, 8: 3}")
@@ -218,10 +218,10 @@ def test_precisions_that_differ_in_rounding_alone(data: Path, tmp_path: Path) ->
     """On GPUs `fp32` was between the two before `tf32` had a name."""
     run = saved(tmp_path / "run", data, 24, "engine.precision=fp32")
     assert prepare_run(run, tiny_settings(data, "engine.precision=tf32"), 16) == [
-        "engine.precision differs from what this run was begun with"
+        "engine.precision differs from what this run was started with"
     ]
     assert prepare_run(run, tiny_settings(data, "engine.precision=tf32", "engine.deterministic=true"), 16) == [
-        "engine.deterministic differs from what this run was begun with"
+        "engine.deterministic differs from what this run was started with"
     ]
     assert "engine.precision" in refusal(run, data, "engine.precision=bf16")
 

@@ -135,7 +135,7 @@ def test_download(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with Web(weights.parent) as web:
         monkeypatch.setattr(files, "URL_INCEPTION_V3", f"{web.url}/{weights.name}")
         web.fault(weights.name, corrupt, 1)
-        with pytest.raises(ExtractorError, match="what came has another checksum"):
+        with pytest.raises(ExtractorError, match="the downloaded file has the wrong checksum"):
             make_extractor(settings(), CPU)
         for _ in range(2):
             assert make_extractor(settings(), CPU).sha256 == sha256(weights)
@@ -150,5 +150,5 @@ def test_a_configured_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("value", ["abc", "ABCDEF0123", "0123456z"])
 def test_settings_refuse_what_is_no_checksum(value: str) -> None:
-    with pytest.raises(ValueError, match="at least 8 hexadecimal digits"):
+    with pytest.raises(ValueError, match="at least 8 lower-case hexadecimal digits"):
         settings(sha256=value)

@@ -51,11 +51,11 @@ def test_an_objective_is_given_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("assignments", "words"),
     [
-        (["objective.name=intro"], ["intro has no gamma_r and no stop_gradient;", "'objective={name: intro, ...}'"]),
-        (["objective.name=vae"], ["vae has no beta_neg and no gamma_r and no", "'objective={name: vae, ...}'"]),
+        (["objective.name=intro"], ["intro has no gamma_r or stop_gradient;", "'objective={name: intro, ...}'"]),
+        (["objective.name=vae"], ["vae has no beta_neg or gamma_r or", "'objective={name: vae, ...}'"]),
         (["objective={name: intro}"], ["objective.margin is not set"]),
         (["objective={name: intro, margin: {4: 1}}"], ["objective.margin has no value for 8 px; it has [4]"]),
-        (["objective={name: intro, margin: 9, hinge: soft}"], ["objective.hinge: 'soft' is none of image, batch"]),
+        (["objective={name: intro, margin: 9, hinge: soft}"], ["objective.hinge: 'soft' is not one of: image, batch"]),
         (["objective={name: intro, margin: 9, beta_ngg: 1}"], ["objective.beta_ngg; did you mean objective.beta_neg?"]),
         (["objective={name: vae, beta_cl: 1}"], ["objective.beta_cl; did you mean objective.beta_kl?"]),
     ],

@@ -122,7 +122,7 @@ def test_a_gpu_that_is_named(machine: Machine) -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA", "mps", ""])
 def test_names_that_are_none(name: str) -> None:
-    with pytest.raises(ValueError, match="is not a device; it is one of auto, cpu, cuda, cuda:N"):
+    with pytest.raises(ValueError, match="is not a device; it must be auto, cpu, cuda or cuda:N"):
         choose(name, 8, Place())
 
 
@@ -264,7 +264,7 @@ def test_a_gpu_that_torch_has_no_code_for(machine: Machine, capability: tuple[in
     if runs:
         assert pick_device("auto") == torch.device("cuda", 0)
         return
-    with pytest.raises(ValueError, match=r"cuda:0 \(NVIDIA H100 80GB HBM3, sm_\d+\) is none of the GPUs.*sm_75"):
+    with pytest.raises(ValueError, match=r"cuda:0 \(NVIDIA H100 80GB HBM3, sm_\d+\) is not one of the GPUs.*sm_75"):
         pick_device("auto")
 
 

@@ -44,7 +44,7 @@ def test_a_reader_that_goes_is_noted_once_and_ends_nothing() -> None:
     os.close(writing)
     assert (done.returncode, done.stderr) == (
         0,
-        "note: stdout cannot be written (Broken pipe); all else continues\ndone\n",
+        "note: stdout cannot be written (Broken pipe); everything else continues\ndone\n",
     )
 
 
@@ -54,7 +54,7 @@ def test_a_full_disk_is_noted_once_and_ends_nothing() -> None:
         done = prints(full.fileno())
     assert (done.returncode, done.stderr) == (
         0,
-        "note: stdout cannot be written (No space left on device); all else continues\ndone\n",
+        "note: stdout cannot be written (No space left on device); everything else continues\ndone\n",
     )
 
 

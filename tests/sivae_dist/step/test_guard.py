@@ -541,7 +541,7 @@ def test_terms_may_have_other_names_in_the_next_step() -> None:
     guard.note({"a": good, "c": good, "d": bad}, {}, {}, no)
     message = guard.check(STEP)
     assert message is not None and message.startswith("warning: d was not finite at 4 px, before 8 images")
-    assert "2 steps have been left out" in message
+    assert "2 steps have been skipped" in message
 
 
 def test_of_steps_in_a_row_the_first_is_told() -> None:

@@ -54,10 +54,10 @@ def test_the_contract() -> None:
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        (Needs({16: (3, 16, 16)}), "discs has nothing at 16, where the model trains: it has 4, 8"),
-        (Needs({8: (1, 8, 8)}), r"discs has samples of shape \(3, 8, 8\) at 8, the model \(1, 8, 8\)"),
-        (Needs({8: (3, 8, 8)}, classes=3), "discs has 2 classes, and the model has 3 classes"),
-        (Needs({8: (3, 8, 8)}, extra=("partner",)), "discs has no partner, which the model takes"),
+        (Needs({16: (3, 16, 16)}), "discs has no samples at 16, where the model trains: it has 4, 8"),
+        (Needs({8: (1, 8, 8)}), r"discs has samples of shape \(3, 8, 8\) at 8, but the model needs \(1, 8, 8\)"),
+        (Needs({8: (3, 8, 8)}, classes=3), "discs has 2 classes, but the model has 3 classes"),
+        (Needs({8: (3, 8, 8)}, extra=("partner",)), "discs has no partner, which the model needs"),
     ],
 )
 def test_a_model_that_it_cannot_feed(needs: Needs, message: str) -> None:
@@ -72,7 +72,7 @@ def test_settings_name_it(tmp_path: Path) -> None:
     prepare_run(run, discs("data.count=12"))
     assert settings_of(run).plain()["data"] == {"name": "discs", "count": 12}
     assert preflight(discs("data.count=12"), 2).data.train == 12
-    with pytest.raises(ValueError, match="'disks' is none of images, discs; did you mean discs"):
+    with pytest.raises(ValueError, match="'disks' is not one of: images, discs; did you mean discs"):
         discs("data.name=disks")
     images = tiny_settings(tmp_path / "set")
     assert "name" not in images.plain()["data"]

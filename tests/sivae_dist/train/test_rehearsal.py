@@ -112,7 +112,7 @@ def test_a_step_that_does_not_fit_is_refused_with_what_does(data: Path, tmp_path
     with Memory(limit):
         trainer = train(begin(tmp_path / "parts", tiny_settings(data, *WIDE, step, "engine.max_batch_per_rank=4")))
     assert trainer.images == trainer.schedule.total
-    with pytest.raises(ValueError, match=r"neither does one at a time: try engine.checkpoint_activations=true"):
+    with pytest.raises(ValueError, match=r"not even one at a time: try engine.checkpoint_activations=true"):
         trainer = begin(tmp_path / "none", tiny_settings(data, *WIDE, step))
         tried = Rehearsal(trainer.settings, trainer.schedule, trainer.players, CPU, trainer._draw, trainer.monitor.say)
         with Memory(1000):
@@ -165,7 +165,7 @@ def test_all_processes_take_the_smallest_that_any_finds(data: Path, tmp_path: Pa
     ("free", "total", "found"),
     [
         (8e9, 16e9, None),
-        (1.8e9, 16e9, "warning: 2 images at 256 px need 4.2 GB a process, and 3.8 GB"),
+        (1.8e9, 16e9, "warning: 2 images at 256 px need 4.2 GB per process, and 3.8 GB"),
         (1.8e9, 4.0e9, "engine.max_batch_per_rank=1,"),
     ],
 )
@@ -213,7 +213,7 @@ def test_limits_of_control_groups_are_seen(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_auto_needs_a_rehearsal_and_a_loss_that_does_not_depend_on_it(data: Path) -> None:
-    with pytest.raises(ValueError, match="rehearsal=none leaves it out"):
+    with pytest.raises(ValueError, match="max_batch_per_rank=auto needs a rehearsal: remove rehearsal=none"):
         tiny_settings(data, "engine.max_batch_per_rank=auto", "engine.rehearsal=none")
     with pytest.raises(ValueError, match=r"hinge=batch depends on engine.max_batch_per_rank"):
         tiny_settings(data, "objective={name: intro, margin: 4, hinge: batch}", "engine.max_batch_per_rank=auto")

@@ -244,7 +244,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_until_told_to(data: Pat
         load_run(path)
     one, other = on_processes(2, _does_not_begin, path, limit=40)
     assert one == other
-    assert str(only) in one and f"delete {checkpoints / 'damaged'} to begin anew" in one and "\n" not in one
+    assert str(only) in one and f"delete {checkpoints / 'damaged'} to start anew" in one and "\n" not in one
     assert _does_not_begin(path)
     shutil.rmtree(checkpoints / "damaged")
     assert_same(_trained(path), want)

@@ -307,7 +307,7 @@ HUGE = 1 << 62
         ({"version": 2}, "config.json is not valid: version"),
         ({"format": "other"}, "config.json is not valid: format"),
         ({"code": "import os"}, "config.json is not valid: unknown key code"),
-        ({"resolution": 16}, "config.json is not valid: resolution 16 is none of"),
+        ({"resolution": 16}, "config.json is not valid: resolution 16 is not one of"),
         ({"blend": 2.0}, "config.json is not valid: blend"),
         ({"resolution": 4, "blend": 0.5}, "config.json is not valid: blend is given at 4 px"),
         ({"model": {"name": "style", "latent": 0}}, "config.json is not valid: model.latent"),
@@ -336,16 +336,16 @@ def test_what_is_no_configuration(exported: Path, tmp_path: Path, content: bytes
     out = tmp_path / "model"
     shutil.copytree(exported, out)
     (out / "config.json").write_bytes(content)
-    refused(out, "config.json is (not valid|larger than)")
+    refused(out, "config.json is (not valid|too large for)")
 
 
 def test_what_is_neither_run_nor_export(exported: Path, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(ValueError, match=f"{path} is neither a run nor an exported model"):
             load_pretrained(path)
-    with pytest.raises(ValueError, match="which has one checkpoint and one kind of weights"):
+    with pytest.raises(ValueError, match="which has only one checkpoint and one kind of weights"):
         load_pretrained(exported, checkpoint="best")
-    with pytest.raises(ValueError, match="which has one checkpoint and one kind of weights"):
+    with pytest.raises(ValueError, match="which has only one checkpoint and one kind of weights"):
         load_pretrained(exported, live=True)
 
 

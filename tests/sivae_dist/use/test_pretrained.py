@@ -114,9 +114,17 @@ def test_truncation_pulls_towards_the_mean_of_w() -> None:
 @pytest.mark.parametrize(
     ("method", "value", "message"),
     [
-        ("encode", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "images must be floating-point numbers, not uint8; of"),
-        ("encode", torch.full((1, 3, 8, 8), 255.0), "images lie in [-1, 1], and these reach 255; of pixels 0..255"),
-        ("encode", torch.full((1, 3, 8, 8), torch.nan), "images lie in [-1, 1], and these reach nan"),
+        (
+            "encode",
+            torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+            "images must be floating-point numbers, not uint8; convert pixels 0..255",
+        ),
+        (
+            "encode",
+            torch.full((1, 3, 8, 8), 255.0),
+            "images must lie in [-1, 1], but these reach 255; convert pixels 0..255",
+        ),
+        ("encode", torch.full((1, 3, 8, 8), torch.nan), "images must lie in [-1, 1], but these reach nan"),
         ("reconstruct", torch.zeros(1, 3, 8, 8, dtype=torch.int64), "must be floating-point numbers, not int64"),
         ("reconstruct", torch.zeros(1, 8, 8, 3), "images must be [N, 3, 8, 8], not [1, 8, 8, 3]"),
         ("reconstruct", torch.zeros(3, 8, 8), "images must be [N, 3, 8, 8], not [3, 8, 8]"),
@@ -259,9 +267,9 @@ def test_a_checkpoint_by_its_images(finished: Path) -> None:
     assert (model.images, model.stage.resolution) == (24, 8)
     assert model.stage.blend is not None
     known = "latest, best, 8, 16, 24, 32, 40, 48"
-    with pytest.raises(ValueError, match=re.escape(f"{finished} has no checkpoint 25; there is: {known}")):
+    with pytest.raises(ValueError, match=re.escape(f"{finished} has no checkpoint 25; choose one of: {known}")):
         load_run(finished, checkpoint=25)
-    with pytest.raises(ValueError, match="no checkpoint newest; there is: latest"):
+    with pytest.raises(ValueError, match="no checkpoint newest; choose one of: latest"):
         load_run(finished, checkpoint="newest")
 
 
@@ -288,7 +296,7 @@ def test_of_equals_the_newest_is_the_best(finished: Path) -> None:
     rule = settings_of(run).checkpoint.model_copy(update={"best_metric": "schedule/resolution", "best_mode": "min"})
     assert choose(run, settings_of(run).model_copy(update={"checkpoint": rule}), "best").images == 48
     rule = rule.model_copy(update={"best_metric": "kl/reel"})
-    with pytest.raises(ValueError, match=r"no checkpoint of .* has a value of kl/reel; there is: elbo/real.*kl/real"):
+    with pytest.raises(ValueError, match=r"no checkpoint of .* has a value of kl/reel; they have: elbo/real.*kl/real"):
         choose(run, settings_of(run).model_copy(update={"checkpoint": rule}), "best")
 
 

@@ -141,7 +141,7 @@ def test_what_falls_silent(shards: Web, tmp_path: Path, waits: list[float], monk
     monkeypatch.setattr(fetching, "_SETTINGS", TransferSettings(retries=1, timeout=0.2))
     shards.fault("1.tar", faults.silence)
     for where in (f"{shards.url}/{{0..2}}.tar", f"pipe:cat {shards.root}/0.tar; exec sleep 600"):
-        with pytest.raises(SourceError, match=r"\(2 tries\): not a byte came for 0\.2 s"):
+        with pytest.raises(SourceError, match=r"\(2 tries\): no byte came for 0\.2 s"):
             open_source(where, spool=tmp_path / "spool")
 
 

@@ -365,7 +365,7 @@ def raw_of_camera() -> bytes:
 REFUSED: dict[str, tuple[bytes, str]] = {
     "12-bit jpeg": (
         imagecodecs.jpeg_encode(deep(3) >> 4, level=95, bitspersample=12),
-        "is a JPEG of 12 bits a value: convert it to PNG or TIFF of 16 bits",
+        "is a JPEG of 12 bits per value: convert it to PNG or TIFF of 16 bits",
     ),
     "camera's raw": (raw_of_camera(), "is a camera's raw file: develop it to a picture"),
     "float rgb": (imagecodecs.tiff_encode(noise(0).astype(np.float32), photometric="rgb"), "has floating-point pixels"),

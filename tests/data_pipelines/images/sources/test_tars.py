@@ -227,7 +227,7 @@ def test_keys_that_repeat_in_other_shards(tmp_path: Path) -> None:
         ([("a.l.png", b"1"), ("a.r.png", b"2"), ("a.cls", b"0")], r"several images of 'a' \(l\.png, r\.png\)"),
         ([("../a.png", b"1")], "whose name leads out of it"),
         ([("/a.png", b"1")], "whose name leads out of it"),
-        ([("a.txt", b"1")], r"holds no images \(passed over: text files: 1 \(a\.txt\)\): .*--member"),
+        ([("a.txt", b"1")], r"holds no images \(skipped: text files: 1 \(a\.txt\)\): .*--member"),
         ([], "holds no images"),
     ],
 )
