@@ -127,7 +127,7 @@ unit: pinned
 
 slow: pinned
 	echo "== slow tests: processes, kills, clusters, trainings"
-	exec $(pytest) --numprocesses $(TEST_PROCESSES) -m slow
+	exec $(pytest) --numprocesses $$(($(TEST_PROCESSES) + 1)) -m slow # half of their time they wait for others
 
 lint: pinned
 	echo "== ruff and mypy"
