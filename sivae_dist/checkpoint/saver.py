@@ -17,9 +17,8 @@ from sivae_dist.checkpoint.folder import CheckpointFolder
 from sivae_dist.checkpoint.meta import Meta
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.checkpoint.writing import Snapshot, one_line, share, specs_of, write, write_files
-from sivae_dist.process.processes import host_group, is_of_lost_peer, on_first, rank, world_size
-
-_PADDING = 1 << 26
+from sivae_dist.process.processes import everyone, host_group, is_of_lost_peer, on_first, rank, world_size
+from sivae_dist.run.atomic import reserve
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class CheckpointSaver:
         self._pending: Future[Saved] | None = None
         self._ended: list[Saved] = []
         self._failed: list[OSError] = []
-        cuda = device.type == "cuda"
+        self._on_gpu = cuda = device.type == "cuda"
         # A thread's current GPU is the first of the node, where it must not settle.
         settle = partial(torch.cuda.set_device, device) if cuda else None
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=settle)
@@ -58,18 +57,20 @@ class CheckpointSaver:
         )
 
     def rehearse(self, tensors: Mapping[str, Tensor], size: int) -> None:
-        """Writes `tensors`, filled up to `size` bytes, and removes them: a full disk shows before training does.
+        """Writes `tensors`, reserves what they lack to `size` bytes, and removes all of it: a full disk shows before
+        training does.
 
         For meta tensors, which are another process's to save, any values will do.
         OSError naming folder and size, on all processes.
         """
-        missing = range(0, size - sum(tensor.nbytes for tensor in tensors.values()), _PADDING)
-        zeros = {f"padding.{at}": torch.zeros(min(_PADDING, missing.stop - at), dtype=torch.uint8) for at in missing}
         values = {n: torch.zeros_like(t, device="cpu") if t.is_meta else t for n, t in tensors.items()}
         final = self.folder.path / "rehearsal"
         partial = final.with_name(".tmp-rehearsal")
         try:
-            write_files(partial, final, self._snapshot(0, values | zeros, None), self._group)
+            snapshot = self._snapshot(0, values, None, copy=self._on_gpu)
+            write_files(partial, final, snapshot, self._group)
+            room = -(-size // world_size()) - sum(tensor.nbytes for tensor in snapshot.mine.values())
+            everyone(lambda: reserve(partial / f"padding-{rank() + 1:05d}", max(0, room)), self._group)
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"no checkpoint of {size / 1e6:,.1f} MB can be written to {self.folder.path}: {error}"
@@ -153,8 +154,11 @@ class CheckpointSaver:
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot remove old checkpoints of {self.folder.path}: {one_line(error)}") from error
 
-    def _snapshot(self, images: int, tensors: Mapping[str, Tensor], meta: Meta | None) -> Snapshot:
+    def _snapshot(
+        self, images: int, tensors: Mapping[str, Tensor], meta: Meta | None, *, copy: bool = True
+    ) -> Snapshot:
+        """`copy`: without, tensors of the host are written as they are, which nothing may change until that is done."""
         specs = specs_of(tensors)
-        mine = share(tensors, world_size())[rank()]
-        copies = self._stager.stage({name: tensors[name] for name in mine})
-        return Snapshot(images, cast(dict[str, Tensor], copies), specs, {} if meta is None else meta.to_manifest())
+        mine = {name: tensors[name] for name in share(tensors, world_size())[rank()]}
+        copies = cast(dict[str, Tensor], self._stager.stage(mine)) if copy else mine
+        return Snapshot(images, copies, specs, {} if meta is None else meta.to_manifest())

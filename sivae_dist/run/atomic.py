@@ -19,6 +19,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Makes a new file for whose `size` bytes of zeros the disk has room; OSError when it has not.
+
+    They are set aside, not written, where the file system can do that, and touched one by one (by the C library) where
+    it cannot.
+    """
+    with open(path, "xb") as file:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def replacing(path: Path, *, durable: bool = True, shared: bool = False) -> Iterator[Path]:
     """A temporary path, which becomes the file `path` at the end of the block; nothing changes if the block raises.

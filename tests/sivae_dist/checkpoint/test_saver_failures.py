@@ -19,9 +19,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-from sivae_dist.checkpoint import CheckpointSaver, saver, writing
+from sivae_dist.checkpoint import saver, writing
+from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.checkpoint.writing import write_files
-from sivae_dist.process.processes import rank
+from sivae_dist.process.processes import everyone, rank
+from sivae_dist.run.atomic import reserve
 from tests.checkpoints import contents, names, saved, saver_of, some_meta, some_tensors
 from tests.disks import mounted_or_skipped
 from tests.helpers import on_processes
@@ -150,21 +152,26 @@ def test_what_cannot_be_removed_is_told_on_all_processes_and_mended_by_the_next_
 
 
 def _rehearses(path: Path, *sizes: int) -> list[list[int]]:
-    """Bytes that each process has written, for each size; and what is left, if anything."""
+    """Bytes that each process has taken of the disk, for each size; and what is left, if anything."""
     one = saver_of(path)
-    written: list[list[int]] = []
+    taken: list[list[int]] = []
 
-    def spy(*arguments: Any) -> Any:
+    def spy_on_files(*arguments: Any) -> Any:
         records = write_files(*arguments)
-        written.append([record["bytes"] for _, record in sorted(records.items())])
+        taken.append([record["bytes"] for _, record in sorted(records.items())])
         return records
 
-    with patch.object(saver, "write_files", spy), patch.object(saver, "_PADDING", 1 << 14):
+    def spy_on_room(file: Path, size: int) -> None:
+        reserve(file, size)
+        assert file.stat().st_size == size <= 512 * file.stat().st_blocks  # nothing is sparse
+        taken[-1][rank()] += size
+
+    with patch.object(saver, "write_files", spy_on_files), patch.object(saver, "reserve", spy_on_room):
         for size in sizes:
             one.rehearse(some_tensors() | {"large": torch.zeros(10_000)}, size)
             if rank() == 0:
                 assert names(path) == []
-    return written
+    return [[part[k] for k, part in enumerate(everyone(lambda at=at: at))] for at in taken]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -174,6 +181,15 @@ def test_a_rehearsal_writes_as_much_as_a_checkpoint_and_leaves_nothing(tmp_path:
         assert 40_000 < sum(small) < 43_000  # what there is
         assert 500_001 <= sum(large) < 510_000
         assert max(large) < 1.1 * min(large)
+
+
+def test_a_rehearsal_copies_nothing_that_is_on_the_host(tmp_path: Path) -> None:
+    """Nothing changes meanwhile, and copies are a third of what it would cost."""
+    one = saver_of(tmp_path)
+    with patch.object(one._stager, "stage", _no_space):
+        one.rehearse(some_tensors(), 100_000)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            one.save(8, some_tensors(), None)
 
 
 def _rehearses_in_vain(path: Path) -> list[str]:

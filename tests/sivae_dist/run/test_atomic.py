@@ -1,12 +1,14 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sivae_dist.run.atomic import new_folder, replacing, write_text
+from sivae_dist.run.atomic import new_folder, replacing, reserve, write_text
+from tests.disks import mounted_or_skipped
 
 
 @pytest.fixture
@@ -38,6 +40,24 @@ def test_the_content_is_on_disk_before_the_name_and_the_name_at_the_end(tmp_path
     write_text(path, "a: 1\n")
     assert events == ["sync .config.partial.yaml", "name config.yaml", "sync new"]
     assert path.read_text() == "a: 1\n" and [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000_000])
+def test_room_is_taken_and_not_promised(tmp_path: Path, events: list[str], size: int) -> None:
+    path = tmp_path / "room"
+    reserve(path, size)
+    found = path.stat()
+    assert found.st_size == size <= 512 * found.st_blocks and events == ["sync room"]
+    assert path.read_bytes() == bytes(size)
+    with pytest.raises(FileExistsError):
+        reserve(path, size)
+
+
+def test_room_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with mounted_or_skipped(tmp_path / "disk", 1024) as disk:
+        reserve(disk / "some", 500_000)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            reserve(disk / "more", 2_000_000)
 
 
 def test_what_can_be_made_again_waits_for_no_disk(tmp_path: Path, events: list[str]) -> None:
