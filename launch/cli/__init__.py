@@ -1,5 +1,7 @@
 """The `sivae` command: a file for each group of commands, heavy imports inside the commands so that help is instant."""
 
+import atexit
+import gc
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,4 +103,5 @@ app.command()(checkpoints.checkpoints)
 def main() -> None:
     """Entry point of `sivae`."""
     os.environ.update(importing(None))  # inherited by every child process
+    atexit.register(gc.freeze)  # the system frees what is left; looking for garbage in it takes up to half a second
     app(prog_name="sivae")

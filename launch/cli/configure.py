@@ -24,7 +24,7 @@ def configure(
     out: Annotated[Path, typer.Option(help="The YAML file to write.")] = Path("my.yaml"),
 ) -> None:
     """Write a commented configuration for a data set and a machine, and print what to expect of it."""
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         from launch.configure.command import configure as write
 
         write(data, out, hardware, resolution, hours, _say)

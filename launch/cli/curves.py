@@ -21,7 +21,7 @@ def curves(
     ] = None,
 ) -> None:
     """Plot the terms and losses of a run's objective against images seen."""
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.config.opening import settings_of
         from sivae_dist.run.directory import RunDirectory
         from sivae_dist.run.jsonl import read_rows

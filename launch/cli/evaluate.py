@@ -27,7 +27,7 @@ def evaluate(
     Values are recorded in RUN/evaluation.jsonl and TensorBoard, with everything needed to reproduce them. KEY=VALUE
     sets evaluation.*, data.* or device.
     """
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         outlast_watchers()
         from launch.launcher import start
         from sivae_dist.config.imports import import_all, recorded

@@ -23,7 +23,7 @@ def export(
 
     `sivae_dist.load_pretrained` and the commands that draw pictures accept the directory.
     """
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.use.export import export as write
 
         config = write(run, out, checkpoint=checkpoint, live=live, license=license)

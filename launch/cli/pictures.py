@@ -64,7 +64,7 @@ def sample(
     no_labels: NoLabels = False,
 ) -> None:
     """Draw samples from the prior, at one or several truncations, or mixed in style."""
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.use import figures
 
         figures.check_out(out)
@@ -110,7 +110,7 @@ def reconstruct(
     no_labels: NoLabels = False,
 ) -> None:
     """Reconstruct images: draw pairs of a real image (left) and its reconstruction (right)."""
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.use import figures
         from sivae_dist.use.figures import real
 
@@ -150,7 +150,7 @@ def interpolate(
 
     A whole number means a sample; write ./12 for a file of that name.
     """
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         import torch
 
         from sivae_dist.use import figures
@@ -195,7 +195,7 @@ def growth(
     Each resolution uses its newest remaining checkpoint (checkpoint.keep_every); if there is none, it uses the last
     network cut off at that resolution, and is marked.
     """
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.process.devices import Place, pick_device
         from sivae_dist.use import figures
         from sivae_dist.use.pretrained import load_growth
@@ -222,7 +222,7 @@ def animate(
     device: Device = "auto",
 ) -> None:
     """Animate smooth closed walks through latent space."""
-    with one_line_errors(), startup.speaking("loading PyTorch"):
+    with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.use import figures
         from sivae_dist.use.figures.animation import MOVING
 

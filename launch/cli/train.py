@@ -25,7 +25,7 @@ def train(
 ) -> None:
     """Train on this machine. To resume an interrupted run, run the same command again."""
     again = "interrupted: run the same command again to continue from the last checkpoint"
-    with one_line_errors(again), startup.speaking("loading PyTorch"):
+    with one_line_errors(again), startup.loading("PyTorch"):
         outlast_watchers()
         from launch.launcher import launch
         from launch.plan import preflight, show, untrained_keys

@@ -1,10 +1,15 @@
-"""Nothing is silent for long at a start."""
+"""Nothing is silent for long at a start, and nothing looks for garbage where there is none."""
 
+import gc
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
 from sivae_dist.process import startup
+from tests.command import ENVIRONMENT
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +46,47 @@ def test_what_is_quick_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with startup.speaking("loading PyTorch"):
         startup.doing("opening data")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("then", [lambda: startup.doing("opening data"), startup.done, lambda: None])
+def test_the_collector_rests_while_modules_are_imported(then: Callable[[], None]) -> None:
+    gc.unfreeze()
+    assert gc.isenabled()
+    try:
+        with startup.loading("PyTorch"):
+            assert not gc.isenabled() and gc.get_freeze_count() == 0
+            then()
+        assert gc.isenabled() and gc.get_freeze_count() > 10_000  # what was there is not looked at again
+        before = gc.get_freeze_count()
+        with startup.speaking("joining the other processes"):
+            startup.doing("opening data")
+        assert gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()
+
+
+def test_the_collector_is_awake_as_soon_as_something_else_is_done() -> None:
+    with startup.loading("PyTorch"):
+        startup.doing("opening data")
+        assert gc.isenabled()
+    gc.unfreeze()
+
+
+def test_a_collector_that_others_have_stopped_stays_so() -> None:
+    gc.disable()
+    try:
+        with startup.loading("PyTorch"):
+            startup.doing("opening data")
+        assert not gc.isenabled() and gc.get_freeze_count() == 0
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_looked_through_at_the_end_of_a_command() -> None:
+    code = (
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 1000, len(gc.get_objects())));"
+        "sys.argv[1:] = ['--version']; from launch.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    frozen, left = done.stdout.splitlines()[-1].split()
+    assert frozen == "True" and int(left) < 100
