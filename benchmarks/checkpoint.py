@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from benchmarks.machine import machine
-from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver, CheckpointSettings
+from sivae_dist.checkpoint import CheckpointFolder, CheckpointSettings
+from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.process.processes import join, leave, rank
 from sivae_dist.train.players import Players

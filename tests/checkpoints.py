@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver, CheckpointSettings, Meta
+from sivae_dist.checkpoint import CheckpointFolder, CheckpointSettings, Meta
+from sivae_dist.checkpoint.saver import CheckpointSaver
 from tests.helpers import CPU
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sivae_dist.checkpoint import CheckpointSaver
+from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.train import checkpoints
 
 GPU = torch.device("cuda", 0)

@@ -277,7 +277,7 @@ def last_tensors(run: Path) -> "dict[str, torch.Tensor]":
     found, _ = CheckpointFolder(RunDirectory(run).checkpoints).newest_valid(move_aside=False)
     if found is None:
         raise ValueError(f"{run.name} has not saved a checkpoint")
-    return dict(found.load())
+    return {name: tensor.clone() for name, tensor in found.load().items()}  # the files are about to be removed
 
 
 def _by_pillow(data: Path, manifest: "Manifest") -> "dict[int, torch.Tensor]":

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver
+from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Schedule

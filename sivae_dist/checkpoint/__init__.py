@@ -5,21 +5,21 @@
         manifest.json                                  everything that is no tensor, and every file's size and sha256
 
 A checkpoint is written under a temporary name and renamed when it is complete, so one that has its name is whole.
+
+Here is what reads them. What writes them (saver.py) imports torch.distributed.checkpoint, which takes as long as torch
+itself.
 """
 
 from sivae_dist.checkpoint.files import Checkpoint, DamagedError
 from sivae_dist.checkpoint.folder import CheckpointFolder, kept_of
 from sivae_dist.checkpoint.meta import Meta
-from sivae_dist.checkpoint.saver import CheckpointSaver, Saved
 from sivae_dist.checkpoint.settings import CheckpointSettings
 
 __all__ = [
     "Checkpoint",
     "CheckpointFolder",
-    "CheckpointSaver",
     "CheckpointSettings",
     "DamagedError",
     "Meta",
-    "Saved",
     "kept_of",
 ]

@@ -5,22 +5,14 @@ import hashlib
 import json
 import math
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from sivae_dist.checkpoint.meta import Meta
-
-# On purpose: a process alone saves, and every process loads for itself. Filters are the whole process's, so that a
-# thread cannot set them for a while.
-warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -104,17 +96,28 @@ class Checkpoint:
             raise DamagedError(f"checkpoint {self.path}: {error.filename} cannot be read ({error.strerror})") from None
 
     def load(self, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-        """The tensors whose names start with one of `prefixes`, on the CPU; every process reads for itself."""
-        tensors = {
-            name: torch.empty(spec["shape"], dtype=getattr(torch, spec["dtype"]))
-            for name, spec in self.manifest["tensors"].items()
-            if name.startswith(prefixes)
-        }
+        """The tensors whose names start with one of `prefixes`, on the CPU; every process reads for itself.
+
+        They lie in the files, which are mapped into memory: whoever keeps them copies them. ValueError when a file
+        cannot be read or does not hold what the manifest says.
+        """
+        specs = {name: spec for name, spec in self.manifest["tensors"].items() if name.startswith(prefixes)}
+        tensors: dict[str, Tensor] = {}
         try:
-            state_dict_loader.load(tensors, storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=True)
-        except CheckpointException as error:  # a BaseException, which no handler further up would see
+            for file in sorted(self.manifest["files"]):
+                with safe_open(self.path / file, framework="pt") as content:
+                    names = specs.keys() & set(content.keys())
+                    tensors |= {name: content.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
             raise ValueError(f"checkpoint {self.path} cannot be read: {' '.join(str(error).split())}") from error
-        return tensors
+        if odd := [name for name, spec in specs.items() if name not in tensors or spec_of(tensors[name]) != spec]:
+            raise ValueError(f"checkpoint {self.path} cannot be read: {odd[0]} is not as {MANIFEST} has it")
+        return {name: tensors[name] for name in specs}
+
+
+def spec_of(tensor: Tensor) -> dict[str, Any]:
+    """Shape and type, as the manifest has them."""
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
 def _odd(present: bool) -> str:

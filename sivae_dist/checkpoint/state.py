@@ -36,6 +36,22 @@ def restore_network(prefix: str, network: nn.Module, tensors: Mapping[str, Tenso
         _copy(f"{prefix}.{name}", tensors, target)
 
 
+def fill_network(
+    prefix: str, network: nn.Module, tensors: Mapping[str, Tensor], device: torch.device | None = None
+) -> None:
+    """Gives a network (ModelSettings.blank) copies of saved values and moves it to `device`, the CPU by default.
+
+    ValueError naming what is missing or has another shape or type.
+    """
+    device = device or torch.device("cpu")
+    targets = network.state_dict()
+    values = {name: checked(f"{prefix}.{name}", tensors, t.shape, t.dtype) for name, t in targets.items()}
+    if blank := any(target.is_meta for target in targets.values()):
+        values = {name: value.to(device, copy=True) for name, value in values.items()}
+    network.load_state_dict(values, assign=blank)
+    network.to(device)
+
+
 def restore_optimizer(prefix: str, network: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Gives every parameter the saved state; one that has none saved starts anew, as it was.
 

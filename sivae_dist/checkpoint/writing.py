@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-from sivae_dist.checkpoint.files import FORMAT, MANIFEST, digest_of, record_of
+from sivae_dist.checkpoint.files import FORMAT, MANIFEST, digest_of, record_of, spec_of
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
 from sivae_dist.run.atomic import sync
+
+# On purpose: a process alone saves. Filters are the whole process's, so that a thread cannot set them for a while.
+warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
 
 def share(tensors: Mapping[str, Tensor], parts: int) -> list[list[str]]:
@@ -44,10 +48,7 @@ def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):  # the storage would write a file that nobody can read
             raise TypeError(f"{name} is not a tensor")
-    return {
-        name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-        for name, tensor in tensors.items()
-    }
+    return {name: spec_of(tensor) for name, tensor in tensors.items()}
 
 
 def write(final: Path, snapshot: Snapshot, group: Any, before_commit: Callable[[], None]) -> int:

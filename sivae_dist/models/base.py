@@ -27,9 +27,11 @@ What they may rely on, and what is relied upon:
 
 from abc import ABC, abstractmethod
 from math import prod
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sivae_dist.settings import Settings
 
@@ -71,6 +73,10 @@ class ModelSettings(Settings, ABC):
     name: str
     latent: int
     """Dimensions of z."""
+
+    saved_whole: ClassVar[bool] = False
+    """Whether the networks hold no tensors but those that a checkpoint has of them, so that they may be made without
+    values and filled from there."""
 
     @property
     @abstractmethod
@@ -118,6 +124,15 @@ class ModelSettings(Settings, ABC):
         """A number to which the activations of one sample are proportional."""
         return prod(self.shape(resolution))
 
+    def shapes(self) -> tuple[Encoder, Decoder]:
+        """Both networks on the meta device, for their shapes and types."""
+        with torch.device("meta"), _Undrawn():
+            return self.networks()
+
+    def blank(self) -> tuple[Encoder, Decoder]:
+        """Both networks, to be filled with saved values (checkpoint/state.py), and without own ones if they may be."""
+        return self.shapes() if self.saved_whole else self.build(0)
+
     def build(self, seed: int) -> tuple[Encoder, Decoder]:
         """Both networks on the CPU, their initial weights a function of the seed alone.
 
@@ -134,3 +149,15 @@ class ModelSettings(Settings, ABC):
                     "a pass must not change: remove them, or set constant_buffers = True if they are constants"
                 )
         return networks
+
+
+class _Undrawn(TorchFunctionMode):
+    """Random weights are neither drawn nor scaled. On the meta device nothing is computed in any case, but before torch
+    does nothing for the first time, it imports its compiler, which takes nearly as long as torch itself."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.randn:
+            func = torch.empty
+        elif func is Tensor.mul and isinstance(args[1], float) and args[0].is_floating_point():
+            return args[0]
+        return func(*args, **(kwargs or {}))

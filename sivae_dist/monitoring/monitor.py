@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.dataset import Dataset
-from sivae_dist.checkpoint import Saved
+from sivae_dist.checkpoint.saver import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
 from sivae_dist.monitoring.events import Events

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 
 from data_pipelines.dataset import Dataset
-from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, CheckpointSaver, Meta
+from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, Meta
 from sivae_dist.checkpoint.initial import initial_tensors
+from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models import Stage
 from sivae_dist.monitoring.monitor import Monitor

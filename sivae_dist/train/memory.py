@@ -218,8 +218,7 @@ def _input_bytes(settings: RunSettings, decoder: Decoder, resolution: int) -> in
 
 def meta_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
     """Both, for their shapes and types."""
-    with torch.device("meta"):
-        networks = settings.model.networks()
+    networks = settings.model.shapes()
     for network in networks:
         network.to(settings.engine.dtype)
     return networks

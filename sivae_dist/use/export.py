@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data_pipelines.problems import first_error
 from data_pipelines.settings import expand
-from sivae_dist.checkpoint.state import network_tensors
+from sivae_dist.checkpoint.state import fill_network, network_tensors
 from sivae_dist.config.opening import settings_of
 from sivae_dist.models import AnyModel, Stage
 from sivae_dist.objectives import OBJECTIVES
@@ -175,8 +175,7 @@ not look like it are not reconstructed well.
 def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]], license: str) -> str:
     """README.md of an export. `evaluations`: rows of evaluation.jsonl."""
     model = config.model
-    with torch.device("meta"):
-        counts = [sum(p.numel() for p in network.parameters()) for network in model.build(0)]
+    counts = [sum(p.numel() for p in network.parameters()) for network in model.shapes()]
     objective = OBJECTIVES[config.objective]
     front = {
         "license": license,
@@ -249,12 +248,11 @@ def load_export(path: Path, device: torch.device | None = None) -> Pretrained:
     """The model that `export` wrote. ValueError naming the file, and the tensor, of what is not as it should be."""
     config = _read_config(path / CONFIG)
     tensors = _read_tensors(path / WEIGHTS, config)
-    device = device or torch.device("cpu")
-    networks = config.model.build(0)
+    networks = config.model.blank()
     for name, network in zip(("encoder", "decoder"), networks, strict=True):
         network.to(_TYPES[config.dtype][1])
-        network.load_state_dict({key: tensors[f"{name}.{key}"] for key in network.state_dict()})
-        network.to(device).eval().requires_grad_(False)
+        fill_network(name, network, tensors, device)
+        network.eval().requires_grad_(False)
     blend = None if config.blend is None else torch.tensor(config.blend, device=device)
     stage = Stage(config.resolution, blend)
     return Pretrained(config.model, *networks, stage, config.images, config.weights == "live", config.data)
@@ -302,8 +300,7 @@ def _expected(path: Path, config: ExportConfig, count: int) -> dict[str, list[in
     if model.fewest_tensors > count:
         raise ValueError(f"{path} has {count} tensors, too few for the model in {CONFIG}")
     try:
-        with torch.device("meta"):
-            networks = model.build(0)
+        networks = model.shapes()
     except (RuntimeError, TypeError, OverflowError):  # of sizes that no tensor can have
         raise ValueError(f"{path.with_name(CONFIG)} describes a model that is too large for any machine") from None
     return {

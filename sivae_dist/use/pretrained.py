@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
 from sivae_dist.checkpoint.folder import best_first
-from sivae_dist.checkpoint.state import restore_network
+from sivae_dist.checkpoint.state import fill_network
 from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models import Cond, Decoder, Encoder, Mixing, ModelSettings, Stage
@@ -301,16 +301,16 @@ def from_checkpoint(
     settings: RunSettings, checkpoint: Checkpoint, *, live: bool = False, device: torch.device | None = None
 ) -> Pretrained:
     """The networks that a checkpoint of a run with these settings holds."""
-    device = device or torch.device("cpu")
     kind = "" if live else "_ema"
     tensors = checkpoint.load((f"encoder{kind}.", f"decoder{kind}."))
-    networks = settings.model.build(settings.seed)
+    networks = settings.model.blank()
     for name, network in zip(("encoder", "decoder"), networks, strict=True):
         network.to(settings.engine.dtype)
-        restore_network(f"{name}{kind}", network, tensors)
-        network.to(device).eval().requires_grad_(False)
+        fill_network(f"{name}{kind}", network, tensors, device)
+        network.eval().requires_grad_(False)
     meta = checkpoint.meta
-    return Pretrained(settings.model, *networks, meta.stage(device), checkpoint.images, live, meta.data)
+    stage = meta.stage(device or torch.device("cpu"))
+    return Pretrained(settings.model, *networks, stage, checkpoint.images, live, meta.data)
 
 
 def load_growth(

@@ -10,7 +10,8 @@ from launch.doctor.gpu.course import Course
 from launch.doctor.report import Finding
 from launch.doctor.selftest import TOLERANCE
 from launch.steps import Stepper, copied, same, worst
-from sivae_dist.checkpoint import CheckpointFolder, CheckpointSaver
+from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.checkpoint.settings import CheckpointSettings
 from sivae_dist.engines.settings import USUAL_ENGINE
 from sivae_dist.step.randomness import normals

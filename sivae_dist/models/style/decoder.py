@@ -1,5 +1,6 @@
 """The decoder: z is mapped to a style w that drives every layer through AdaIN (appendix 9.2.2, after StyleGAN)."""
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
@@ -119,11 +120,8 @@ class StyleDecoder(GrowingNetwork, Decoder):
 
     def behind_mapping(self) -> "StyleDecoder":
         """A decoder of the same layers that takes w in the place of z."""
-        with torch.device("meta"):
-            decoder = StyleDecoder(self.settings)
-        decoder.blocks, decoder.to_rgb = self.blocks, self.to_rgb
-        decoder.mapping = nn.Identity()  # type: ignore[assignment]
-        return decoder
+        shared = {id(part): part for part in (self.blocks, self.to_rgb)}
+        return deepcopy(self, {**shared, id(self.mapping): nn.Identity()})
 
     def noise_size(self, resolution: int) -> int:
         """Noise values that one image takes: two maps per block; 0 when the model has no noise."""

@@ -1,6 +1,6 @@
 """Settings of the style-based networks, and the choices that follow from them."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,8 @@ from sivae_dist.models.style.encoder import StyleEncoder
 
 class StyleSettings(ModelSettings):
     """The style-based encoder and decoder of appendix 9.2.2, which grow from 4x4 pixels."""
+
+    saved_whole: ClassVar[bool] = True
 
     name: Literal["style"] = "style"
     """The family of networks."""

@@ -3,14 +3,29 @@
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from data_pipelines.images.ranges import to_unit
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Images [N, C, H, W] in [-1, 1] -> one image [3, H', W'] in [0, 1] with `columns` in a row."""
-    return make_grid(to_unit(images).cpu(), nrow=columns, padding=max(1, images.shape[-1] // 32), pad_value=1.0)
+    """Images [N, C, H, W] in [-1, 1] -> one image [3, H', W'] in [0, 1] with `columns` in a row, white around each.
+
+    An image alone has no frame. Pixels are those of torchvision's make_grid, whose import compiles half of torch.
+    """
+    unit = to_unit(images).cpu()
+    if unit.shape[1] == 1:
+        unit = unit.expand(-1, 3, -1, -1)
+    count, channels, height, width = unit.shape
+    if count == 1:
+        return unit[0]
+    gap, columns = max(1, width // 32), min(columns, count)
+    rows = -(-count // columns)
+    whole = unit.new_ones(channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
+    for number, image in enumerate(unit):
+        row, column = divmod(number, columns)
+        top, left = row * (height + gap) + gap, column * (width + gap) + gap
+        whole[:, top : top + height, left : left + width] = image
+    return whole
 
 
 def in_rows(*sets: Tensor, columns: int) -> Tensor:

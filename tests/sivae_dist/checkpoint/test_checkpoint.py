@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -12,10 +13,17 @@ from typing import cast
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError
-from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
+from sivae_dist.checkpoint.state import (
+    fill_network,
+    network_tensors,
+    optimizer_tensors,
+    restore_network,
+    restore_optimizer,
+)
 from sivae_dist.checkpoint.writing import share
 from sivae_dist.config.opening import prepare_run
 from sivae_dist.models.style import StyleSettings
@@ -129,6 +137,56 @@ def test_prefixes_choose_what_is_read(tmp_path: Path) -> None:
     loaded = Checkpoint.read(saved(tmp_path, 5)).load(("b.", "nothing."))
     assert loaded.keys() == {"b.weight", "b.part"}
     assert all(torch.equal(loaded[name], some_tensors(5)[name]) for name in loaded)
+
+
+def _without(folder: Path) -> None:
+    (file,) = folder.glob("*.safetensors")
+    save_file({name: tensor for name, tensor in load_file(file).items() if name != "b.part"}, file)
+
+
+def _with_another(tensor: Tensor) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (file,) = folder.glob("*.safetensors")
+        save_file(load_file(file) | {"b.part": tensor}, file)
+
+    return change
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "gone": (lambda f: shard(f).unlink(), "No such file"),
+    "cut": (lambda f: shard(f).write_bytes(shard(f).read_bytes()[:-1]), "rror"),
+    "empty": (lambda f: shard(f).write_bytes(b""), "rror"),
+    "of less": (_without, "b.part is not as manifest.json has it"),
+    "of another shape": (_with_another(torch.zeros(6, 3)), "b.part is not as manifest.json has it"),
+    "of another type": (_with_another(torch.zeros(6, 2).double()), "b.part is not as manifest.json has it"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_is_not_as_the_manifest_says_is_not_loaded(tmp_path: Path, kind: str) -> None:
+    """After it was verified, or where nobody has."""
+    damage, message = UNREADABLE[kind]
+    folder = saved(tmp_path, 8)
+    damage(folder)
+    with pytest.raises(ValueError, match=f"^checkpoint {re.escape(str(folder))} cannot be read: ") as caught:
+        Checkpoint.read(folder).load()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_networks_are_filled_with_copies(tmp_path: Path, blank: bool) -> None:
+    settings = StyleSettings(resolution=8, latent=4, base_width=4, max_width=4)
+    encoder, _ = settings.build(1)
+    saver = saver_of(tmp_path)
+    saver.save(8, network_tensors("encoder", encoder), None)
+    saver.close()
+    checkpoint = Checkpoint.read(saver.folder.final(8))
+    filled, _ = settings.shapes() if blank else settings.build(2)
+    fill_network("encoder", filled, checkpoint.load())
+    shard(checkpoint.path).write_bytes(bytes(shard(checkpoint.path).stat().st_size))  # in place, under what is mapped
+    assert_same(snapshot(dict(filled.state_dict())), snapshot(dict(encoder.state_dict())))
+    with pytest.raises(ValueError, match="the checkpoint has no tensor decoder"):
+        fill_network("decoder", settings.shapes()[1], {})
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

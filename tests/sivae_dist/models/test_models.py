@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sivae_dist.checkpoint.state import fill_network, network_tensors
 from sivae_dist.config.run_settings import validate
 from sivae_dist.models import Cond, Mixing, Stage
 from sivae_dist.models.layers import Blur, Conv2d, DownsampleConv2d, Linear, UpsampleConv2d
 from sivae_dist.models.stage import blend_real
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
-from sivae_dist.models.style.decoder import StyledLayer
+from sivae_dist.models.style.decoder import StyledLayer, StyleMapping
 from sivae_dist.objectives import SoftIntroSettings
 from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
@@ -137,6 +138,56 @@ def test_parameters_at_256(variant: str) -> None:
     assert count(decoder.mapping) == 2_101_248
     assert count(encoder) - count(encoder.mapping) == 26_789_952
     assert count(decoder) - count(decoder.mapping) == 23_984_981
+
+
+@VARIANTS
+def test_shapes_are_those_of_networks_with_values(variant: str) -> None:
+    for shapes, built in zip(small(variant=variant).shapes(), small(variant=variant).build(0), strict=True):
+        want = {name: (tensor.shape, tensor.dtype) for name, tensor in built.state_dict().items()}
+        assert {name: (tensor.shape, tensor.dtype) for name, tensor in shapes.state_dict().items()} == want
+        assert all(tensor.is_meta for tensor in shapes.state_dict().values())
+        assert [p.requires_grad for p in shapes.parameters()] == [p.requires_grad for p in built.parameters()]
+
+
+@VARIANTS
+@pytest.mark.parametrize("changes", [{}, {"blur": False}, {"noise": False}, {"equalized": False}])
+def test_a_checkpoint_has_all_that_the_networks_hold(variant: str, changes: dict[str, Any]) -> None:
+    """As `saved_whole` says: what is not in it would be without a value in networks that are filled from there."""
+    settings = small(variant=variant, **changes)
+    assert settings.saved_whole
+    built, blank = settings.build(0), settings.blank()
+    for name, values, network in zip(("encoder", "decoder"), built, blank, strict=True):
+        assert all(tensor.is_meta for tensor in everything(network))
+        fill_network(name, network, network_tensors(name, values))
+        assert [id(p) for p in network.parameters()] == [*dict.fromkeys(id(p) for p in network.parameters())]
+        assert not any(tensor.is_meta for tensor in everything(network))
+    stage, z = at(16), randn(2, 8)
+    x = built[1](z, stage)
+    assert torch.equal(blank[1](z, stage), x)
+    assert all(torch.equal(a, b) for a, b in zip(blank[0](x, stage), built[0](x, stage), strict=True))
+
+
+def everything(network: nn.Module) -> list[Tensor]:
+    """All tensors that a network holds, wherever it has them."""
+    found: list[Tensor] = []
+    waiting: list[Any] = [vars(module) for module in network.modules()]
+    while waiting:
+        thing = waiting.pop()
+        if isinstance(thing, Tensor):
+            found.append(thing)
+        elif isinstance(thing, dict | list | tuple | set):
+            waiting += thing.values() if isinstance(thing, dict) else thing
+    return found
+
+
+def test_a_decoder_behind_its_mapping_shares_all_its_layers() -> None:
+    _, decoder = networks()
+    behind = decoder.behind_mapping()
+    own = {name: id(p) for name, p in decoder.named_parameters() if not name.startswith("mapping.")}
+    assert {name: id(p) for name, p in behind.named_parameters()} == own
+    z = randn(2, 8)
+    assert torch.equal(behind(decoder.mapping(z), at(16)), decoder(z, at(16)))
+    assert isinstance(decoder.mapping, StyleMapping)
 
 
 def test_widths() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sivae_dist.checkpoint import Saved
+from sivae_dist.checkpoint.saver import Saved
 from sivae_dist.monitoring import console
 from sivae_dist.monitoring.console import Reporter, fit
 from sivae_dist.monitoring.events import Events

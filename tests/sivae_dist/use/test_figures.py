@@ -70,6 +70,17 @@ def test_grids_and_rows() -> None:
     assert to_unit(torch.tensor([-3.0, -1, 0, 1, 2])).tolist() == [0, 0, 0.5, 1, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("count", "columns", "side"), [(1, 4, 8), (2, 4, 8), (7, 3, 64), (8, 4, 100)])
+def test_a_grid_is_torchvisions(channels: int, count: int, columns: int, side: int) -> None:
+    from torchvision.utils import make_grid
+
+    images = torch.randn(count, channels, side, side + 2, generator=torch.Generator().manual_seed(0))
+    want = make_grid(to_unit(images), nrow=columns, padding=max(1, (side + 2) // 32), pad_value=1.0)
+    assert torch.equal(figures.grid(images, columns), want)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_files_have_the_values(tmp_path: Path, channels: int) -> None:
     image = torch.linspace(0, 1, channels * 12).reshape(channels, 3, 4)
