@@ -87,7 +87,7 @@ def test_a_class_conditional_model(labelled: Path, images: Path, tmp_path: Path)
     assert str(code / "dense_models.py") in (path / "config.yaml").read_text()
     assert "3 samples" in sivae("sample", path, "--count", 3, "--out", tmp_path / "samples.png").stdout
     refused = sivae(*command, *more, images, "--run-dir", tmp_path / "bare", code=1, folder=code)
-    assert f"{images} has no labels, and the model has 3 classes" in refused.stderr
+    assert f"{images} has no labels, but the model has 3 classes" in refused.stderr
 
 
 def test_a_data_set_that_is_drawn(tmp_path: Path) -> None:
