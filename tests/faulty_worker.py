@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from launch.worker import process
 from sivae_dist.checkpoint import saver
-from sivae_dist.train.trainer import Trainer
+from sivae_dist.train.iteration import Iteration
 
 
 def hang_here() -> NoReturn:
@@ -25,7 +25,7 @@ FAULTS = {
 
 
 def arm(kind: str, rank: int, step: int) -> None:
-    take_step, write = Trainer._train_step, saver.write
+    take, write = Iteration.take, saver.write
     taken = 0
 
     if kind == "at-exit" and int(os.environ["RANK"]) == rank:
@@ -37,19 +37,19 @@ def arm(kind: str, rank: int, step: int) -> None:
             raise KeyError("an injected fault")
         FAULTS[kind.removeprefix("save-")]()
 
-    def train_step(self: Trainer, *arguments: Any) -> Any:
+    def faulty(self: Iteration, *arguments: Any) -> Any:
         nonlocal taken
         taken += 1
         if taken == step and not kind.startswith("save-"):
             strike()
-        return take_step(self, *arguments)
+        return take(self, *arguments)
 
     def write_badly(*arguments: Any) -> int:
         strike()
         return write(*arguments)
 
     if int(os.environ["RANK"]) == rank:
-        Trainer._train_step = train_step  # type: ignore[method-assign]
+        Iteration.take = faulty  # type: ignore[method-assign]
         if kind.startswith("save-"):
             saver.write = write_badly  # type: ignore[assignment]
 

@@ -1,28 +1,25 @@
-"""The training loop: Algorithm 2 of the appendix over a growing pair of networks."""
+"""The training loop: iterations (iteration.py) over a growing pair of networks."""
 
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from data_pipelines.dataset import Batch, Dataset, Needs, Request
+from data_pipelines.dataset import Dataset, Needs, Request
 from sivae_dist.config.prolonging import what_next
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.models import Cond, Stage
-from sivae_dist.models.stage import blend_real
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.trace import Trace
-from sivae_dist.objectives import Draws
 from sivae_dist.process import startup, watchdog
 from sivae_dist.process.processes import mean_over_processes, rank, world_size
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import Guard, NonFiniteError
 from sivae_dist.step.quarantine import Quarantine
-from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Schedule, Segment, Step, crosses
 from sivae_dist.train.checkpoints import Checkpoints, Standing
 from sivae_dist.train.evaluations import Evaluations
+from sivae_dist.train.iteration import Iteration
 from sivae_dist.train.players import Players
 from sivae_dist.train.preview import preview
 from sivae_dist.train.rehearsal import Rehearsal
@@ -40,8 +37,6 @@ class Trainer:
         self, settings: RunSettings, run: RunDirectory, device: torch.device, stop: Stop | None = None
     ) -> None:
         self.settings = settings
-        self.engine = settings.engine
-        """With micro-batches that fit, once training has begun."""
         self.run = run
         self.device = device
         self.stop = stop or Stop()
@@ -70,6 +65,7 @@ class Trainer:
         self.data.start()
         self.evaluations = Evaluations(settings, self.players, self.data, self.stop, self.monitor, standing.owed)
         self.trace = Trace(run.trace, self.images, self.data.order) if settings.monitoring.trace else None
+        self.iteration = Iteration(settings, self.players, self.guard, device, self.trace)
 
     def train(self) -> bool:
         """Trains from where the run stands to its end and returns True, or until it is asked to stop and returns False.
@@ -81,8 +77,9 @@ class Trainer:
             startup.doing("rehearsing a checkpoint")
             self.checkpoints.saver.rehearse(self.players.tensors(), self.players.full_size)
             startup.doing("rehearsing the largest step")
-            rehearsal = Rehearsal(self.settings, self.schedule, self.players, self.device, self._draw, self.monitor.say)
-            self.engine = rehearsal.fitted(self.images, self.run.micro_batches)
+            draw, say = self.iteration.draw, self.monitor.say
+            rehearsal = Rehearsal(self.settings, self.schedule, self.players, self.device, draw, say)
+            self.iteration.engine = rehearsal.fitted(self.images, self.run.micro_batches)
         stopped = not self.evaluations.make_up(self.images)
         while self.images < self.schedule.total and not stopped:
             try:
@@ -113,7 +110,7 @@ class Trainer:
             self.stop.vote()
             self.quarantine.vote(batch)
             self._enter(step)
-            terms = self._train_step(step, batch)
+            terms = self.iteration.take(step, batch)
             last = step.end >= self.schedule.total
             stopped = self.stop.decided()
             logged = last or crosses(step, every.scalars_every)
@@ -132,7 +129,7 @@ class Trainer:
                 self._log_images(step)
             values: dict[str, float] | None = {}
             if measured:
-                values = self.evaluations.take(self._stage(step), step.end, put_off=stopped)
+                values = self.evaluations.take(self.iteration.stage(step), step.end, put_off=stopped)
                 stopped = stopped or values is None
             if saved or stopped:
                 watchdog.expect(slow=True)  # a save before it may not be done
@@ -144,49 +141,6 @@ class Trainer:
             if stopped:
                 return True
         return False
-
-    def _train_step(self, step: Step, batch: Batch) -> dict[str, Tensor]:
-        """Algorithm 2, lines 4 to 28, on this process's slice of the batch; returns its terms."""
-        engine, players, x = self.engine, self.players, batch.x
-        part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
-        first = step.position + rank() * x.shape[0]
-        cond = Cond(self._stage(step), batch.y if self.settings.model.classes else None)
-        x = x.to(engine.dtype, memory_format=engine.image_format(x))
-        xs = blend_real(x, cond.stage.blend).split(part)
-        draws = [self._draw(step, first + k * part, part) for k in range(len(xs))]
-
-        if self.trace is not None:
-            for k, pixels in enumerate(x.split(part)):
-                self.trace.write(first + k * part, pixels, draws[k])
-
-        parts = list(zip(xs, cond.split(part, len(xs)), draws, strict=True))
-        encoder = players.encoder_engine.update(parts, step.lr_encoder, self.guard.allowed())
-        crossed = [(x, turn.crossing, c, d) for (x, c, d), turn in zip(parts, encoder.turns, strict=True)]
-        decoder = players.decoder_engine.update(crossed, step.lr_decoder, encoder.taken)
-
-        terms = [a.terms | b.terms for a, b in zip(encoder.turns, decoder.turns, strict=True)]
-        means = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
-        norms = {"gradient/encoder": encoder.norm, "gradient/decoder": decoder.norm}
-        self.guard.note(means, {"encoder": encoder.sound, "decoder": decoder.sound}, norms, decoder.taken)
-        return means | norms
-
-    def _stage(self, step: Step) -> Stage:
-        blend = torch.full((), step.blend, device=self.device) if step.segment.blending else None
-        return Stage(step.phase.resolution, blend)
-
-    def _draw(self, step: Step, first: int, count: int) -> Draws:
-        decoder, resolution = self.players.decoder, step.phase.resolution
-        return draw(
-            self.settings.seed,
-            first,
-            count,
-            latent=self.settings.model.latent,
-            noise_size=decoder.noise_size(resolution),
-            layers=decoder.layer_count(resolution),
-            mixing=0.0 if step.segment.warming_up else self.settings.objective.mixing_share,
-            device=self.device,
-            dtype=self.settings.engine.dtype,
-        )
 
     def _requests(self) -> Iterator[Request]:
         """This process's slice of every batch to come."""
@@ -214,8 +168,8 @@ class Trainer:
         self.monitor.scalars(step, row, self.data, self.quarantine.total, self.device)
 
     def _log_images(self, step: Step) -> None:
-        here = self.monitor.speaks
-        self.monitor.images(step, preview(self.settings, self.players, self.data, self._stage(step), here=here))
+        stage, here = self.iteration.stage(step), self.monitor.speaks
+        self.monitor.images(step, preview(self.settings, self.players, self.data, stage, here=here))
 
     def _report_saves(self) -> None:
         for outcome in self.checkpoints.saver.ended():

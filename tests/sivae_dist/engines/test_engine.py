@@ -278,13 +278,13 @@ def test_compiled_once_for_every_player_and_segment(
 
     compile_module = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, backend=count, **options))
-    step = trainer._train_step
+    step = trainer.iteration.take
 
     def train_step(current: Any, x: Tensor) -> Any:
         blends.append(current.blend)
         return step(current, x)
 
-    trainer._train_step = train_step  # type: ignore[method-assign]
+    trainer.iteration.take = train_step  # type: ignore[method-assign]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     train(trainer)

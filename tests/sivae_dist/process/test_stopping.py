@@ -34,7 +34,7 @@ def _run(path: Path, number: int | None = None, at: int = 0, inside: bool = Fals
     """
     stop = Stop()
     trainer = begin(path, stop=stop)
-    told, take = trainer.monitor.step, trainer._train_step
+    told, take = trainer.monitor.step, trainer.iteration.take
 
     def hit(step: Step) -> None:
         if number is not None and rank() == world_size() - 1 and step.end == 8 * at:
@@ -50,7 +50,7 @@ def _run(path: Path, number: int | None = None, at: int = 0, inside: bool = Fals
         if not inside:
             hit(step)
 
-    trainer._train_step = train_step  # type: ignore[method-assign]
+    trainer.iteration.take = train_step  # type: ignore[method-assign]
     trainer.monitor.step = after  # type: ignore[method-assign]
     with stop.listening():
         ended = trainer.train()

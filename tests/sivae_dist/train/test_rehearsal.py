@@ -114,7 +114,8 @@ def test_a_step_that_does_not_fit_is_refused_with_what_does(data: Path, tmp_path
     assert trainer.images == trainer.schedule.total
     with pytest.raises(ValueError, match=r"not even one at a time: try engine.checkpoint_activations=true"):
         trainer = begin(tmp_path / "none", tiny_settings(data, *WIDE, step))
-        tried = Rehearsal(trainer.settings, trainer.schedule, trainer.players, CPU, trainer._draw, trainer.monitor.say)
+        draw, say = trainer.iteration.draw, trainer.monitor.say
+        tried = Rehearsal(trainer.settings, trainer.schedule, trainer.players, CPU, draw, say)
         with Memory(1000):
             tried.fitted(0, tmp_path / "record")
 
@@ -126,20 +127,20 @@ def test_auto_finds_what_fits_and_keeps_it(
     auto = (*WIDE, "engine.rehearsal=step", "engine.max_batch_per_rank=auto")
     with Memory(limit):
         found = train(begin(tmp_path / "auto", tiny_settings(data, *auto)), steps=5)
-    assert found.engine.max_batch_per_rank == {4: 8, 8: 4}
+    assert found.iteration.engine.max_batch_per_rank == {4: 8, 8: 4}
     assert "engine.max_batch_per_rank=auto, found: 8 at 4 px, 4 at 8 px" in capsys.readouterr().out
     given = train(begin(tmp_path / "given", tiny_settings(data, *WIDE, "engine.max_batch_per_rank={8: 4}")), steps=5)
     assert_same(snapshot(found.players.tensors()), snapshot(given.players.tensors()))
     again = begin(tmp_path / "auto")
     assert again.settings.engine.max_batch_per_rank == "auto"
     train(again, steps=1)  # there is more memory now, but it is the same machine
-    assert again.engine.max_batch_per_rank == {4: 8, 8: 4}
+    assert again.iteration.engine.max_batch_per_rank == {4: 8, 8: 4}
     assert "as before on the same hardware" in capsys.readouterr().out
     record = tmp_path / "auto" / "micro_batches.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps(content | {"hardware": content["hardware"] | {"devices": [["another", 1]]}}))
     other = train(begin(tmp_path / "auto"), steps=1)
-    assert other.engine.max_batch_per_rank == {4: 8, 8: 8}
+    assert other.iteration.engine.max_batch_per_rank == {4: 8, 8: 8}
     assert "found anew" in capsys.readouterr().out
 
 
@@ -147,7 +148,7 @@ def _found(path: Path, limit: int) -> Any:
     trainer = begin(path)
     with Memory(limit if rank() == 1 else 1 << 60):
         train(trainer, steps=1)
-    return trainer.engine.max_batch_per_rank
+    return trainer.iteration.engine.max_batch_per_rank
 
 
 def test_all_processes_take_the_smallest_that_any_finds(data: Path, tmp_path: Path, limit: int) -> None:
@@ -180,7 +181,7 @@ def test_a_run_on_a_cpu_is_compared_with_its_memory(
     settings = load_config("ffhq256", ["schedule.batch.256=2", "engine.checkpoint_activations=true"])
     said: list[str] = []
     schedule = rehearsal.Schedule(settings.schedule, settings.model.resolutions, 1000)
-    tried = Rehearsal(settings, schedule, trainer.players, CPU, trainer._draw, said.append)
+    tried = Rehearsal(settings, schedule, trainer.players, CPU, trainer.iteration.draw, said.append)
     if total < 4.2e9:
         with pytest.raises(ValueError, match=found):
             tried.fitted(schedule.phases[-1].start, tmp_path / "record")

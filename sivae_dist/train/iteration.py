@@ -1,0 +1,78 @@
+"""One iteration of training: what a step of the schedule does to both players, on one process's slice of a batch."""
+
+import torch
+from torch import Tensor
+
+from data_pipelines.dataset import Batch
+from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.models import Cond, Stage
+from sivae_dist.models.stage import blend_real
+from sivae_dist.monitoring.trace import Trace
+from sivae_dist.objectives import Draws
+from sivae_dist.process.processes import rank
+from sivae_dist.step.guard import Guard
+from sivae_dist.step.randomness import draw
+from sivae_dist.step.schedule import Step
+from sivae_dist.train.players import Players
+
+
+class Iteration:
+    """Algorithm 2, lines 4 to 28. The players are prepared for the step's segment, and averaged after it."""
+
+    def __init__(
+        self, settings: RunSettings, players: Players, guard: Guard, device: torch.device, trace: Trace | None = None
+    ) -> None:
+        self.settings = settings
+        self.engine = settings.engine
+        """With micro-batches that fit, once training has begun."""
+        self.players = players
+        self.guard = guard
+        self.device = device
+        self.trace = trace
+
+    def take(self, step: Step, batch: Batch) -> dict[str, Tensor]:
+        """Both updates; returns the terms and the gradients' norms, 0-dimensional, by the name that they are logged by.
+
+        The guard is told what was not finite; `Guard.check` says it.
+        """
+        engine, players, x = self.engine, self.players, batch.x
+        part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
+        first = step.position + rank() * x.shape[0]
+        cond = Cond(self.stage(step), batch.y if self.settings.model.classes else None)
+        x = x.to(engine.dtype, memory_format=engine.image_format(x))
+        xs = blend_real(x, cond.stage.blend).split(part)
+        draws = [self.draw(step, first + k * part, part) for k in range(len(xs))]
+
+        if self.trace is not None:
+            for k, pixels in enumerate(x.split(part)):
+                self.trace.write(first + k * part, pixels, draws[k])
+
+        parts = list(zip(xs, cond.split(part, len(xs)), draws, strict=True))
+        encoder = players.encoder_engine.update(parts, step.lr_encoder, self.guard.allowed())
+        crossed = [(x, turn.crossing, c, d) for (x, c, d), turn in zip(parts, encoder.turns, strict=True)]
+        decoder = players.decoder_engine.update(crossed, step.lr_decoder, encoder.taken)
+
+        terms = [a.terms | b.terms for a, b in zip(encoder.turns, decoder.turns, strict=True)]
+        means = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+        norms = {"gradient/encoder": encoder.norm, "gradient/decoder": decoder.norm}
+        self.guard.note(means, {"encoder": encoder.sound, "decoder": decoder.sound}, norms, decoder.taken)
+        return means | norms
+
+    def stage(self, step: Step) -> Stage:
+        blend = torch.full((), step.blend, device=self.device) if step.segment.blending else None
+        return Stage(step.phase.resolution, blend)
+
+    def draw(self, step: Step, first: int, count: int) -> Draws:
+        """All that is random at `count` positions from `first` on, at the step's resolution."""
+        decoder, resolution = self.players.decoder, step.phase.resolution
+        return draw(
+            self.settings.seed,
+            first,
+            count,
+            latent=self.settings.model.latent,
+            noise_size=decoder.noise_size(resolution),
+            layers=decoder.layer_count(resolution),
+            mixing=0.0 if step.segment.warming_up else self.settings.objective.mixing_share,
+            device=self.device,
+            dtype=self.settings.engine.dtype,
+        )
