@@ -24,7 +24,7 @@ def report(out: Path | None, title: str, packages: Sequence[str]) -> Iterator[Ca
 
     say(f"# {title}\n")
     say(f"- {machine()}; load average at the start {os.getloadavg()[0]:.1f}")
-    say(f"- commit {_commit()}, {time.strftime('%Y-%m-%d')}, Python {sys.version.split()[0]}")
+    say(f"- commit {commit()}, {time.strftime('%Y-%m-%d')}, Python {sys.version.split()[0]}")
     say("- " + ", ".join(f"{name} {_version(name)}" for name in packages))
     say(f"- `python -m {_module()} {shlex.join(sys.argv[1:])}".rstrip() + "`")
     try:
@@ -36,9 +36,9 @@ def report(out: Path | None, title: str, packages: Sequence[str]) -> Iterator[Ca
             out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _commit() -> str:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+def commit(clone: Path = Path(__file__).parent) -> str:
+    """Of a clone, with `-dirty` where it has changes; unknown where it is none."""
+    command = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 
