@@ -38,8 +38,8 @@ from sivae_dist.objectives.soft_intro import SoftIntroSettings
 from sivae_dist.step.guard import Guard
 from sivae_dist.step.schedule import Phase, Segment, Step
 from sivae_dist.train.iteration import Iteration
-from sivae_dist.train.memory import Tracker
 from sivae_dist.train.players import Players
+from sivae_dist.train.tracing import Tracker
 
 CPU = torch.device("cpu")
 LR = 0.0015

@@ -1,4 +1,4 @@
-"""One iteration of training: what a step of the schedule does to both players, on one process's slice of a batch."""
+"""One iteration of training: both players' updates on one process's slice of a batch."""
 
 import torch
 from torch import Tensor
@@ -24,16 +24,16 @@ class Iteration:
     ) -> None:
         self.settings = settings
         self.engine = settings.engine
-        """With micro-batches that fit, once training has begun."""
+        """The engine's settings, with micro-batches that fit once training has begun."""
         self.players = players
         self.guard = guard
         self.device = device
         self.trace = trace
 
     def take(self, step: Step, batch: Batch) -> dict[str, Tensor]:
-        """Both updates; returns the terms and the gradients' norms, 0-dimensional, by the name that they are logged by.
+        """Updates both players; returns the terms and the gradients' norms, 0-dimensional, by their logged names.
 
-        The guard is told what was not finite; `Guard.check` says it.
+        What is not finite is noted by the guard; `Guard.check` raises it.
         """
         engine, players, x = self.engine, self.players, batch.x
         part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
@@ -63,7 +63,7 @@ class Iteration:
         return Stage(step.phase.resolution, blend)
 
     def draw(self, step: Step, first: int, count: int) -> Draws:
-        """All that is random at `count` positions from `first` on, at the step's resolution."""
+        """Draws all that is random at `count` positions from `first` on, at the step's resolution."""
         decoder, resolution = self.players.decoder, step.phase.resolution
         return draw(
             self.settings.seed,

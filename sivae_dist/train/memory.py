@@ -3,24 +3,19 @@
 Needs no GPU and hardly any memory: a step of the largest model is traced in seconds on a laptop.
 """
 
-import weakref
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry
 
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import BUFFERS
-from sivae_dist.models import Cond, Decoder, Encoder, Mixing, Stage
-from sivae_dist.models.stage import blend_real
-from sivae_dist.objectives import DecoderTurn, Draws, EncoderTurn
+from sivae_dist.models import Decoder, Encoder
+from sivae_dist.objectives import DecoderTurn, EncoderTurn
+from sivae_dist.train.tracing import FakeMode, Tracker, fake_networks, micro_batch
 
 _OVERHEAD = {"cuda": 1_000_000_000, "cpu": 800_000_000}
 """Bytes of a process besides tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
@@ -54,36 +49,6 @@ class Estimate(NamedTuple):
     def peak(self) -> int:
         """All bytes together."""
         return self.state + self.activations + self.inputs + self.overhead
-
-
-class Tracker(TorchDispatchMode):
-    """Counts bytes of the storages that operations make while it is entered, and their floating-point operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = self.flops = 0
-        self._alive: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
-        given = {tensor.untyped_storage()._cdata for tensor in tree_iter((args, kwargs)) if isinstance(tensor, Tensor)}
-        for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in given:
-                self._add(storage)
-        return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._alive:
-            self._alive[key] = storage.nbytes()
-            self.bytes += storage.nbytes()
-            self.peak = max(self.peak, self.bytes)
-            weakref.finalize(storage, self._remove, key).atexit = False
-
-    def _remove(self, key: int) -> None:
-        self.bytes -= self._alive.pop(key)
 
 
 def estimate(
@@ -160,9 +125,9 @@ def _trace(
 ) -> tuple[int, int, frozenset[str]]:
     """Traces one micro-batch: bytes at the peak beyond weights and `kept` gradients, operations, and names of terms."""
     run = traced.settings
-    with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-        networks = _fake_networks(run)
-        x, cond, draws = _inputs(run, networks[1], resolution, blending, batch)
+    with FakeMode(), torch.random.fork_rng(devices=[]):
+        networks = fake_networks(run)
+        x, cond, draws = micro_batch(run, networks[1], resolution, blending, batch)
         objectives = run.objective.build(
             *networks, resolution, run.model.dimensions, warming_up=warming_up, amp=run.engine.amp
         )
@@ -187,28 +152,6 @@ def _trace(
     return peak, flops, frozenset(names)
 
 
-def _inputs(
-    settings: RunSettings, decoder: Decoder, resolution: int, blending: bool, batch: int
-) -> tuple[Tensor, Cond, Draws]:
-    """The inputs of a micro-batch (objectives/base.py), without values."""
-    model, dtype = settings.model, settings.engine.dtype
-    blend = torch.zeros(()) if blending else None
-    label = torch.zeros(batch, dtype=torch.int64) if model.classes else None
-    x = torch.empty(batch, *model.shape(resolution), dtype=dtype)
-    x = x.contiguous(memory_format=settings.engine.image_format(x))
-    size = decoder.noise_size(resolution)
-    mixing = None
-    if settings.objective.mixing_share:
-        mixing = Mixing(torch.empty(batch, model.latent, dtype=dtype), torch.zeros(batch, dtype=torch.int64))
-    draws = Draws(
-        z=torch.empty(batch, model.latent, dtype=dtype),
-        eps=torch.empty(batch, 3, model.latent, dtype=dtype),
-        noise=torch.empty(batch, 4, size, dtype=dtype) if size else None,
-        mixing=mixing,
-    )
-    return blend_real(x, blend), Cond(Stage(resolution, blend), label), draws
-
-
 def _input_bytes(settings: RunSettings, decoder: Decoder, resolution: int) -> int:
     """Bytes of one image of a share: its pixels before and after blending, and its draws."""
     model = settings.model
@@ -221,21 +164,6 @@ def meta_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
     networks = settings.model.shapes()
     for network in networks:
         network.to(settings.engine.dtype)
-    return networks
-
-
-def _fake_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
-    """Both, of the fake mode that is entered, where `Module.to` cannot exchange parameters."""
-    engine = settings.engine
-    networks = settings.model.networks()
-    for network in networks:
-        network.checkpoint_activations = engine.checkpoint_activations
-        for module in network.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                exact: Tensor = torch.empty_like(parameter, dtype=engine.dtype)
-                if exact.dim() == 4:
-                    exact = exact.contiguous(memory_format=engine.weight_format)
-                setattr(module, name, nn.Parameter(exact))
     return networks
 
 

@@ -22,7 +22,8 @@ from benchmarks.plain_iteration import Down, Layer, PlainIteration, Up, optimize
 from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.models.style import StyleSettings
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
-from sivae_dist.train.memory import Tracker, estimate
+from sivae_dist.train.memory import estimate
+from sivae_dist.train.tracing import Tracker
 
 ROOT = Path(__file__).parents[2]
 TINY = ["model.latent=8", "model.base_width=2", "model.max_width=8", "model.decoder_mapping=2"]

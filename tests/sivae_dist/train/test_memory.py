@@ -10,8 +10,9 @@ from sivae_dist.models import Cond, Stage
 from sivae_dist.objectives import Draws
 from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Segment
-from sivae_dist.train.memory import Tracker, estimate
+from sivae_dist.train.memory import estimate
 from sivae_dist.train.players import Players
+from sivae_dist.train.tracing import Tracker
 from tests.helpers import CPU, assert_same, snapshot, tiny_settings
 
 INTRO = "objective={name: intro, margin: 4}"

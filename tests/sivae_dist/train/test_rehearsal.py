@@ -16,8 +16,8 @@ from sivae_dist.process.processes import rank
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Step
 from sivae_dist.train import rehearsal
-from sivae_dist.train.memory import Tracker
 from sivae_dist.train.rehearsal import Rehearsal
+from sivae_dist.train.tracing import Tracker
 from tests.engines import Tensors, begun, with_engine
 from tests.helpers import CPU, assert_same, begin, gathered, on_processes, snapshot, tiny_settings, train
 

@@ -1,0 +1,88 @@
+"""Counts of a whole step: those of a real one, and those that were recorded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sivae_dist.config.run_settings import RunSettings, load_config
+from sivae_dist.step.schedule import Segment
+from sivae_dist.train.counts import Counts, count_step
+from sivae_dist.train.memory import estimate
+from sivae_dist.train.players import Players
+from sivae_dist.train.tracing import Tracker, micro_batch
+from tests.helpers import CPU, tiny_settings
+
+INTRO = "objective={name: intro, margin: 4}"
+
+RECORDED = {
+    (8, "fp32"): Counts(80_988_078_080, 1_858, 4_548_504_474, 236_776_449),
+    (64, "bf16"): Counts(3_058_673_123_328, 4_654, 39_212_810_906, 1_787_453_953),
+    (256, "fp32"): Counts(6_307_815_358_464, 4_973, 161_725_374_000, 10_175_165_697),
+    (256, "bf16"): Counts(6_307_815_358_464, 6_190, 155_304_802_822, 7_608_672_385),
+}
+"""Of steps of ffhq256 with 4 images, by resolution and precision."""
+
+
+def real(settings: RunSettings, blending: bool, parts: int, batch: int) -> Counts:
+    """Of a second step that is taken."""
+    players = Players(settings, CPU)
+    players.prepare(Segment(8, blending, warming_up=False))
+    part, allowed = micro_batch(settings, players.decoder, 8, blending, batch), torch.ones((), dtype=torch.bool)
+    for tensor in (part[0], part[2].z, part[2].eps, part[2].noise):
+        assert tensor is not None
+        tensor.normal_()
+    if part[2].mixing is not None:
+        part[2].mixing.z.normal_()
+    for _ in range(2):
+        with Tracker() as tracker:
+            encoder = players.encoder_engine.update([part] * parts, 0.0, allowed)
+            crossed = [(part[0], turn.crossing, *part[1:]) for turn in encoder.turns]
+            players.decoder_engine.update(crossed, 0.0, encoder.taken)
+            players.average(parts * batch)
+        del encoder, crossed
+    return Counts(tracker.flops, tracker.operations, tracker.traffic, tracker.peak)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("assignments", "blending", "parts"),
+    [
+        ((), True, 2),
+        (("engine.precision=bf16",), False, 1),
+        (("engine.precision=fp64", "optimizer.clip=1"), False, 1),
+        (("engine.checkpoint_activations=true",), True, 1),
+        ((INTRO,), False, 2),
+    ],
+)
+def test_what_a_real_step_does(assignments: tuple[str, ...], blending: bool, parts: int) -> None:
+    run = tiny_settings(Path("none"), *assignments)
+    found, expected = count_step(run, 8, 4, share=4 * parts, blending=blending), real(run, blending, parts, 4)
+    assert found[:3] == expected[:3]
+    assert found.peak == pytest.approx(expected.peak, rel=0.03)
+    assert found.flops == estimate(run, 8, blending, 4, 1, share=4 * parts).flops
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("resolution", "precision"), RECORDED)
+def test_a_step_of_ffhq256_costs_what_was_recorded(resolution: int, precision: str) -> None:
+    """Whatever makes it cheaper is recorded anew, so that it stays so; what makes it 2% more expensive is seen here."""
+    run = load_config("ffhq256", [f"engine.precision={precision}"])
+    found = count_step(run, resolution, 4)
+    for name, value, recorded in zip(Counts._fields, found, RECORDED[resolution, precision], strict=True):
+        assert recorded / 1.02 < value < 1.02 * recorded, f"{name}: {found}"
+
+
+@pytest.mark.slow
+def test_operations_do_not_depend_on_the_batch_and_bytes_are_in_proportion_to_it() -> None:
+    one, two, three = (count_step(tiny_settings(Path("none")), 8, batch) for batch in (2, 4, 6))
+    assert one.operations == two.operations == three.operations
+    assert three.traffic - two.traffic == two.traffic - one.traffic > 0
+    assert (one.flops, three.flops) == (two.flops // 2, 3 * two.flops // 2)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_traced_is_counted_as_ddp_does_it_eagerly() -> None:
+    plain = count_step(tiny_settings(Path("none"), "engine.precision=bf16"), 8, 2)
+    for engine in ("{name: zero, stage: 3, precision: bf16}", "{name: ddp, compile: true, precision: bf16}"):
+        assert count_step(tiny_settings(Path("none"), f"engine={engine}"), 8, 2) == plain
