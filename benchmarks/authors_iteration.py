@@ -18,11 +18,11 @@ from sivae_dist.models.style import StyleSettings
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
 
 FOLDER = "style_soft_intro_vae"
-"""Of their repository."""
+"""Folder of the style-based model in their repository."""
 POSTERIOR_MAPPING = 3
 """Layers of their encoder's mapping, which has no setting."""
 HALF_LIFE = 10_000
-"""Of their moving average, in images."""
+"""Half-life of their moving average, in images."""
 
 
 def folder_of(clone: Path) -> Path:
@@ -37,7 +37,7 @@ class AuthorsIteration:
     name = "authors"
 
     def __init__(self, clone: Path, model: StyleSettings, objective: SoftIntroSettings, lr: float) -> None:
-        """ValueError when `clone` is none, or has no such model."""
+        """ValueError when `clone` is no clone of theirs, or their code has no such model."""
         if model.encoder_mapping != POSTERIOR_MAPPING:
             raise ValueError(f"model.encoder_mapping is {model.encoder_mapping}: the authors' code has 3 layers there")
         sys.path.insert(0, str(folder_of(clone)))

@@ -43,7 +43,7 @@ from sivae_dist.train.tracing import Tracker
 
 CPU = torch.device("cpu")
 LR = 0.0015
-"""Of both players, the paper's."""
+"""Learning rate of both players, the paper's."""
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -76,7 +76,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def bf16_share(sets: Sequence[str]) -> float | None:
-    """Of the goals for bf16, what holds on a processor with these instruction sets; None without any for bf16."""
+    """The share of bf16's goals that holds on a processor with these instruction sets; None without any for bf16."""
     return 1.0 if "amx_bf16" in sets else 0.5 if "avx512_bf16" in sets else None
 
 
@@ -86,11 +86,11 @@ class Contender(Protocol):
     @property
     def name(self) -> str: ...
     def ready(self, resolution: int, batch: int) -> Callable[[], None]:
-        """What an iteration on `batch` images of `resolution` px is."""
+        """A function that takes one iteration on `batch` images of `resolution` px."""
 
 
 class OurIteration:
-    """What a run of these settings does, without its data."""
+    """The package's own: an iteration of a run with these settings, on given images."""
 
     def __init__(self, settings: RunSettings) -> None:
         self.name = settings.engine.precision
@@ -117,7 +117,7 @@ class OurIteration:
 
 
 class Measured(NamedTuple):
-    """Of one contender at one row."""
+    """Figures of one contender at one row."""
 
     seconds: list[float]
     """CPU seconds of each round."""
@@ -132,11 +132,11 @@ class Measured(NamedTuple):
 
 
 def measure(contenders: Sequence[Contender], row: Row, rounds: int) -> dict[str, Measured]:
-    """Of each by its name; the one that was first in a round is the last one in the next."""
+    """Measures the contenders in turn, by name; the first of a round is the last of the next."""
     iterates = {one.name: one.ready(row.resolution, row.batch) for one in contenders}
     counts = {}
     for name, iterate in iterates.items():
-        iterate()  # what is made in the first, as the optimizer's state, is no part of an iteration
+        iterate()  # the first also allocates the optimizer's state
         with Tracker() as tracker:
             iterate()
         counts[name] = (tracker.flops // row.batch, tracker.peak)
@@ -151,7 +151,7 @@ def measure(contenders: Sequence[Contender], row: Row, rounds: int) -> dict[str,
 
 
 class Comparison(NamedTuple):
-    """How one precision compares with the baseline."""
+    """One precision compared with the baseline."""
 
     ratio: float
     goal: float | None
@@ -167,7 +167,7 @@ class Comparison(NamedTuple):
 
 
 def compare(measured: dict[str, Measured], row: Row, baseline: str, sets: Sequence[str]) -> dict[str, Comparison]:
-    """By precision."""
+    """Compares both precisions with the baseline, by precision."""
     share = bf16_share(sets)
     goals = {"fp32": row.goal.fp32, "bf16": None if share is None else share * row.goal.bf16}
     base = measured[baseline].least
@@ -177,7 +177,7 @@ def compare(measured: dict[str, Measured], row: Row, baseline: str, sets: Sequen
 def rows_of(
     contenders: Sequence[Contender], arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Prints the table; gives its rows as they are kept in JSON."""
+    """Prints the table; yields its rows as they are kept in JSON."""
     baseline, sets = contenders[0].name, instruction_sets()
     names = [baseline, *PRECISIONS]
     say(f"\n| px, batch | {baseline}, CPU s | fp32 | {baseline} / fp32 | goal | bf16 | {baseline} / bf16 | goal |")

@@ -21,7 +21,7 @@ from sivae_dist.objectives.soft_intro import SoftIntroSettings
 FOLDED_FROM = 128
 """Pixels from which on a 3x3 convolution and its resampling are one of 4x4 with stride 2."""
 HALF_LIFE = 10_000
-"""Of the moving averages, in images."""
+"""Half-life of the moving averages, in images."""
 
 Posterior = tuple[Tensor, Tensor, Tensor]
 """z, mu and logvar, each [B, latent]."""
