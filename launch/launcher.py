@@ -59,7 +59,7 @@ def start(arguments: list[str], logs: Logs, processes: int) -> int:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", threads)  # torch's default is up to 32 per process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down on shared cores
     if processes == 1:
-        from launch.worker import main
+        from launch.work import main
         from sivae_dist.process.stopping import Stop
 
         stop = Stop()

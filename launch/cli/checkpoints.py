@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.errors import one_line_errors
+from sivae_dist.process import startup
 
 
 def checkpoints(
@@ -14,7 +15,7 @@ def checkpoints(
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its checksum.")] = False,
 ) -> None:
     """List a run's checkpoints, oldest first; changes nothing. Exits with 1 if one is damaged."""
-    with one_line_errors():
+    with one_line_errors(), startup.importing():
         from rich.box import SIMPLE
         from rich.console import Console
         from rich.table import Table

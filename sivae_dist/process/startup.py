@@ -63,20 +63,23 @@ _collector_rests = False
 
 
 @contextmanager
-def loading(what: str) -> Iterator[None]:
-    """`speaking` of modules that are being imported, until something else is being done.
-
-    Modules leave no garbage behind. Python's collector rests meanwhile, which would look at every object again and
-    again for a tenth of the time, and never looks at those that are there when it wakes.
-    """
+def importing() -> Iterator[None]:
+    """Python's collector rests until something else is being done. Modules leave no garbage behind, and it would look
+    at every object again and again for a tenth of the time. Those that are there when it wakes it never looks at."""
     global _collector_rests
     _collector_rests = gc.isenabled()
     gc.disable()
     try:
-        with speaking(f"loading {what}"):
-            yield
+        yield
     finally:
         _wake_collector()
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """`importing`, and `speaking` of it."""
+    with importing(), speaking(f"loading {what}"):
+        yield
 
 
 def _wake_collector() -> None:

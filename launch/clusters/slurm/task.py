@@ -78,7 +78,7 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
         stack.enter_context(_noted(logs, place.rank))
         if not stack.enter_context(_met(meeting, place)):
             return 0
-        from launch.worker import main
+        from launch.work import main
 
         code = main([str(run)], stop)
         stop.leave()
@@ -90,7 +90,7 @@ def _train(run: Path, place: SlurmPlace, stop: Any) -> int:
 @contextmanager
 def _noted(logs: Logs, rank: int) -> Iterator[None]:
     """Records failures before training begins (a module missing from the image, no contact to the first process) in
-    the usual place. Later ones are recorded by worker.main."""
+    the usual place. Later ones are recorded by work.main."""
     try:
         yield
     except Exception:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from launch import launcher, worker
+from launch import launcher, work
 from sivae_dist.config.opening import settings_of
 from sivae_dist.evaluation import evaluator as evaluators
 from sivae_dist.evaluation import reference
@@ -232,10 +232,10 @@ def test_a_worker_sets_all_of_it_before_it_takes_a_device(
         at_that_time.extend(os.environ.get(name) for name in _ENVIRONMENT)
         return GPU
 
-    monkeypatch.setattr(worker, "pick_device", pick)
-    monkeypatch.setattr(worker, "join", lambda device, timeout: None)
-    monkeypatch.setattr(worker.watchdog, "start", lambda *_: None)
-    worker._begin(settings, Logs(tmp_path))
+    monkeypatch.setattr(work, "pick_device", pick)
+    monkeypatch.setattr(work, "join", lambda device, timeout: None)
+    monkeypatch.setattr(work.watchdog, "start", lambda *_: None)
+    work._begin(settings, Logs(tmp_path))
     assert at_that_time == ["expandable_segments:True", None, ":4096:8", "Ring", "0"]
     assert torch.are_deterministic_algorithms_enabled() and numerics_now() == (True, True)
 

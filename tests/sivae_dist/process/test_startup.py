@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,20 @@ def test_nothing_is_looked_through_at_the_end_of_a_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     frozen, left = done.stdout.splitlines()[-1].split()
     assert frozen == "True" and int(left) < 100
+
+
+def test_a_worker_imports_torch_without_its_collector(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import gc, sys\n"
+        "sys.addaudithook(lambda event, args: event == 'import' and args[0] == 'torch' and print(gc.isenabled()))\n"
+    )
+    env = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.worker", str(tmp_path / "none")],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "is not a run" in done.stderr
+    assert done.stdout.split() == ["False"]
