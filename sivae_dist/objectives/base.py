@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from sivae_dist.models.base import Decoder, Encoder
+from sivae_dist.models.layers.scaled import sharing
 from sivae_dist.models.stage import Cond, Mixing
 from sivae_dist.objectives.distances import Distance
 from sivae_dist.settings import Settings
@@ -108,6 +109,10 @@ class _Objective(nn.Module, Generic[Weights]):
         object.__setattr__(self, "partner", partner)
         object.__setattr__(self, "distance", distance)
         self.amp = amp
+
+    def __call__(self, *inputs: Any) -> Any:
+        with sharing({}):
+            return super().__call__(*inputs)
 
     def autocast(self, x: Tensor) -> AbstractContextManager[object]:
         """For the passes through the networks only; losses are computed in fp32 or wider."""

@@ -49,12 +49,16 @@ def guarded_step(
 
 
 def state_is_finite(optimizer: Adam, parameters: list[nn.Parameter]) -> Tensor:
-    """Whether Adam's moments are finite (bool, 0-dimensional), by their maxima, as a sum of squares could overflow."""
+    """Whether Adam's moments are finite (bool, 0-dimensional); reads each once.
+
+    The first moment is a mean of gradients whose norms were finite, so that its own norm cannot overflow.
+    """
     states = [optimizer.state[p] for p in parameters if p in optimizer.state]
-    moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
-    if not moments:
+    if not states:
         return torch.ones((), dtype=torch.bool, device=parameters[0].device)
-    return torch.isfinite(torch.stack(torch._foreach_norm(moments, torch.inf))).all()
+    norms = torch._foreach_norm([state["exp_avg"] for state in states])
+    largest = torch._foreach_max([state["exp_avg_sq"] for state in states])  # squares have no other infinity
+    return torch.isfinite(torch.stack([*norms, *largest])).all()
 
 
 class EmaSettings(Settings):

@@ -15,8 +15,8 @@ from sivae_dist.models.layers import (
     Linear,
     UpsampleConv2d,
     activate,
-    instance_statistics,
-    normalize,
+    activate_and_normalize,
+    compute_type,
     pass_through,
     pixel_norm,
 )
@@ -38,11 +38,12 @@ class StyledLayer(nn.Module):
         self.style = Linear(settings.latent, 2 * width, gain=1.0, equalized=settings.equalized)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        if self.noise_strength is not None and noise is not None:
-            x = x + self.noise_strength[:, None, None] * noise.to(x.dtype)
-        x = activate(x + self.bias[:, None, None])
-        scale, shift = self.style(w)[:, :, None, None].chunk(2, dim=1)
-        return normalize(x, *instance_statistics(x), NORM_EPS) * (scale + 1) + shift
+        style = self.style(w)
+        scale, shift = style.to(torch.promote_types(style.dtype, torch.float32)).chunk(2, dim=1)
+        strength = None if noise is None else self.noise_strength
+        return activate_and_normalize(
+            x, noise=noise, strength=strength, bias=self.bias, gain=scale + 1, offset=shift, eps=NORM_EPS
+        )[0]
 
 
 class DecoderBlock(nn.Module):
@@ -63,7 +64,8 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor | None, w: tuple[Tensor, Tensor], noise: tuple[Tensor | None, ...]) -> Tensor:
         if self.up is None or x is None:
-            x = self.constant.expand(w[0].shape[0], -1, -1, -1)
+            x = self.constant.to(compute_type(w[0])).expand(w[0].shape[0], -1, -1, -1)
+            x = x.contiguous(memory_format=torch.channels_last)
         else:
             x = self.blur(self.up(x))
         x = self.layer1(x, w[0], noise[0])

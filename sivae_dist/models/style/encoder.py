@@ -15,8 +15,7 @@ from sivae_dist.models.layers import (
     GrowingNetwork,
     Linear,
     activate,
-    instance_statistics,
-    normalize,
+    activate_and_normalize,
     pass_through,
 )
 from sivae_dist.models.stage import Cond, Stage
@@ -44,16 +43,14 @@ class EncoderBlock(nn.Module):
         self.style2 = Linear(2 * outputs, settings.latent, gain=1.0, equalized=equalized)
 
     @staticmethod
-    def _extract(x: Tensor, style: Linear) -> tuple[Tensor, Tensor]:
-        """The instance's statistics as a style, and the features without them."""
-        mean, variance = instance_statistics(x)
-        statistics = torch.cat((mean, torch.sqrt(variance + STD_EPS)), dim=1).flatten(1)
-        return normalize(x, mean, variance, NORM_EPS), style(statistics)
+    def _extract(x: Tensor, style: Linear, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The statistics of leaky_relu(x + bias) as a style, and the same without them."""
+        x, mean, variance = activate_and_normalize(x, bias=bias, eps=NORM_EPS)
+        return x, style(torch.cat((mean, torch.sqrt(variance + STD_EPS)), dim=1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x, first = self._extract(activate(self.conv1(x)), self.style1)
-        x = activate(self.conv2(self.blur(x)) + self.bias2[:, None, None])
-        x, second = self._extract(x, self.style2)
+        x, first = self._extract(self.conv1(x), self.style1)
+        x, second = self._extract(self.conv2(self.blur(x)), self.style2, self.bias2)
         return x, first + second
 
 

@@ -1,0 +1,154 @@
+"""The kernels as operations of torch, so that they can be traced without values and counted like all others."""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.native.library import function
+
+_TYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+_library = torch.library.Library("sivae", "DEF")
+_library.define(
+    "activate_and_normalize(Tensor x, Tensor? noise, Tensor? strength, Tensor? bias, Tensor? gain, Tensor? offset, "
+    "float slope, float eps) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "activate_and_normalize_backward(Tensor grad, Tensor? grad_mean, Tensor? grad_variance, Tensor x, Tensor? noise, "
+    "Tensor? strength, Tensor? bias, Tensor? gain, Tensor mean, Tensor variance, float slope, float eps, bool trained) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define("blur(Tensor x) -> Tensor")
+
+
+def takes(x: Tensor) -> bool:
+    """Whether maps [B, C, H, W] like these are computed by the kernels."""
+    return (
+        forms.current() == "native"
+        and x.device.type == "cpu"
+        and x.dtype in _TYPES
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+activate_and_normalize = torch.ops.sivae.activate_and_normalize
+"""Activation, mean and variance over pixels, normalized activation: see normalization.py."""
+activate_and_normalize_backward = torch.ops.sivae.activate_and_normalize_backward
+"""Gradients of x, strength, bias, gain and offset; of parameters empty ones unless they are `trained`."""
+blur = torch.ops.sivae.blur
+
+
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: int | float | Tensor | None) -> None:
+    function(name, dtype)(*map(_for_c, arguments))
+
+
+def _for_c(argument: int | float | Tensor | None) -> "ctypes._SimpleCData[Any]":
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
+    return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else (
+        ctypes.c_void_p(None) if argument is None else ctypes.c_int64(argument)
+    )
+
+
+def _size(x: Tensor) -> tuple[int, int, int]:
+    batch, channels, height, width = x.shape
+    return batch, height * width, channels
+
+
+def _activate_and_normalize(
+    x: Tensor,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    bias: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    slope: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, mean, variance = _like_outputs(x, noise, strength, bias, gain, offset, slope, eps)
+    noise, strength, bias, gain, offset = map(_dense, (noise, strength, bias, gain, offset))
+    given = (x, noise, strength, bias, gain, offset, slope, eps)
+    _call("activate_and_normalize", x.dtype, *_size(x), *given, out, mean, variance)
+    return out, mean, variance
+
+
+def _activate_and_normalize_backward(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    grad_variance: Tensor | None,
+    x: Tensor,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    bias: Tensor | None,
+    gain: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    slope: float,
+    eps: float,
+    trained: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grads = _like_gradients(
+        grad, grad_mean, grad_variance, x, noise, strength, bias, gain, mean, variance, slope, eps, trained
+    )
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    small = map(_dense, (noise, strength, bias, gain, mean, variance))
+    of_x, *others = (grad if grad.numel() else None for grad in grads)
+    given = (grad, _dense(grad_mean), _dense(grad_variance), x, *small, slope, eps)
+    _call("activate_and_normalize_backward", x.dtype, *_size(x), *given, of_x, *others)
+    return grads
+
+
+def _blur(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    batch, channels, height, width = x.shape
+    _call("blur", x.dtype, batch, height, width, channels, x, out)
+    return out
+
+
+def _dense(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.contiguous()
+
+
+def _like_outputs(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    mean = torch.empty(x.shape[:2], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
+def _like_gradients(
+    grad: Tensor,
+    grad_mean: Any,
+    grad_variance: Any,
+    x: Tensor,
+    noise: Tensor | None,
+    strength: Any,
+    bias: Tensor | None,
+    gain: Tensor | None,
+    mean: Tensor,
+    variance: Any,
+    slope: Any,
+    eps: Any,
+    trained: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    channels = mean.shape[1:]
+    shapes = (
+        channels if trained and noise is not None else 0,
+        channels if trained and bias is not None else 0,
+        mean.shape if gain is not None else 0,
+        mean.shape if gain is not None else 0,
+    )
+    of_strength, of_bias, of_gain, of_offset = (mean.new_empty(shape) for shape in shapes)
+    return torch.empty_like(x), of_strength, of_bias, of_gain, of_offset
+
+
+for _name, _compute, _trace in (
+    ("activate_and_normalize", _activate_and_normalize, _like_outputs),
+    ("activate_and_normalize_backward", _activate_and_normalize_backward, _like_gradients),
+    ("blur", _blur, torch.empty_like),
+):
+    _library.impl(_name, _compute, "CPU")
+    torch.library.register_fake(f"sivae::{_name}", _trace, lib=_library)
