@@ -30,6 +30,8 @@ class Meta:
     """`type` of the devices (cpu, cuda) and `models`, the names of all kinds of them (process/devices.hardware)."""
     precision: str | None = None
     """engine.precision."""
+    kernels: str | None = None
+    """How layers were computed: engine.kernels, chosen where that is auto."""
     data: str
     """Digest of the data set's manifest."""
     metrics: dict[str, float] = field(default_factory=dict)

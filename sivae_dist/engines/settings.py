@@ -9,6 +9,7 @@ import torch
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from data_pipelines.choices import Registry, one_of
+from sivae_dist.models.layers.forms import Form
 from sivae_dist.process.numerics import Precision
 from sivae_dist.settings import MAY_CHANGE, Settings, flatten
 
@@ -51,6 +52,11 @@ class EngineSettings(Settings, ABC):
     bit, on GPUs of the same model that are connected alike. On CPUs they always do."""
     compile: Annotated[bool, MAY_CHANGE] = False
     """torch.compile of both objectives, once for every resolution and again for its transition."""
+    kernels: Annotated[Literal["auto"] | Form, MAY_CHANGE] = "auto"
+    """How layers are computed, equal but for rounding. `plain`: one operation after the other, which `compile` fuses.
+    `fused`: fewer operations that read, write and save less. `native`: the same, with element-wise parts in C++ on
+    CPUs, which a compiler makes in a few seconds. `auto`: the form that the run has been trained with; at its start
+    `plain` with `compile`, else `native` on CPUs where there is a C++ compiler, else `fused`."""
     channels_last: bool = True
     """Memory format of weights and images; faster for convolutions on a GPU with bf16 and on a CPU."""
     max_batch_per_rank: Annotated[MicroBatch, MAY_CHANGE] = None

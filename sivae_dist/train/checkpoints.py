@@ -10,6 +10,7 @@ from sivae_dist.checkpoint.initial import initial_tensors
 from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models import Stage
+from sivae_dist.models.layers import forms
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.process import startup
 from sivae_dist.process.devices import describe, device_model, hardware, moved, start_lines
@@ -18,6 +19,7 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import Guard
 from sivae_dist.step.quarantine import Quarantine
 from sivae_dist.step.schedule import Step
+from sivae_dist.train.kernels import choose_kernels
 from sivae_dist.train.players import Players
 
 
@@ -64,12 +66,14 @@ class Checkpoints:
     def start_lines(self) -> tuple[str, str]:
         """Two lines: the devices of the run, and how it computes."""
         described = [description for _, description in self._devices]
-        return start_lines(described, self.settings.engine.precision, torch.get_num_threads())
+        where, how = start_lines(described, self.settings.engine.precision, torch.get_num_threads())
+        return where, f"{how}, {forms.current()} kernels"
 
     def begin(self) -> tuple[Standing, list[str]]:
         """Resumes the run, else starts from what `init` names, else from the seed. Also returns warnings."""
         startup.doing("checking the newest checkpoint")
         found, notes = self.folder.newest_valid()
+        notes += choose_kernels(self.settings.engine, self.device, found)
         if found is not None:
             startup.doing(f"restoring {found.path}")
             notes += self._moved(found)
@@ -95,6 +99,7 @@ class Checkpoints:
             seed=self.settings.seed,
             hardware=self._hardware,
             precision=self.settings.engine.precision,
+            kernels=forms.current(),
             data=self.data.digest,
             metrics=monitor.metrics | (values or {}),
             evaluation_due=values is None,

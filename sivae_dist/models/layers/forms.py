@@ -4,31 +4,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Form = Literal["plain", "fused", "native"]
-"""`plain`: one operation after the other, as written in the paper; what torch.compile fuses by itself.
-`fused`: autograd functions of torch's operations, which save and move less.
-`native`: the same functions with element-wise parts compiled by the machine's C++ compiler, on CPUs."""
+import torch
+from torch import Tensor
 
-_form: Form = "fused"
+from sivae_dist.models.layers.native import library, operations
+
+Form = Literal["plain", "fused", "native"]
+"""`plain`: one operation after the other, as the paper writes them; what torch.compile fuses by itself.
+`fused`: autograd functions of torch's operations, which save and move less.
+`native`: the same functions, their element-wise parts in C++ on CPUs."""
+
+_form: Form | None = None
+
+
+def fastest() -> Form:
+    """The fastest that this machine can compute."""
+    return "native" if library.usable() else "fused"
 
 
 def current() -> Form:
     """The form that this process uses."""
-    return _form
+    return _form or fastest()
 
 
-def use(form: Form) -> None:
-    """Chooses the form of all later passes of this process."""
+def use(form: Form | None) -> None:
+    """Chooses the form of all later passes of this process; None: the fastest."""
     global _form
     _form = form
 
 
 @contextmanager
-def using(form: Form) -> Iterator[None]:
+def using(form: Form | None) -> Iterator[None]:
     """Chooses it for the passes in here."""
-    before = current()
+    before = _form
     use(form)
     try:
         yield
     finally:
         use(before)
+
+
+def is_plain() -> bool:
+    return _form == "plain"
+
+
+def is_native(x: Tensor) -> bool:
+    """Whether maps [B, C, H, W] like these are computed in C++. Others are computed as in the form `fused`."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in operations.TYPES
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and current() == "native"
+    )

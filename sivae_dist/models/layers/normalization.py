@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sivae_dist.models.layers import forms, native
+from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.native import operations as native
 
 SLOPE = 0.2
 """Negative slope of every leaky ReLU (StyleGAN, ALAE and the authors' code)."""
@@ -37,7 +38,7 @@ def activate_and_normalize(
     noise, strength, bias, gain, offset = (
         None if tensor is None else tensor.to(exact) for tensor in (noise, strength, bias, gain, offset)
     )
-    if forms.current() == "plain":
+    if forms.is_plain():
         return _plain(x, noise, strength, bias, gain, offset, eps)
     outputs: tuple[Tensor, Tensor, Tensor] = _ActivateAndNormalize.apply(x, noise, strength, bias, gain, offset, eps)
     return outputs
@@ -83,7 +84,7 @@ class _ActivateAndNormalize(torch.autograd.Function):
         offset: Tensor | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.eps, ctx.native = eps, native.takes(x)
+        ctx.eps, ctx.native = eps, forms.is_native(x)
         ctx.set_materialize_grads(False)
         if ctx.native:
             outputs = native.activate_and_normalize(x, noise, strength, bias, gain, offset, SLOPE, eps)
@@ -105,9 +106,7 @@ class _ActivateAndNormalize(torch.autograd.Function):
         trained = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         given = (grad, grad_mean, grad_variance, kept, noise, strength, bias, gain, mean, variance, ctx.eps, trained)
         grad_x, of_strength, of_bias, of_gain, of_offset = (
-            native.activate_and_normalize_backward(*given[:-2], SLOPE, *given[-2:])
-            if ctx.native
-            else _backward(*given)
+            native.activate_and_normalize_backward(*given[:-2], SLOPE, *given[-2:]) if ctx.native else _backward(*given)
         )
         return (
             grad_x,

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sivae_dist.models.layers import forms, native
+from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.native import operations as native
 from sivae_dist.models.layers.scaled import Conv2d, compute_type, convolve, convolve_transposed
 
 SMALLEST_STRIDED = {torch.float32: 8, torch.float64: 8, torch.bfloat16: 16}
@@ -24,7 +25,7 @@ class _ResamplingConv2d(Conv2d):
 
     def is_strided(self, x: Tensor, smaller: int) -> bool:
         """Whether it is computed as one of stride 2, the smaller side having so many pixels."""
-        return forms.current() != "plain" and smaller >= SMALLEST_STRIDED[compute_type(x)]
+        return not forms.is_plain() and smaller >= SMALLEST_STRIDED[compute_type(x)]
 
 
 class UpsampleConv2d(_ResamplingConv2d):
@@ -78,10 +79,10 @@ class _WindowMeans(torch.autograd.Function):
 
 
 class Blur(nn.Module):
-    """The [1, 2, 1] binomial filter in both directions, channel by channel; shape unchanged, zeros beyond the borders."""
+    """The [1, 2, 1] binomial filter in both directions, per channel; zeros beyond the borders, shape unchanged."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if forms.current() == "plain":  # two means over 2x2 in a row
+        if forms.is_plain():  # two means over 2x2 in a row
             return F.avg_pool2d(F.avg_pool2d(x, 2, stride=1, padding=1), 2, stride=1)
         blurred: Tensor = _Blur.apply(x)
         return blurred
@@ -101,7 +102,7 @@ class _Blur(torch.autograd.Function):
 
 
 def _blur(x: Tensor) -> Tensor:
-    if native.takes(x):
+    if forms.is_native(x):
         return native.blur(x)
     line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
     channels = x.shape[1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from sivae_dist.models.layers import forms
 
@@ -59,7 +60,7 @@ class _ScaleAndCast(torch.autograd.Function):
 
 
 def scale_and_cast(weight: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
-    if forms.current() == "plain":
+    if forms.is_plain():
         return (weight * factor).to(dtype)
     if factor == 1.0 and weight.dtype == dtype:
         return weight
@@ -172,13 +173,13 @@ class _TransposedConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad_x = None if weight is None else F.conv2d(grad, weight, stride=2, padding=1)
-        grad_weight = None if x is None else nn.grad.conv2d_weight(grad, ctx.shape, x, stride=2, padding=1)
+        grad_weight = None if x is None else conv2d_weight(grad, ctx.shape, x, stride=2, padding=1)
         return grad_x, grad_weight
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
     """torch's conv2d with square kernels, saving only what its backward needs."""
-    if forms.current() == "plain":
+    if forms.is_plain():
         return F.conv2d(x, weight, bias, stride, padding)
     y: Tensor = _Convolution.apply(x.to(weight.dtype), weight, bias, stride, padding)
     return y
@@ -186,7 +187,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: i
 
 def convolve_transposed(x: Tensor, weight: Tensor) -> Tensor:
     """torch's conv_transpose2d of stride 2 with 4x4 kernels [inputs, outputs, 4, 4], saving as little."""
-    if forms.current() == "plain":
+    if forms.is_plain():
         return F.conv_transpose2d(x, weight, stride=2, padding=1)
     y: Tensor = _TransposedConvolution.apply(x.to(weight.dtype), weight)
     return y

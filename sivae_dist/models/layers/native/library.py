@@ -17,15 +17,13 @@ _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp", 
 _SECONDS = 120
 
 
-@cache
 def usable() -> bool:
-    """Whether the kernels can be had here; compiles them where that has not been done."""
+    """Whether there are kernels here; compiles them if that has not been done."""
     return not isinstance(_library(), str)
 
 
-@cache
 def why_not() -> str:
-    """What keeps the kernels from being had, for a person; empty when nothing does."""
+    """What keeps the kernels from being compiled or loaded, for a person; empty when nothing does."""
     found = _library()
     return found if isinstance(found, str) else ""
 
@@ -35,13 +33,15 @@ def function(name: str, dtype: torch.dtype) -> "ctypes._NamedFuncPointer":
     found = _library()
     if isinstance(found, str):
         raise RuntimeError(found)
-    return getattr(found, f"{name}_{str(dtype).removeprefix('torch.')}")  # type: ignore[no-any-return]
+    return getattr(found, f"{name}_{str(dtype).removeprefix('torch.')}")
 
 
 @cache
 def _library() -> ctypes.CDLL | str:
     """The loaded kernels, or why there are none."""
-    compiler = next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
+    compiler = next(
+        (path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None
+    )
     if compiler is None:
         return "there is no C++ compiler (g++ or clang++)"
     target = _folder() / f"kernels-{_key(compiler)}.so"
@@ -70,7 +70,9 @@ def _folder() -> Path:
 
 def _key(compiler: str) -> str:
     """Differs wherever the compiled file would."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False
+    ).stdout
     content = [SOURCE.read_text(), " ".join(_FLAGS), version, platform.machine(), _processor()]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.native.library import function
 
-_TYPES = (torch.float32, torch.float64, torch.bfloat16)
+TYPES = (torch.float32, torch.float64, torch.bfloat16)
+"""Of maps, which have to lie in memory as channels_last."""
 
 _library = torch.library.Library("sivae", "DEF")
 _library.define(
@@ -24,23 +24,11 @@ _library.define(
 _library.define("blur(Tensor x) -> Tensor")
 
 
-def takes(x: Tensor) -> bool:
-    """Whether maps [B, C, H, W] like these are computed by the kernels."""
-    return (
-        forms.current() == "native"
-        and x.device.type == "cpu"
-        and x.dtype in _TYPES
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
-
-
 activate_and_normalize = torch.ops.sivae.activate_and_normalize
 """Activation, mean and variance over pixels, normalized activation: see normalization.py."""
 activate_and_normalize_backward = torch.ops.sivae.activate_and_normalize_backward
 """Gradients of x, strength, bias, gain and offset; of parameters empty ones unless they are `trained`."""
 blur = torch.ops.sivae.blur
-
-
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: int | float | Tensor | None) -> None:
@@ -50,9 +38,9 @@ def _call(name: str, dtype: torch.dtype, *arguments: int | float | Tensor | None
 def _for_c(argument: int | float | Tensor | None) -> "ctypes._SimpleCData[Any]":
     if isinstance(argument, float):
         return ctypes.c_double(argument)
-    return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else (
-        ctypes.c_void_p(None) if argument is None else ctypes.c_int64(argument)
-    )
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
 
 
 def _size(x: Tensor) -> tuple[int, int, int]:

@@ -1,0 +1,54 @@
+"""Which form of the layers a run uses: the one that it has been trained with, so that it is continued bit for bit."""
+
+from typing import cast
+
+import torch
+
+from sivae_dist.checkpoint import Checkpoint
+from sivae_dist.engines.settings import EngineSettings
+from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.forms import Form
+from sivae_dist.models.layers.native import library
+from sivae_dist.process.processes import everyone
+
+
+def choose_kernels(engine: EngineSettings, device: torch.device, found: Checkpoint | None) -> list[str]:
+    """Sets the form for this process, the same in all; returns warnings. `found`: what the run is resumed from.
+
+    ValueError if it is `native`, by choice or by what the run was trained with, and a process has no compiler.
+    """
+    before = _recorded(found, device)
+    form = engine.kernels if engine.kernels != "auto" else before
+    lacking = _lacking(device) if form in (None, "native") else None
+    if form is None:
+        form = "plain" if engine.compile else "fused" if lacking else "native"
+    elif form == "native" and lacking:
+        if engine.kernels == "native":
+            raise ValueError(f"engine.kernels=native is not possible: {lacking}")
+        raise ValueError(
+            f"the run has been trained with native kernels, which are not possible here: {lacking}; install a C++ "
+            "compiler, or set engine.kernels=fused to continue with other rounding"
+        )
+    forms.use(form)
+    if found is None or before == form:
+        return []
+    if before is None:
+        return [
+            "the checkpoint is of an older release, whose layers rounded differently: the run continues, but not "
+            "bit for bit"
+        ]
+    return [f"the run has been trained with {before} kernels and continues with {form} ones: not bit for bit"]
+
+
+def _recorded(found: Checkpoint | None, device: torch.device) -> Form | None:
+    if found is None or found.meta.kernels is None:
+        return None
+    native_elsewhere = found.meta.kernels == "native" and device.type != "cpu"
+    return "fused" if native_elsewhere else cast(Form, found.meta.kernels)
+
+
+def _lacking(device: torch.device) -> str | None:
+    """Why `native` is not possible; None if it is."""
+    if device.type != "cpu":
+        return f"they are for CPUs, and the device is {device.type}"
+    return next(filter(None, everyone(library.why_not)), None)
