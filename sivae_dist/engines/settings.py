@@ -67,8 +67,8 @@ class EngineSettings(Settings, ABC):
     `trace`: its memory is estimated. `auto`: `step` on GPUs and `trace` on CPUs."""
 
     checkpoint_activations: Annotated[bool, MAY_CHANGE] = False
-    """Recompute the activations of the largest blocks during backward instead of saving them: less than half the
-    memory of a step for up to a third more time, and the same result."""
+    """Recompute the activations of the largest blocks during backward instead of saving them: about a quarter less
+    memory for a step's activations, for up to a third more time, and the same result."""
 
     @model_validator(mode="after")
     def _found_somehow(self) -> Self:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import BUFFERS
 from sivae_dist.models import Decoder, Encoder
+from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.forms import Form
 from sivae_dist.objectives import DecoderTurn, EncoderTurn
 from sivae_dist.train.tracing import FakeMode, Tracker, fake_networks, micro_batch
 
@@ -70,7 +72,7 @@ def estimate(
     share = share or batch
     engine = settings.engine
     kept = processes > 1 or share > batch
-    activations, flops, _ = _trace(_Traced(settings), resolution, blending, batch, warming_up, kept)
+    activations, flops, _ = _trace(_Traced(settings, _form(device)), resolution, blending, batch, warming_up, kept)
     networks = meta_networks(settings)
     whole = sum(map(_bytes, networks))
     trained = sum(_unique_bytes(_trained(n, settings.model.resolutions, resolution)) for n in networks)
@@ -86,7 +88,7 @@ def estimate(
 
 def logged_terms(settings: RunSettings) -> set[str]:
     """Values that a row of metrics.jsonl has by name once the warm-up is over."""
-    *_, terms = _trace(_Traced(settings), 4, False, 1, False, False)
+    *_, terms = _trace(_Traced(settings, "plain"), 4, False, 1, False, False)
     keys = ("resolution", "blend", "batch", "lr_encoder", "lr_decoder")
     skipped = {"guard/skipped_steps"} if settings.guard.policy == "skip" else set()
     return {*terms, "gradient/encoder", "gradient/decoder", *(f"schedule/{key}" for key in keys), *skipped}
@@ -104,13 +106,19 @@ def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, 
     return activations + inputs + 8 * sum(map(_bytes, networks)) + BUFFERS + _OVERHEAD["cuda"] <= room
 
 
+def _form(device: str) -> Form:
+    """How layers are computed on a cpu or cuda device."""
+    return "fused" if device == "cuda" and forms.current() == "native" else forms.current()
+
+
 class _Traced:
     """Settings that are equal when a trace would find the same."""
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings, form: Form) -> None:
         self.settings = settings
+        self.form = form
         engine = settings.engine.model_dump(include={"precision", "channels_last", "checkpoint_activations"})
-        self._key = repr((settings.model, settings.objective, sorted(engine.items())))
+        self._key = repr((settings.model, settings.objective, sorted(engine.items()), form))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Traced) and self._key == other._key
@@ -125,7 +133,7 @@ def _trace(
 ) -> tuple[int, int, frozenset[str]]:
     """Traces one micro-batch: bytes at the peak beyond weights and `kept` gradients, operations, and names of terms."""
     run = traced.settings
-    with FakeMode(), torch.random.fork_rng(devices=[]):
+    with FakeMode(), torch.random.fork_rng(devices=[]), forms.using(traced.form):
         networks = fake_networks(run)
         x, cond, draws = micro_batch(run, networks[1], resolution, blending, batch)
         objectives = run.objective.build(
