@@ -5,7 +5,7 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
-# make builds the environment; torch.compile needs a C++ compiler at run time; git records the commit of a run.
+# make builds the environment; torch.compile and the layers' kernels for CPUs need a C++ compiler at run time; git records the commit of a run.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ git make \
     && rm -rf /var/lib/apt/lists/*

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from sivae_dist.models.layers import forms
 from tests.checkpoints import contents
 from tests.helpers import random_set
 
@@ -33,3 +34,10 @@ def no_group_is_left() -> Iterator[None]:
     if dist.is_initialized():
         dist.destroy_process_group()
         pytest.fail("the test left a process group behind")
+
+
+@pytest.fixture(autouse=True)
+def layers_have_their_usual_form() -> Iterator[None]:
+    """Whatever a run in the test has chosen for this process."""
+    with forms.using(None):
+        yield

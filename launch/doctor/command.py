@@ -57,6 +57,7 @@ def look(report: Report) -> None:
     report.title("Installed")
     _each(report, {"python": packages.examine_python, "packages": packages.examine_packages})
     _each(report, {"torch": gpus.examine_torch, "compiler": packages.examine_compiler})
+    _each(report, {"kernels": packages.examine_kernels})
     report.title("Machine")
     _each(report, {"GPUs": gpus.examine_gpus, "cores": machine.examine_cores, "memory": machine.examine_memory})
     count = len(report.facts["GPUs"].get("gpus", []))

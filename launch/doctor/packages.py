@@ -200,3 +200,19 @@ def examine_compiler(facts: dict[str, Any]) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "compiler", f"{compiler}, with Python's headers")
+
+
+def examine_kernels(facts: dict[str, Any]) -> Iterator[Finding]:
+    """Compiles the layers' kernels for CPUs, which later runs then find (engine.kernels=native)."""
+    from sivae_dist.models.layers.native import library
+
+    facts["lacking"] = lacking = library.why_not()
+    if lacking:
+        yield Finding(
+            "ok",
+            "kernels",
+            f"none in C++: {lacking}; training on CPUs is slower without",
+            "apt-get install g++ if you train on CPUs",
+        )
+    else:
+        yield Finding("ok", "kernels", "the layers' kernels for CPUs are compiled")

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from sivae_dist.checkpoint import Checkpoint
+from sivae_dist.checkpoint import Meta
 from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.forms import Form
@@ -12,13 +12,13 @@ from sivae_dist.models.layers.native import library
 from sivae_dist.process.processes import everyone
 
 
-def choose_kernels(engine: EngineSettings, device: torch.device, found: Checkpoint | None) -> list[str]:
-    """Sets the form for this process, the same in all; returns warnings. `found`: what the run is resumed from.
+def choose_kernels(engine: EngineSettings, device: torch.device, before: Meta | None) -> list[str]:
+    """Sets the form for this process, the same in all; returns warnings. `before`: of the checkpoint to resume from.
 
     ValueError if it is `native`, by choice or by what the run was trained with, and a process has no compiler.
     """
-    before = _recorded(found, device)
-    form = engine.kernels if engine.kernels != "auto" else before
+    recorded = _recorded(before, device)
+    form = engine.kernels if engine.kernels != "auto" else recorded
     lacking = _lacking(device) if form in (None, "native") else None
     if form is None:
         form = "plain" if engine.compile else "fused" if lacking else "native"
@@ -30,21 +30,21 @@ def choose_kernels(engine: EngineSettings, device: torch.device, found: Checkpoi
             "compiler, or set engine.kernels=fused to continue with other rounding"
         )
     forms.use(form)
-    if found is None or before == form:
+    if before is None or recorded == form:
         return []
-    if before is None:
+    if recorded is None:
         return [
             "the checkpoint is of an older release, whose layers rounded differently: the run continues, but not "
             "bit for bit"
         ]
-    return [f"the run has been trained with {before} kernels and continues with {form} ones: not bit for bit"]
+    return [f"the run has been trained with {recorded} kernels and continues with {form} ones: not bit for bit"]
 
 
-def _recorded(found: Checkpoint | None, device: torch.device) -> Form | None:
-    if found is None or found.meta.kernels is None:
+def _recorded(before: Meta | None, device: torch.device) -> Form | None:
+    if before is None or before.kernels is None:
         return None
-    native_elsewhere = found.meta.kernels == "native" and device.type != "cpu"
-    return "fused" if native_elsewhere else cast(Form, found.meta.kernels)
+    elsewhere = before.kernels == "native" and device.type != "cpu"
+    return "fused" if elsewhere else cast(Form, before.kernels)
 
 
 def _lacking(device: torch.device) -> str | None:
