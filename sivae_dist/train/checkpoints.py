@@ -73,7 +73,7 @@ class Checkpoints:
         """Resumes the run, else starts from what `init` names, else from the seed. Also returns warnings."""
         startup.doing("checking the newest checkpoint")
         found, notes = self.folder.newest_valid()
-        notes += choose_kernels(self.settings.engine, self.device, found and found.meta)
+        notes += choose_kernels(self.settings.engine, self.device, None if found is None else found.meta)
         if found is not None:
             startup.doing(f"restoring {found.path}")
             notes += self._moved(found)

@@ -11,7 +11,7 @@ import torch
 
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines import Engine, make_engine
-from sivae_dist.engines.settings import DdpSettings, EngineSettings
+from sivae_dist.engines.settings import ENGINES, USUAL_ENGINE, EngineSettings
 from sivae_dist.models import Decoder, Encoder
 from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
 from sivae_dist.train.tracing import FakeMode, Tracker, fake_networks, micro_batch
@@ -70,10 +70,10 @@ def count_step(
     return Counts(tracker.flops, tracker.operations, tracker.traffic, tracker.peak)
 
 
-def _eager(engine: EngineSettings) -> DdpSettings:
-    """DDP with the settings that all engines have, without torch.compile."""
+def _eager(engine: EngineSettings) -> EngineSettings:
+    """The usual engine with the settings that all have, without torch.compile."""
     common = engine.model_dump(include={*EngineSettings.model_fields} - {"compile"})
-    return DdpSettings.model_validate(common)
+    return ENGINES[USUAL_ENGINE].model_validate(common)
 
 
 def _make_moments(player: Engine[Any, Any, Any]) -> None:

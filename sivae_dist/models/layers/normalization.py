@@ -24,23 +24,23 @@ def activate_and_normalize(
     noise: Tensor | None = None,
     strength: Tensor | None = None,
     bias: Tensor | None = None,
-    gain: Tensor | None = None,
+    scale: Tensor | None = None,
     offset: Tensor | None = None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A = leaky_relu(x + strength noise + bias), and (A - mean) / sqrt(variance + eps) * gain + offset.
+    """A = leaky_relu(x + strength noise + bias), and (A - mean) / sqrt(variance + eps) * (1 + scale) + offset.
 
-    x: [B, C, H, W]; bias and strength: [C]; noise: [B, 1, H, W] in their type; gain (1 if left out) and offset (0):
-    [B, C]. Returns the latter in the type of x, with mean and variance of A over its pixels, each [B, C], in at least
+    x: [B, C, H, W]; bias and strength: [C]; noise: [B, 1, H, W] in their type; scale and offset: [B, C], 0 if left out.
+    Returns the latter in the type of x, with mean and variance of A over its pixels, each [B, C], in at least
     fp32. An exact equivalent of the paper's layers one after the other (appendix 9.2.2).
     """
     exact = _exact(x)
-    noise, strength, bias, gain, offset = (
-        None if tensor is None else tensor.to(exact) for tensor in (noise, strength, bias, gain, offset)
+    noise, strength, bias, scale, offset = (
+        None if tensor is None else tensor.to(exact) for tensor in (noise, strength, bias, scale, offset)
     )
     if forms.is_plain():
-        return _plain(x, noise, strength, bias, gain, offset, eps)
-    outputs: tuple[Tensor, Tensor, Tensor] = _ActivateAndNormalize.apply(x, noise, strength, bias, gain, offset, eps)
+        return _plain(x, noise, strength, bias, scale, offset, eps)
+    outputs: tuple[Tensor, Tensor, Tensor] = _ActivateAndNormalize.apply(x, noise, strength, bias, scale, offset, eps)
     return outputs
 
 
@@ -49,7 +49,7 @@ def _plain(
     noise: Tensor | None,
     strength: Tensor | None,
     bias: Tensor | None,
-    gain: Tensor | None,
+    scale: Tensor | None,
     offset: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,8 +60,8 @@ def _plain(
     x = x.to(_exact(x))
     variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
     x = (x - _of_images(mean)) * _of_images(torch.rsqrt(variance + eps))
-    if gain is not None:
-        x = x * _of_images(gain)
+    if scale is not None:
+        x = x * _of_images(scale + 1)
     if offset is not None:
         x = x + _of_images(offset)
     return x.to(given), mean, variance
@@ -80,19 +80,19 @@ class _ActivateAndNormalize(torch.autograd.Function):
         noise: Tensor | None,
         strength: Tensor | None,
         bias: Tensor | None,
-        gain: Tensor | None,
+        scale: Tensor | None,
         offset: Tensor | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.eps, ctx.native = eps, forms.is_native(x)
         ctx.set_materialize_grads(False)
         if ctx.native:
-            outputs = native.activate_and_normalize(x, noise, strength, bias, gain, offset, SLOPE, eps)
+            outputs = native.activate_and_normalize(x, noise, strength, bias, scale, offset, SLOPE, eps)
             kept = x
         else:
-            kept, *outputs = _forward(x, noise, strength, bias, gain, offset, eps)
+            kept, *outputs = _forward(x, noise, strength, bias, scale, offset, eps)
         out, mean, variance = outputs
-        ctx.save_for_backward(kept, noise, strength, bias, gain, mean, variance)
+        ctx.save_for_backward(kept, noise, strength, bias, scale, mean, variance)
         return out, mean, variance
 
     @staticmethod
@@ -100,12 +100,12 @@ class _ActivateAndNormalize(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor | None, grad_mean: Tensor | None, grad_variance: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        kept, noise, strength, bias, gain, mean, variance = ctx.saved_tensors
+        kept, noise, strength, bias, scale, mean, variance = ctx.saved_tensors
         if grad is None:  # only the statistics are used
             grad = torch.zeros_like(kept)
         trained = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        given = (grad, grad_mean, grad_variance, kept, noise, strength, bias, gain, mean, variance, ctx.eps, trained)
-        grad_x, of_strength, of_bias, of_gain, of_offset = (
+        given = (grad, grad_mean, grad_variance, kept, noise, strength, bias, scale, mean, variance, ctx.eps, trained)
+        grad_x, of_strength, of_bias, of_scale, of_offset = (
             native.activate_and_normalize_backward(*given[:-2], SLOPE, *given[-2:]) if ctx.native else _backward(*given)
         )
         return (
@@ -113,8 +113,8 @@ class _ActivateAndNormalize(torch.autograd.Function):
             None,
             of_strength if trained and noise is not None else None,
             of_bias if trained and bias is not None else None,
-            of_gain if gain is not None else None,
-            of_offset if gain is not None else None,
+            of_scale if scale is not None else None,
+            of_offset if scale is not None else None,
             None,
         )
 
@@ -124,7 +124,7 @@ def _forward(
     noise: Tensor | None,
     strength: Tensor | None,
     bias: Tensor | None,
-    gain: Tensor | None,
+    scale: Tensor | None,
     offset: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -138,8 +138,8 @@ def _forward(
     a = F.leaky_relu(a, SLOPE) if a is x else F.leaky_relu_(a, SLOPE)
     variance, mean = torch.var_mean(a.to(_exact(a)), dim=(2, 3), correction=0)
     factor = torch.rsqrt(variance + eps)
-    if gain is not None:
-        factor *= gain
+    if scale is not None:
+        factor = torch.addcmul(factor, factor, scale)
     addend = -mean * factor if offset is None else torch.addcmul(offset, mean, factor, value=-1)
     out = torch.addcmul(_of_images(addend).to(a.dtype), a, _of_images(factor).to(a.dtype))
     return a, out, mean, variance
@@ -153,20 +153,20 @@ def _backward(
     noise: Tensor | None,
     strength: Tensor | None,
     bias: Tensor | None,
-    gain: Tensor | None,
+    scale: Tensor | None,
     mean: Tensor,
     variance: Tensor,
     eps: float,
     trained: bool,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of x, strength, bias, gain and offset."""
+    """The gradients of x, strength, bias, scale and offset."""
     exact, dtype, pixels = _exact(a), a.dtype, a[0, 0].numel()
     rstd = torch.rsqrt(variance + eps)
     of_offset = grad.sum((2, 3), dtype=exact)
-    of_gain = torch.addcmul((grad * a).sum((2, 3), dtype=exact), mean, of_offset, value=-1).mul_(rstd)
+    of_scale = torch.addcmul((grad * a).sum((2, 3), dtype=exact), mean, of_offset, value=-1).mul_(rstd)
     # The activation's gradient is a linear function of grad and a.
-    on_grad = rstd if gain is None else rstd * gain
-    on_a = on_grad * of_gain * rstd / -pixels
+    on_grad = rstd if scale is None else torch.addcmul(rstd, rstd, scale)
+    on_a = on_grad * of_scale * rstd / -pixels
     rest = on_grad * of_offset / -pixels
     if grad_variance is not None:
         on_a.add_(grad_variance, alpha=2 / pixels)
@@ -181,7 +181,7 @@ def _backward(
         of_bias = grad_x.sum((0, 2, 3), dtype=exact)
     if trained and noise is not None:
         of_strength = (grad_x * noise.to(dtype)).sum((0, 2, 3), dtype=exact)
-    return grad_x, of_strength, of_bias, of_gain, of_offset
+    return grad_x, of_strength, of_bias, of_scale, of_offset
 
 
 def _exact(x: Tensor) -> torch.dtype:

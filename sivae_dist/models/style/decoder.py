@@ -42,7 +42,7 @@ class StyledLayer(nn.Module):
         scale, shift = style.to(torch.promote_types(style.dtype, torch.float32)).chunk(2, dim=1)
         strength = None if noise is None else self.noise_strength
         return activate_and_normalize(
-            x, noise=noise, strength=strength, bias=self.bias, gain=scale + 1, offset=shift, eps=NORM_EPS
+            x, noise=noise, strength=strength, bias=self.bias, scale=scale, offset=shift, eps=NORM_EPS
         )[0]
 
 

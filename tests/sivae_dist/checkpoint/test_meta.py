@@ -20,6 +20,7 @@ SAVED: dict[str, Any] = {
     "seed": 7,
     "hardware": {"type": "cpu", "models": ["cpu"]},
     "precision": "fp32",
+    "kernels": "native",
     "data": "abc",
     "metrics": {"kl/real": 3.5, "schedule/resolution": 16, "evaluation/fid": 40.25},
     "evaluation_due": True,
@@ -28,7 +29,7 @@ SAVED: dict[str, Any] = {
 }
 """As it lies in a manifest of the first release that saved all of it."""
 
-LATER = ("hardware", "precision", "metrics", "evaluation_due", "skipped_steps", "quarantine")
+LATER = ("hardware", "precision", "kernels", "metrics", "evaluation_due", "skipped_steps", "quarantine")
 """What the first releases did not save."""
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from sivae_dist.config.run_settings import RunSettings, load_config
+from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.forms import Form
 from sivae_dist.step.schedule import Segment
 from sivae_dist.train.counts import Counts, count_step
 from sivae_dist.train.memory import estimate
@@ -15,13 +17,16 @@ from tests.helpers import CPU, tiny_settings
 
 INTRO = "objective={name: intro, margin: 4}"
 
-RECORDED = {
-    (8, "fp32"): Counts(80_988_078_080, 1_858, 4_548_504_474, 236_776_449),
-    (64, "bf16"): Counts(3_058_673_123_328, 4_654, 39_212_810_906, 1_787_453_953),
-    (256, "fp32"): Counts(6_307_815_358_464, 4_973, 161_725_374_000, 10_175_165_697),
-    (256, "bf16"): Counts(6_307_815_358_464, 6_190, 155_304_802_822, 7_608_672_385),
+RECORDED: dict[tuple[Form, int, str], Counts] = {
+    ("plain", 256, "bf16"): Counts(6_307_815_358_464, 5_715, 147_877_647_676, 7_351_765_813),
+    ("fused", 64, "bf16"): Counts(2_159_611_871_232, 4_290, 15_744_514_472, 449_261_575),
+    ("fused", 256, "bf16"): Counts(4_216_581_914_624, 5_758, 51_668_356_816, 1_611_314_055),
+    ("native", 8, "fp32"): Counts(80_988_078_080, 1_031, 3_801_799_066, 155_049_525),
+    ("native", 64, "bf16"): Counts(2_156_729_991_168, 1_946, 9_891_577_212, 415_706_631),
+    ("native", 256, "fp32"): Counts(4_128_119_455_744, 2_126, 44_030_132_306, 2_930_233_345),
+    ("native", 256, "bf16"): Counts(4_203_281_383_424, 2_470, 24_351_618_316, 1_477_096_199),
 }
-"""Of steps of ffhq256 with 4 images, by resolution and precision."""
+"""Of steps of ffhq256 with 4 images, by form of the layers, resolution and precision."""
 
 
 def real(settings: RunSettings, blending: bool, parts: int, batch: int) -> Counts:
@@ -60,16 +65,17 @@ def test_what_a_real_step_does(assignments: tuple[str, ...], blending: bool, par
     found, expected = count_step(run, 8, 4, share=4 * parts, blending=blending), real(run, blending, parts, 4)
     assert found[:3] == expected[:3]
     assert found.peak == pytest.approx(expected.peak, rel=0.03)
-    assert found.flops == estimate(run, 8, blending, 4, 1, share=4 * parts).flops
+    assert found.flops == estimate(run, 8, blending, 4, 1, share=4 * parts, device="cpu").flops
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("resolution", "precision"), RECORDED)
-def test_a_step_of_ffhq256_costs_what_was_recorded(resolution: int, precision: str) -> None:
+@pytest.mark.parametrize(("form", "resolution", "precision"), RECORDED)
+def test_a_step_of_ffhq256_costs_what_was_recorded(form: Form, resolution: int, precision: str) -> None:
     """Whatever makes it cheaper is recorded anew, so that it stays so; what makes it 2% more expensive is seen here."""
     run = load_config("ffhq256", [f"engine.precision={precision}"])
-    found = count_step(run, resolution, 4)
-    for name, value, recorded in zip(Counts._fields, found, RECORDED[resolution, precision], strict=True):
+    with forms.using(form):
+        found = count_step(run, resolution, 4)
+    for name, value, recorded in zip(Counts._fields, found, RECORDED[form, resolution, precision], strict=True):
         assert recorded / 1.02 < value < 1.02 * recorded, f"{name}: {found}"
 
 

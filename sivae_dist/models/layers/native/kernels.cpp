@@ -140,7 +140,7 @@ inline void join(A& mean, A& m2, A n, A more_mean, A more_m2, A more) {
 
 template <class T>
 void forward(const Map& map, const T* x, const exact<T>* noise, const exact<T>* strength, const exact<T>* bias,
-             const exact<T>* gain, const exact<T>* offset, double slope, double eps, T* out, exact<T>* mean,
+             const exact<T>* scale, const exact<T>* offset, double slope, double eps, T* out, exact<T>* mean,
              exact<T>* variance) {
     using A = exact<T>;
     const int64_t C = map.channels, chunks = map.chunks();
@@ -185,7 +185,7 @@ void forward(const Map& map, const T* x, const exact<T>* noise, const exact<T>* 
         for (int64_t c = 0; c < C; ++c) {
             const int64_t k = image * C + c;
             v[c] = std::max(v[c] / A(map.pixels), A(0));
-            factor[k] = (gain ? gain[k] : A(1)) / std::sqrt(v[c] + A(eps));
+            factor[k] = (scale ? A(1) + scale[k] : A(1)) / std::sqrt(v[c] + A(eps));
             addend[k] = (offset ? offset[k] : A(0)) - m[c] * factor[k];
         }
     }
@@ -208,9 +208,9 @@ void forward(const Map& map, const T* x, const exact<T>* noise, const exact<T>* 
 
 template <class T>
 void backward(const Map& map, const T* grad, const exact<T>* grad_mean, const exact<T>* grad_variance, const T* x,
-              const exact<T>* noise, const exact<T>* strength, const exact<T>* bias, const exact<T>* gain,
+              const exact<T>* noise, const exact<T>* strength, const exact<T>* bias, const exact<T>* scale,
               const exact<T>* mean, const exact<T>* variance, double slope, double eps, T* grad_x,
-              exact<T>* grad_strength, exact<T>* grad_bias, exact<T>* grad_gain, exact<T>* grad_offset) {
+              exact<T>* grad_strength, exact<T>* grad_bias, exact<T>* grad_scale, exact<T>* grad_offset) {
     using A = exact<T>;
     const int64_t C = map.channels, chunks = map.chunks(), N = map.pixels;
     std::vector<A> parts(2 * map.batch * chunks * C);
@@ -247,8 +247,8 @@ void backward(const Map& map, const T* grad, const exact<T>* grad_mean, const ex
         for (int64_t c = 0; c < C; ++c) {
             const int64_t k = image * C + c;
             const A r = A(1) / std::sqrt(variance[k] + A(eps));
-            if (grad_gain) grad_gain[k] = product[c] * r, grad_offset[k] = sum[c];
-            on_grad[k] = (gain ? gain[k] : A(1)) * r;
+            if (grad_scale) grad_scale[k] = product[c] * r, grad_offset[k] = sum[c];
+            on_grad[k] = (scale ? A(1) + scale[k] : A(1)) * r;
             on_value[k] = (-on_grad[k] * product[c] * r * r + (grad_variance ? 2 * grad_variance[k] : A(0))) / A(N);
             rest[k] = (-on_grad[k] * sum[c] + (grad_mean ? grad_mean[k] : A(0))) / A(N) - on_value[k] * mean[k];
         }
@@ -324,19 +324,19 @@ void blur(int64_t batch, int64_t height, int64_t width, int64_t C, const T* x, T
 #define FOR(NAME, T)                                                                                                  \
     extern "C" void activate_and_normalize_##NAME(                                                                    \
         int64_t batch, int64_t pixels, int64_t channels, const T* x, const exact<T>* noise,                           \
-        const exact<T>* strength, const exact<T>* bias, const exact<T>* gain, const exact<T>* offset, double slope,   \
+        const exact<T>* strength, const exact<T>* bias, const exact<T>* scale, const exact<T>* offset, double slope,   \
         double eps, T* out, exact<T>* mean, exact<T>* variance) {                                                     \
-        forward<T>({batch, pixels, channels}, x, noise, strength, bias, gain, offset, slope, eps, out, mean,          \
+        forward<T>({batch, pixels, channels}, x, noise, strength, bias, scale, offset, slope, eps, out, mean,          \
                    variance);                                                                                         \
     }                                                                                                                 \
     extern "C" void activate_and_normalize_backward_##NAME(                                                           \
         int64_t batch, int64_t pixels, int64_t channels, const T* grad, const exact<T>* grad_mean,                    \
         const exact<T>* grad_variance, const T* x, const exact<T>* noise, const exact<T>* strength,                   \
-        const exact<T>* bias, const exact<T>* gain, const exact<T>* mean, const exact<T>* variance, double slope,     \
-        double eps, T* grad_x, exact<T>* grad_strength, exact<T>* grad_bias, exact<T>* grad_gain,                     \
+        const exact<T>* bias, const exact<T>* scale, const exact<T>* mean, const exact<T>* variance, double slope,     \
+        double eps, T* grad_x, exact<T>* grad_strength, exact<T>* grad_bias, exact<T>* grad_scale,                     \
         exact<T>* grad_offset) {                                                                                      \
-        backward<T>({batch, pixels, channels}, grad, grad_mean, grad_variance, x, noise, strength, bias, gain, mean,  \
-                    variance, slope, eps, grad_x, grad_strength, grad_bias, grad_gain, grad_offset);                  \
+        backward<T>({batch, pixels, channels}, grad, grad_mean, grad_variance, x, noise, strength, bias, scale, mean,  \
+                    variance, slope, eps, grad_x, grad_strength, grad_bias, grad_scale, grad_offset);                  \
     }                                                                                                                 \
     extern "C" void blur_##NAME(int64_t batch, int64_t height, int64_t width, int64_t channels, const T* x, T* out) { \
         blur<T>(batch, height, width, channels, x, out);                                                              \

@@ -13,13 +13,13 @@ TYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 _library = torch.library.Library("sivae", "DEF")
 _library.define(
-    "activate_and_normalize(Tensor x, Tensor? noise, Tensor? strength, Tensor? bias, Tensor? gain, Tensor? offset, "
+    "activate_and_normalize(Tensor x, Tensor? noise, Tensor? strength, Tensor? bias, Tensor? scale, Tensor? offset, "
     "float slope, float eps) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "activate_and_normalize_backward(Tensor grad, Tensor? grad_mean, Tensor? grad_variance, Tensor x, Tensor? noise, "
-    "Tensor? strength, Tensor? bias, Tensor? gain, Tensor mean, Tensor variance, float slope, float eps, bool trained) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "Tensor? strength, Tensor? bias, Tensor? scale, Tensor mean, Tensor variance, float slope, float eps, "
+    "bool trained) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define("blur(Tensor x) -> Tensor")
 
@@ -27,7 +27,7 @@ _library.define("blur(Tensor x) -> Tensor")
 activate_and_normalize = torch.ops.sivae.activate_and_normalize
 """Activation, mean and variance over pixels, normalized activation: see normalization.py."""
 activate_and_normalize_backward = torch.ops.sivae.activate_and_normalize_backward
-"""Gradients of x, strength, bias, gain and offset; of parameters empty ones unless they are `trained`."""
+"""Gradients of x, strength, bias, scale and offset; of parameters empty ones unless they are `trained`."""
 blur = torch.ops.sivae.blur
 
 
@@ -53,14 +53,14 @@ def _activate_and_normalize(
     noise: Tensor | None,
     strength: Tensor | None,
     bias: Tensor | None,
-    gain: Tensor | None,
+    scale: Tensor | None,
     offset: Tensor | None,
     slope: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, mean, variance = _like_outputs(x, noise, strength, bias, gain, offset, slope, eps)
-    noise, strength, bias, gain, offset = map(_dense, (noise, strength, bias, gain, offset))
-    given = (x, noise, strength, bias, gain, offset, slope, eps)
+    out, mean, variance = _like_outputs(x, noise, strength, bias, scale, offset, slope, eps)
+    noise, strength, bias, scale, offset = map(_dense, (noise, strength, bias, scale, offset))
+    given = (x, noise, strength, bias, scale, offset, slope, eps)
     _call("activate_and_normalize", x.dtype, *_size(x), *given, out, mean, variance)
     return out, mean, variance
 
@@ -73,7 +73,7 @@ def _activate_and_normalize_backward(
     noise: Tensor | None,
     strength: Tensor | None,
     bias: Tensor | None,
-    gain: Tensor | None,
+    scale: Tensor | None,
     mean: Tensor,
     variance: Tensor,
     slope: float,
@@ -81,10 +81,10 @@ def _activate_and_normalize_backward(
     trained: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grads = _like_gradients(
-        grad, grad_mean, grad_variance, x, noise, strength, bias, gain, mean, variance, slope, eps, trained
+        grad, grad_mean, grad_variance, x, noise, strength, bias, scale, mean, variance, slope, eps, trained
     )
     grad = grad.contiguous(memory_format=torch.channels_last)
-    small = map(_dense, (noise, strength, bias, gain, mean, variance))
+    small = map(_dense, (noise, strength, bias, scale, mean, variance))
     of_x, *others = (grad if grad.numel() else None for grad in grads)
     given = (grad, _dense(grad_mean), _dense(grad_variance), x, *small, slope, eps)
     _call("activate_and_normalize_backward", x.dtype, *_size(x), *given, of_x, *others)
@@ -115,7 +115,7 @@ def _like_gradients(
     noise: Tensor | None,
     strength: Any,
     bias: Tensor | None,
-    gain: Tensor | None,
+    scale: Tensor | None,
     mean: Tensor,
     variance: Any,
     slope: Any,
@@ -126,11 +126,11 @@ def _like_gradients(
     shapes = (
         channels if trained and noise is not None else 0,
         channels if trained and bias is not None else 0,
-        mean.shape if gain is not None else 0,
-        mean.shape if gain is not None else 0,
+        mean.shape if scale is not None else 0,
+        mean.shape if scale is not None else 0,
     )
-    of_strength, of_bias, of_gain, of_offset = (mean.new_empty(shape) for shape in shapes)
-    return torch.empty_like(x), of_strength, of_bias, of_gain, of_offset
+    of_strength, of_bias, of_scale, of_offset = (mean.new_empty(shape) for shape in shapes)
+    return torch.empty_like(x), of_strength, of_bias, of_scale, of_offset
 
 
 for _name, _compute, _trace in (
