@@ -21,7 +21,7 @@ from sivae_dist.train.tracing import Tracker
 from tests.engines import Tensors, begun, with_engine
 from tests.helpers import CPU, assert_same, begin, gathered, on_processes, snapshot, tiny_settings, train
 
-WIDE = ("model.base_width=16", "model.max_width=32", "objective.warmup=8")
+WIDE = ("model.base_width=16", "model.max_width=32", "objective.warmup=8", "engine.kernels=plain")
 
 
 class Memory(Tracker):
