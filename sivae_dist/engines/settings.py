@@ -55,8 +55,8 @@ class EngineSettings(Settings, ABC):
     kernels: Annotated[Literal["auto"] | Form, MAY_CHANGE] = "auto"
     """How layers are computed, equal but for rounding. `plain`: one operation after the other, which `compile` fuses.
     `fused`: fewer operations that read, write and save less. `native`: the same, with element-wise parts in C++ on
-    CPUs, which a compiler makes in a few seconds. `auto`: the form that the run has been trained with; at its start
-    `plain` with `compile`, else `native` on CPUs where there is a C++ compiler, else `fused`."""
+    CPUs, which a compiler makes in a few seconds. `auto`: `plain` with `compile`, else the form that the run has been
+    trained with; at its start `native` on CPUs where there is a C++ compiler, else `fused`."""
     channels_last: bool = True
     """Memory format of weights and images; faster for convolutions on a GPU with bf16 and on a CPU."""
     max_batch_per_rank: Annotated[MicroBatch, MAY_CHANGE] = None
@@ -74,6 +74,12 @@ class EngineSettings(Settings, ABC):
     def _found_somehow(self) -> Self:
         if self.max_batch_per_rank == "auto" and self.rehearsal == "none":
             raise ValueError("max_batch_per_rank=auto needs a rehearsal: remove rehearsal=none")
+        return self
+
+    @model_validator(mode="after")
+    def _fused_once(self) -> Self:
+        if self.compile and self.kernels not in ("auto", "plain"):
+            raise ValueError(f"compile=true fuses the plain layers itself: remove kernels={self.kernels}")
         return self
 
     @property

@@ -18,10 +18,10 @@ def choose_kernels(engine: EngineSettings, device: torch.device, before: Meta | 
     ValueError if it is `native`, by choice or by what the run was trained with, and a process has no compiler.
     """
     recorded = _recorded(before, device)
-    form = engine.kernels if engine.kernels != "auto" else recorded
+    form = engine.kernels if engine.kernels != "auto" else "plain" if engine.compile else recorded
     lacking = _lacking(device) if form in (None, "native") else None
     if form is None:
-        form = "plain" if engine.compile else "fused" if lacking else "native"
+        form = "fused" if lacking else "native"
     elif form == "native" and lacking:
         if engine.kernels == "native":
             raise ValueError(f"engine.kernels=native is not possible: {lacking}")

@@ -1,6 +1,6 @@
 """What stands between two convolutions: noise, bias, leaky ReLU, and instance normalization with a style."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,29 +31,34 @@ def activate_and_normalize(
     """A = leaky_relu(x + strength noise + bias), and (A - mean) / sqrt(variance + eps) * (1 + scale) + offset.
 
     x: [B, C, H, W]; bias and strength: [C]; noise: [B, 1, H, W] in their type; scale and offset: [B, C], 0 if left out.
-    Returns the latter in the type of x, with mean and variance of A over its pixels, each [B, C], in at least
-    fp32. An exact equivalent of the paper's layers one after the other (appendix 9.2.2).
+    Noise and strength come together, as do scale and offset. Returns the latter in the type of x, with mean and
+    variance of A over its pixels, each [B, C], in at least fp32. An exact equivalent of the paper's layers one after
+    the other (appendix 9.2.2).
     """
+    assert (noise is None) == (strength is None) and (scale is None) == (offset is None)
     exact = _exact(x)
-    noise, strength, bias, scale, offset = (
-        None if tensor is None else tensor.to(exact) for tensor in (noise, strength, bias, scale, offset)
+    beside = _Beside(
+        *(None if tensor is None else tensor.to(exact) for tensor in (noise, strength, bias, scale, offset))
     )
     if forms.is_plain():
-        return _plain(x, noise, strength, bias, scale, offset, eps)
-    outputs: tuple[Tensor, Tensor, Tensor] = _ActivateAndNormalize.apply(x, noise, strength, bias, scale, offset, eps)
+        return _plain(x, beside, eps)
+    outputs: tuple[Tensor, Tensor, Tensor] = _ActivateAndNormalize.apply(x, eps, *beside)
     return outputs
 
 
-def _plain(
-    x: Tensor,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    offset: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+class _Beside(NamedTuple):
+    """What `activate_and_normalize` is given beside x, in the type of statistics."""
+
+    noise: Tensor | None
+    strength: Tensor | None
+    bias: Tensor | None
+    scale: Tensor | None
+    offset: Tensor | None
+
+
+def _plain(x: Tensor, beside: _Beside, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     given = x.dtype
+    noise, strength, bias, scale, offset = beside
     if noise is not None and strength is not None:
         x = x + _of_channels(strength) * noise
     x = activate(x if bias is None else x + _of_channels(bias))
@@ -74,25 +79,17 @@ class _ActivateAndNormalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        noise: Tensor | None,
-        strength: Tensor | None,
-        bias: Tensor | None,
-        scale: Tensor | None,
-        offset: Tensor | None,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, eps: float, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        beside = _Beside(*tensors)
         ctx.eps, ctx.native = eps, forms.is_native(x)
         ctx.set_materialize_grads(False)
         if ctx.native:
-            outputs = native.activate_and_normalize(x, noise, strength, bias, scale, offset, SLOPE, eps)
-            kept = x
+            kept, outputs = x, native.activate_and_normalize(x, *beside, SLOPE, eps)
         else:
-            kept, *outputs = _forward(x, noise, strength, bias, scale, offset, eps)
+            kept, outputs = _forward(x, beside, eps)
         out, mean, variance = outputs
-        ctx.save_for_backward(kept, noise, strength, bias, scale, mean, variance)
+        # All but the offset, which no gradient depends on.
+        ctx.save_for_backward(kept, *beside[:-1], mean, variance)
         return out, mean, variance
 
     @staticmethod
@@ -103,32 +100,20 @@ class _ActivateAndNormalize(torch.autograd.Function):
         kept, noise, strength, bias, scale, mean, variance = ctx.saved_tensors
         if grad is None:  # only the statistics are used
             grad = torch.zeros_like(kept)
-        trained = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        given = (grad, grad_mean, grad_variance, kept, noise, strength, bias, scale, mean, variance, ctx.eps, trained)
-        grad_x, of_strength, of_bias, of_scale, of_offset = (
-            native.activate_and_normalize_backward(*given[:-2], SLOPE, *given[-2:]) if ctx.native else _backward(*given)
+        _, _, _, *needs = ctx.needs_input_grad
+        trained = any(needs[:2])  # strength and bias
+        given = (grad, grad_mean, grad_variance, kept, noise, strength, bias, scale, mean, variance)
+        grad_x, *of_others = (
+            native.activate_and_normalize_backward(*given, SLOPE, ctx.eps, trained)
+            if ctx.native
+            else _backward(*given, ctx.eps, trained)
         )
-        return (
-            grad_x,
-            None,
-            of_strength if trained and noise is not None else None,
-            of_bias if trained and bias is not None else None,
-            of_scale if scale is not None else None,
-            of_offset if scale is not None else None,
-            None,
-        )
+        return grad_x, None, None, *(one if need else None for one, need in zip(of_others, needs, strict=True))
 
 
-def _forward(
-    x: Tensor,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    offset: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(x: Tensor, beside: _Beside, eps: float) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """The activation, and what `activate_and_normalize` returns."""
+    noise, strength, bias, scale, offset = beside
     a = x
     if noise is not None and strength is not None:
         a = torch.addcmul(a, noise.to(x.dtype), _of_channels(strength).to(x.dtype))
@@ -142,7 +127,7 @@ def _forward(
         factor = torch.addcmul(factor, factor, scale)
     addend = -mean * factor if offset is None else torch.addcmul(offset, mean, factor, value=-1)
     out = torch.addcmul(_of_images(addend).to(a.dtype), a, _of_images(factor).to(a.dtype))
-    return a, out, mean, variance
+    return a, (out, mean, variance)
 
 
 def _backward(

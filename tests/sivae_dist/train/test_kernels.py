@@ -71,10 +71,19 @@ def test_a_run_that_began_without_a_compiler_goes_on_as_it_began(
     assert "warning" not in capsys.readouterr().out
 
 
-def test_the_compiler_of_torch_has_the_plain_form(data: Path, tmp_path: Path) -> None:
-    settings = tiny_settings(data, "engine.compile=true")
-    assert choose_kernels(settings.engine, CPU, None) == []
+def test_the_compiler_of_torch_has_the_plain_form(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the start of a run, and in one that has been trained with kernels."""
+    assert choose_kernels(tiny_settings(data, "engine.compile=true").engine, CPU, None) == []
     assert forms.current() == "plain"
+    run = begun(tmp_path / "run", data)
+    assert recorded(run) == "native"
+    start(run, data, "engine.compile=true").close()
+    assert forms.current() == "plain"
+    assert "trained with native kernels and continues with plain ones" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="compile=true fuses the plain layers itself: remove kernels=native"):
+        tiny_settings(data, "engine.compile=true", "engine.kernels=native")
 
 
 def test_checkpoints_of_older_releases_are_continued_with_a_warning(data: Path, tmp_path: Path) -> None:

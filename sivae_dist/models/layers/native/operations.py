@@ -32,7 +32,7 @@ blur = torch.ops.sivae.blur
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: int | float | Tensor | None) -> None:
-    function(name, dtype)(*map(_for_c, arguments))
+    function(name, dtype)(*map(_for_c, arguments))  # which also keeps all tensors alive
 
 
 def _for_c(argument: int | float | Tensor | None) -> "ctypes._SimpleCData[Any]":
@@ -48,46 +48,22 @@ def _size(x: Tensor) -> tuple[int, int, int]:
     return batch, height * width, channels
 
 
-def _activate_and_normalize(
-    x: Tensor,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    offset: Tensor | None,
-    slope: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    out, mean, variance = _like_outputs(x, noise, strength, bias, scale, offset, slope, eps)
-    noise, strength, bias, scale, offset = map(_dense, (noise, strength, bias, scale, offset))
-    given = (x, noise, strength, bias, scale, offset, slope, eps)
-    _call("activate_and_normalize", x.dtype, *_size(x), *given, out, mean, variance)
-    return out, mean, variance
+def _activate_and_normalize(x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *beside, slope, eps = given
+    outputs = _like_outputs(x)
+    _call("activate_and_normalize", x.dtype, *_size(x), x, *map(_dense, beside), slope, eps, *outputs)
+    return outputs
 
 
 def _activate_and_normalize_backward(
-    grad: Tensor,
-    grad_mean: Tensor | None,
-    grad_variance: Tensor | None,
-    x: Tensor,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    slope: float,
-    eps: float,
-    trained: bool,
+    grad: Tensor, grad_mean: Tensor | None, grad_variance: Tensor | None, x: Tensor, *given: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grads = _like_gradients(
-        grad, grad_mean, grad_variance, x, noise, strength, bias, scale, mean, variance, slope, eps, trained
-    )
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    small = map(_dense, (noise, strength, bias, scale, mean, variance))
-    of_x, *others = (grad if grad.numel() else None for grad in grads)
-    given = (grad, _dense(grad_mean), _dense(grad_variance), x, *small, slope, eps)
-    _call("activate_and_normalize_backward", x.dtype, *_size(x), *given, of_x, *others)
+    *beside, slope, eps, _ = given
+    grads = _like_gradients(grad, grad_mean, grad_variance, x, *given)
+    above = (grad.contiguous(memory_format=torch.channels_last), _dense(grad_mean), _dense(grad_variance))
+    wanted = (one if one.numel() else None for one in grads)
+    name = "activate_and_normalize_backward"
+    _call(name, x.dtype, *_size(x), *above, x, *map(_dense, beside), slope, eps, *wanted)
     return grads
 
 
