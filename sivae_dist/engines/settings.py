@@ -95,6 +95,11 @@ class EngineSettings(Settings, ABC):
     @property
     def weight_format(self) -> torch.memory_format:
         """Memory format of weights."""
+        return self.map_format
+
+    @property
+    def map_format(self) -> torch.memory_format:
+        """Memory format of images and feature maps."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def image_format(self, x: torch.Tensor) -> torch.memory_format:

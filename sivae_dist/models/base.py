@@ -41,6 +41,8 @@ class Network(nn.Module):
 
     checkpoint_activations = False
     """Whether activations are recomputed where that saves most; set from outside, and free to be ignored."""
+    map_format: torch.memory_format = torch.channels_last
+    """Memory format of the feature maps that a network makes itself; set from outside, and free to be ignored."""
     concatenates = True
     """Whether images of several kinds, as real and generated ones, may be in one batch without a change of any."""
     constant_buffers = False

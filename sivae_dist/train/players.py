@@ -38,6 +38,7 @@ class Players:
             )
         for network in (encoder, decoder):
             network.checkpoint_activations = settings.engine.checkpoint_activations
+            network.map_format = settings.engine.map_format
             network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]
         self.encoder, self.decoder = encoder, decoder
         self.full_size = full_size(self.networks)

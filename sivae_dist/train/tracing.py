@@ -99,6 +99,7 @@ def fake_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
     networks = settings.model.networks()
     for network in networks:
         network.checkpoint_activations = engine.checkpoint_activations
+        network.map_format = engine.map_format
         for module in network.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 exact: Tensor = torch.empty_like(parameter, dtype=engine.dtype)

@@ -62,10 +62,16 @@ class DecoderBlock(nn.Module):
         self.conv2 = Conv2d(width, width, 3, equalized=settings.equalized, bias=False)
         self.layer2 = StyledLayer(settings, width)
 
-    def forward(self, x: Tensor | None, w: tuple[Tensor, Tensor], noise: tuple[Tensor | None, ...]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor | None,
+        w: tuple[Tensor, Tensor],
+        noise: tuple[Tensor | None, ...],
+        map_format: torch.memory_format = torch.channels_last,
+    ) -> Tensor:
         if self.up is None or x is None:
             x = self.constant.to(compute_type(w[0])).expand(w[0].shape[0], -1, -1, -1)
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=map_format)
         else:
             x = self.blur(self.up(x))
         x = self.layer1(x, w[0], noise[0])
@@ -162,6 +168,7 @@ class StyleDecoder(GrowingNetwork, Decoder):
                 x,
                 (styles[0], styles[1]),
                 tuple(maps),
+                self.map_format,
                 recompute=self.recomputes(resolution, stage.resolution),
             )
         assert x is not None

@@ -209,6 +209,24 @@ def test_a_step_is_equal_in_all_forms(form: Form, objective: str, tmp_path: Path
     assert largest_difference(*ends) <= 1e-10
 
 
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_all_maps_have_the_format_that_is_set(value: str, tmp_path: Path) -> None:
+    """The decoder's too, which begin with its own constant."""
+    stepper = Stepper(tiny_settings(tmp_path, f"engine.channels_last={value}"), CPU, 8)
+    formats: list[tuple[bool, bool]] = []
+    for network in stepper.players.networks:
+        for module in network.modules():
+            if isinstance(module, Conv2d) and module.padding:
+                module.register_forward_pre_hook(
+                    lambda _, inputs: formats.append(
+                        (inputs[0].is_contiguous(), inputs[0].is_contiguous(memory_format=torch.channels_last))
+                    )
+                )
+    stepper.step(stepper.images(3), stepper.draws(3))
+    assert len(formats) > 20
+    assert {*formats} == {(value == "false", value == "true")}
+
+
 def test_shared_weights_are_computed_once_and_get_all_gradients() -> None:
     layer = Linear(4, 3, equalized=True, lr_factor=0.1).double()
     x, y = random(2, 4, seed=1), random(2, 4, seed=2)
