@@ -33,9 +33,11 @@ def choose_kernels(engine: EngineSettings, device: torch.device, before: Meta | 
     if before is None or recorded == form:
         return []
     if recorded is None:
+        if form == "plain" and engine.precision != "bf16":
+            return []  # the same operations as then
         return [
-            "the checkpoint is of an older release, whose layers rounded differently: the run continues, but not "
-            "bit for bit"
+            "the checkpoint is from an older release, whose layers rounded differently: the run continues, but not bit "
+            "for bit (except in bf16, engine.kernels=plain does)"
         ]
     return [f"the run has been trained with {recorded} kernels and continues with {form} ones: not bit for bit"]
 

@@ -105,7 +105,7 @@ class Scaled(nn.Module):
     def shared(self, x: Tensor, name: str, make: Callable[[], tuple[Tensor, float]]) -> Tensor:
         """The product of what `make` returns, in the type that a pass with x computes in; once for all that share."""
         dtype = compute_type(x)
-        if _shared is None or torch.compiler.is_compiling():  # the compiler finds what is computed twice
+        if _shared is None or forms.is_plain():  # which is compiled, and the compiler finds what is computed twice
             return scale_and_cast(*make(), dtype)
         key = (self, name, dtype)
         if key not in _shared:

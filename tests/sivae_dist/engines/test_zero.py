@@ -380,8 +380,8 @@ def test_it_compiles_nothing_and_waits_for_no_build(data: Path, tmp_path: Path) 
 
 def test_offload_takes_the_same_step(data: Path, tmp_path: Path) -> None:
     """In parts, and with the gradient cut, which DeepSpeed does in other code then. Where everything is on the CPU
-    anyway, this shows no more."""
-    settings = ("optimizer.eps=1e-5", "engine.max_batch_per_rank=1", "optimizer.clip=1e-3")
+    anyway, this shows no more. The form of the layers stays one, since gradients that are rounding alone differ."""
+    settings = ("optimizer.eps=1e-5", "engine.max_batch_per_rank=1", "optimizer.clip=1e-3", "engine.kernels=plain")
     run = begun(tmp_path / "run", data, *settings)
     paths = []
     for stage in (1, 2, 3):

@@ -93,3 +93,6 @@ def test_checkpoints_of_older_releases_are_continued_with_a_warning(data: Path, 
     (warning,) = choose_kernels(tiny_settings(data).engine, CPU, replace(found.meta, kernels=None))
     assert "older release" in warning
     assert forms.current() == "native"
+    plain = tiny_settings(data, "engine.kernels=plain").engine
+    assert choose_kernels(plain, CPU, replace(found.meta, kernels=None)) == []
+    assert forms.current() == "plain"
