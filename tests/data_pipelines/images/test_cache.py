@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import os
 import threading
@@ -26,14 +27,13 @@ def record(data: bytes) -> FileRecord:
 
 
 def total(folder: Path) -> int:
-    """Bytes of the files, whole or on their way; the folder may change meanwhile."""
-    sizes = []
-    for path in folder.iterdir():
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:
-            pass
-    return sum(sizes)
+    """Bytes of the files, whole or on their way, at one moment: under the lock with which the cache changes them.
+
+    Without it a file that has to go and the one that takes its room would both be counted, now and then.
+    """
+    with open(folder / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def until(condition: Callable[[], bool]) -> None:
