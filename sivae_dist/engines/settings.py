@@ -30,6 +30,15 @@ class Held(NamedTuple):
     gradients: int
 
 
+class Communicated(NamedTuple):
+    """Bytes of whole tensors that the collectives of one step work on (train/communication.py)."""
+
+    reduced: int
+    """Of gradients, which are summed over all processes."""
+    gathered: int
+    """Of weights, which are put together from the slices of all processes."""
+
+
 MicroBatch = Annotated[int | dict[int, int] | Literal["auto"] | None, BeforeValidator(_micro_batch)]
 
 
@@ -121,6 +130,13 @@ class EngineSettings(Settings, ABC):
         gradients live beyond one backward.
         """
 
+    @abstractmethod
+    def communicated(self, updated: list[int], parts: int) -> Communicated:
+        """Bytes that a step of both players communicates, with padding left out.
+
+        `updated`: bytes of each network's weights in use. `parts`: micro-batches of a process.
+        """
+
 
 class DdpSettings(EngineSettings):
     """torch's DistributedDataParallel."""
@@ -133,6 +149,9 @@ class DdpSettings(EngineSettings):
         # DDP's buckets stay, of both players; alone, gradients live for one player's update.
         gradients = sum(updated) if processes > 1 else max(updated) if kept else 0
         return Held(weights=2 * whole, optimizer=2 * trained, gradients=gradients)
+
+    def communicated(self, updated: list[int], parts: int) -> Communicated:
+        return Communicated(reduced=sum(updated), gathered=0)
 
 
 _OWN = {
@@ -242,6 +261,13 @@ class ZeroSettings(EngineSettings):
             optimizer=optimizer,
             gradients=part(max(updated)) + BUFFERS if stage >= 2 else max(updated) + (BUFFERS if stage else 0),
         )
+
+    def communicated(self, updated: list[int], parts: int) -> Communicated:
+        stage, used = self.stage, sum(updated)
+        # From stage 2 on no process keeps the whole gradient from one micro-batch to the next. Stage 3 gathers weights
+        # for passes, those of both networks at least once in each player's turn.
+        gathered = (0, used, used, 2 * used * parts)[stage]
+        return Communicated(reduced=used * parts if stage >= 2 else used, gathered=gathered)
 
     def configuration(self, clip: float | None) -> dict[str, Any]:
         """DeepSpeed's configuration, with the user's keys merged in."""
