@@ -3,23 +3,20 @@
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import torch.distributed as dist
 
-from benchmarks.simulated import hand_over, simulated
+from benchmarks.communication import Turn, simulated, turns
 from data_pipelines.dataset import Request
 from data_pipelines.order import Order
-from sivae_dist.config.run_settings import RunSettings, load_config
-from sivae_dist.engines import Engine
+from sivae_dist.config.run_settings import load_config
 from sivae_dist.step.schedule import Schedule, Segment
 from sivae_dist.train.communication import Collective, Collectives, communication
 from sivae_dist.train.memory import logged_terms
 from sivae_dist.train.players import Players
-from sivae_dist.train.tracing import Tracker, micro_batch
 from sivae_dist.train.trainer import Trainer, make_schedule
 from tests.engines import ENGINES
 from tests.helpers import CPU, begin, on_processes, open_run, tiny_settings
@@ -32,81 +29,6 @@ SEGMENTS = [
     for resolution, blending in ((4, False), (8, True), (8, False))
     for warming_up in (True, False)
 ]
-
-
-class Turn(NamedTuple):
-    """One player's update."""
-
-    noted: list[Collective]
-    in_use: int
-    """Bytes of its parameters in use."""
-    whole: int
-    """Bytes of all its parameters."""
-    ready: list[int]
-    """When each collective began, how many gradients of parameters had become ready; where counted."""
-    parameters: int
-    """In use."""
-    flops: int
-
-
-def turns(
-    settings: RunSettings, players: Players, segment: Segment, parts: int, *, counted: bool = False
-) -> list[Turn]:
-    """Both updates of a step that is not the first of its segment; gradients are `counted` as they become ready."""
-    players.prepare(segment)
-    hand_over(players)
-    x, cond, draws = micro_batch(settings, players.decoder, segment.resolution, segment.blending, 1)
-    torch.manual_seed(0)
-    for tensor in (x, draws.z, draws.eps, draws.noise, draws.mixing and draws.mixing.z):
-        if tensor is not None:
-            tensor.normal_()
-    engines: list[Engine[Any, Any, Any]] = [players.encoder_engine, players.decoder_engine]
-    for _ in range(2):
-        found = []
-        inputs: list[tuple[Any, ...]] = [(x, cond, draws)] * parts
-        allowed = torch.ones((), dtype=torch.bool)
-        for engine in engines:
-            with Tracker() as tracker, Following(tracker, engine.parameters if counted else []) as collectives:
-                update = engine.update(inputs, 0.001, allowed)
-            assert bool(update.taken)
-            if engine is engines[0]:
-                inputs = [(x, turn.crossing, cond, draws) for turn in update.turns]
-            in_use, whole = (sum(map(_bytes, ps)) for ps in (engine.parameters, engine.network.parameters()))
-            ready = collectives.ready
-            found.append(Turn(collectives.noted, in_use, whole, ready, len(engine.parameters), tracker.flops))
-    return found
-
-
-def _bytes(parameter: torch.nn.Parameter) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel())) * parameter.element_size()
-
-
-class Following(Collectives):
-    """Notes at each collective how many parameters have got their gradient."""
-
-    def __init__(self, tracker: Tracker, parameters: list[torch.nn.Parameter]) -> None:
-        super().__init__(tracker)
-        self.ready: list[int] = []
-        self._parameters, self._count = parameters, 0
-
-    def __enter__(self) -> "Following":
-        def count(_: torch.Tensor) -> None:
-            self._count += 1
-
-        self._hooks = [p.requires_grad_().register_post_accumulate_grad_hook(count) for p in self._parameters]
-        super().__enter__()
-        return self
-
-    def __exit__(self, *args: Any) -> None:
-        super().__exit__(*args)
-        for hook in self._hooks:
-            hook.remove()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = len(self.noted)
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        self.ready += [self._count] * (len(self.noted) - before)
-        return out
 
 
 # Bytes, at every phase and for every engine.
@@ -166,7 +88,7 @@ def test_a_process_alone_sends_nothing() -> None:
 def of_ffhq256(resolution: int) -> list[Turn]:
     settings = load_config("ffhq256", ["data.path=unused", "device=cpu"])
     with simulated(8):
-        return turns(settings, Players(settings, CPU), Segment(resolution, False, False), parts=2, counted=True)
+        return turns(settings, Players(settings, CPU), Segment(resolution, False, False), parts=2)
 
 
 @pytest.mark.slow
@@ -178,8 +100,7 @@ def test_reduction_begins_while_backward_goes_on() -> None:
         accumulated = turn.parameters  # by the first micro-batch, which communicates nothing
         assert turn.ready[-1] == 2 * turn.parameters
         assert all(accumulated < ready < 2 * turn.parameters for ready in turn.ready[:-1])
-        assert all(a < b for a, b in pairwise(one.flops for one in turn.noted))
-        assert turn.noted[-1].flops <= turn.flops
+        assert all(a > b > 0 for a, b in pairwise([1.0, *turn.to_come[:-1]]))
 
 
 # All of a run's, on two processes.
