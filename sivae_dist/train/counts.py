@@ -5,6 +5,8 @@ process alone under DDP, not its first one (the optimizer's moments exist), and 
 """
 
 import warnings
+from collections import Counter
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +15,11 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines import Engine, make_engine
 from sivae_dist.engines.settings import ENGINES, USUAL_ENGINE, EngineSettings
 from sivae_dist.models import Decoder, Encoder
+from sivae_dist.models.layers import forms
 from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
-from sivae_dist.train.tracing import FakeMode, Tracker, fake_networks, micro_batch
+from sivae_dist.train.sizes import at, traced_batch
+from sivae_dist.train.tracing import BatchTracker, FakeMode, TracedSettings, fake_networks, micro_batch
+from sivae_dist.train.work import Work
 
 
 class Counts(NamedTuple):
@@ -31,6 +36,14 @@ class Counts(NamedTuple):
     results."""
 
 
+class TracedStep(NamedTuple):
+    """Counts of one step, and the work that they consist of."""
+
+    counts: Counts
+    work: Counter[Work]
+    """How often there is work of each kind and size."""
+
+
 def count_step(
     settings: RunSettings,
     resolution: int,
@@ -45,16 +58,58 @@ def count_step(
     `share`: images of the whole step, a multiple of `batch`; one micro-batch alone when None.
     """
     parts = (share or batch) // batch
-    settings = settings.model_copy(update={"engine": _eager(settings.engine)})
-    common = (settings.engine, settings.optimizer, settings.ema)
-    with FakeMode(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    return trace_step(settings, resolution, batch, parts, blending=blending, warming_up=warming_up).counts
+
+
+def trace_step(
+    settings: RunSettings,
+    resolution: int,
+    batch: int,
+    parts: int = 1,
+    *,
+    blending: bool = False,
+    warming_up: bool = False,
+) -> TracedStep:
+    """A step of `parts` micro-batches of `batch` images each; one trace serves all batches, and two all `parts`.
+
+    The peak is that of two parts where there are more: latents of the others, some values an image, are left out.
+    """
+    key = (TracedSettings(settings, forms.current()), resolution, blending, traced_batch(batch), warming_up)
+    one = _trace(*key, 1)
+    two = one if parts == 1 else _trace(*key, 2)
+
+    def of_all_parts(first: int, second: int) -> int:
+        return at(first + (parts - 1) * (second - first), batch)  # each further one adds what the second does
+
+    work: Counter[Work] = Counter()
+    for each, times in two.work.items():
+        work[each.at(batch)] += of_all_parts(one.work[each], times)
+    counts = Counts(
+        of_all_parts(one.flops, two.flops),
+        of_all_parts(one.operations, two.operations),
+        of_all_parts(one.traffic, two.traffic),
+        two.peaks.at(batch),
+    )
+    return TracedStep(counts, work)
+
+
+@lru_cache(maxsize=256)
+def _trace(
+    traced: TracedSettings, resolution: int, blending: bool, batch: int, warming_up: bool, parts: int
+) -> BatchTracker:
+    """Traces a step; what is counted are polynomials in the batch (sizes.py)."""
+    settings = traced.settings
+    engine = _eager(settings.engine)
+    settings = settings.model_copy(update={"engine": engine})
+    common = (engine, settings.optimizer, settings.ema)
+    with FakeMode(), torch.random.fork_rng(devices=[]), forms.using(traced.form), warnings.catch_warnings():
         # Copying a network asks for the addresses of its weights; that there are none does no harm.
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         encoder, decoder = fake_networks(settings)
         first: Engine[Encoder, EncoderInput, EncoderTurn] = make_engine(*common, "encoder", encoder, decoder)
         second: Engine[Decoder, DecoderInput, DecoderTurn] = make_engine(*common, "decoder", decoder, encoder)
         objectives = settings.objective.build(
-            encoder, decoder, resolution, settings.model.dimensions, warming_up=warming_up, amp=settings.engine.amp
+            encoder, decoder, resolution, settings.model.dimensions, warming_up=warming_up, amp=engine.amp
         )
         first.prepare(objectives[0], encoder.parts_in_use(resolution, blending))
         second.prepare(objectives[1], decoder.parts_in_use(resolution, blending))
@@ -62,12 +117,12 @@ def count_step(
             _make_moments(player)
         x, cond, draws = micro_batch(settings, decoder, resolution, blending, batch)
         allowed = torch.ones((), dtype=torch.bool)
-        with Tracker() as tracker:
+        with BatchTracker() as tracker:
             one = first.update([(x, cond, draws)] * parts, 0.0, allowed)
             second.update([(x, turn.crossing, cond, draws) for turn in one.turns], 0.0, one.taken)
-            first.average(parts * batch)
-            second.average(parts * batch)
-    return Counts(tracker.flops, tracker.operations, tracker.traffic, tracker.peak)
+            first.average(parts)
+            second.average(parts)
+    return tracker
 
 
 def _eager(engine: EngineSettings) -> EngineSettings:

@@ -17,7 +17,8 @@ from sivae_dist.models import Decoder, Encoder
 from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.forms import Form
 from sivae_dist.objectives import DecoderTurn, EncoderTurn
-from sivae_dist.train.tracing import FakeMode, Tracker, fake_networks, micro_batch
+from sivae_dist.train.sizes import Peak, at, traced_batch
+from sivae_dist.train.tracing import BatchTracker, FakeMode, TracedSettings, fake_networks, micro_batch
 
 _OVERHEAD = {"cuda": 1_000_000_000, "cpu": 800_000_000}
 """Bytes of a process besides tensors: on a GPU the context, NCCL and workspaces, on a CPU interpreter and libraries."""
@@ -72,23 +73,24 @@ def estimate(
     share = share or batch
     engine = settings.engine
     kept = processes > 1 or share > batch
-    activations, flops, _ = _trace(_Traced(settings, _form(device)), resolution, blending, batch, warming_up, kept)
+    traced = TracedSettings(settings, form_on(device))
+    activations, flops, _ = _trace(traced, resolution, blending, traced_batch(batch), warming_up, kept)
     networks = meta_networks(settings)
     whole = sum(map(_bytes, networks))
     trained = sum(_unique_bytes(_trained(n, settings.model.resolutions, resolution)) for n in networks)
     updated = [_unique_bytes(n.parts_in_use(resolution, blending)) for n in networks]
     return Estimate(
         **engine.held(whole, trained, updated, processes, kept)._asdict(),
-        activations=activations,
+        activations=activations.at(batch),
         inputs=share * _input_bytes(settings, networks[1], resolution),
         overhead=_OVERHEAD[device],
-        flops=flops * (share // batch),
+        flops=at(flops, batch) * (share // batch),
     )
 
 
 def logged_terms(settings: RunSettings) -> set[str]:
     """Values that a row of metrics.jsonl has by name once the warm-up is over."""
-    *_, terms = _trace(_Traced(settings, "plain"), 4, False, 1, False, False)
+    *_, terms = _trace(TracedSettings(settings, "plain"), 4, False, 1, False, False)
     keys = ("resolution", "blend", "batch", "lr_encoder", "lr_decoder")
     skipped = {"guard/skipped_steps"} if settings.guard.policy == "skip" else set()
     return {*terms, "gradient/encoder", "gradient/decoder", *(f"schedule/{key}" for key in keys), *skipped}
@@ -106,32 +108,17 @@ def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, 
     return activations + inputs + 8 * sum(map(_bytes, networks)) + BUFFERS + _OVERHEAD["cuda"] <= room
 
 
-def _form(device: str) -> Form:
+def form_on(device: str) -> Form:
     """How layers are computed on a cpu or cuda device."""
     return "fused" if device == "cuda" and forms.current() == "native" else forms.current()
 
 
-class _Traced:
-    """Settings that are equal when a trace would find the same."""
-
-    def __init__(self, settings: RunSettings, form: Form) -> None:
-        self.settings = settings
-        self.form = form
-        engine = settings.engine.model_dump(include={"precision", "channels_last", "checkpoint_activations"})
-        self._key = repr((settings.model, settings.objective, sorted(engine.items()), form))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Traced) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-
 @lru_cache(maxsize=256)
 def _trace(
-    traced: _Traced, resolution: int, blending: bool, batch: int, warming_up: bool, kept: bool
-) -> tuple[int, int, frozenset[str]]:
-    """Traces one micro-batch: bytes at the peak beyond weights and `kept` gradients, operations, and names of terms."""
+    traced: TracedSettings, resolution: int, blending: bool, batch: int, warming_up: bool, kept: bool
+) -> tuple[Peak, int, frozenset[str]]:
+    """Traces one micro-batch: bytes at the peak beyond weights and `kept` gradients and operations, as polynomials in
+    the batch (sizes.py), and names of terms."""
     run = traced.settings
     with FakeMode(), torch.random.fork_rng(devices=[]), forms.using(traced.form):
         networks = fake_networks(run)
@@ -139,7 +126,7 @@ def _trace(
         objectives = run.objective.build(
             *networks, resolution, run.model.dimensions, warming_up=warming_up, amp=run.engine.amp
         )
-        peak = flops = 0
+        peak, flops = Peak(), 0
         names: set[str] = set()
         crossing: list[Tensor] = []
         for network, objective in zip(networks, objectives, strict=True):
@@ -149,13 +136,14 @@ def _trace(
             for parameter in used:
                 parameter.requires_grad_(True)
                 parameter.grad = torch.zeros_like(parameter) if kept else None
-            with Tracker() as tracker:
+            with BatchTracker() as tracker:
                 turn: EncoderTurn | DecoderTurn = objective(x, *crossing, cond, draws)
                 turn.loss.backward()
             crossing = [turn.crossing] if isinstance(turn, EncoderTurn) else []
             for parameter in used:
                 parameter.grad = None
-            peak, flops = max(peak, tracker.peak), flops + tracker.flops
+            peak.include(tracker.peaks)
+            flops += tracker.flops
             names |= turn.terms.keys()
     return peak, flops, frozenset(names)
 

@@ -4,6 +4,7 @@ Needs no GPU and hardly any memory: a step of the largest model is traced in sec
 """
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -16,8 +17,11 @@ from torch.utils.flop_counter import flop_registry
 
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models import Cond, Decoder, Encoder, Mixing, Stage
+from sivae_dist.models.layers.forms import Form
 from sivae_dist.models.stage import blend_real
 from sivae_dist.objectives import Draws
+from sivae_dist.train.sizes import Peak, polynomial
+from sivae_dist.train.work import Work, work_of
 
 
 class FakeMode(FakeTensorMode):
@@ -51,13 +55,17 @@ class Tracker(TorchDispatchMode):
         writes those that it returns or changes."""
         self.bytes = self.peak = 0
         """Bytes of the storages that operations have made: now, and at most."""
+        self.work: Counter[Work] = Counter()
+        """How often there was work of each kind and size."""
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        flops = 0
         if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.flops += count(*args, **kwargs, out_val=out)
+            flops = count(*args, **kwargs, out_val=out)
+            self.flops += self._size(flops)
         given = list(_tensors((args, kwargs)))
         known = {tensor.untyped_storage()._cdata for tensor in given}
         made = [tensor for tensor in _tensors(out) if tensor.untyped_storage()._cdata not in known]
@@ -66,19 +74,42 @@ class Tracker(TorchDispatchMode):
         changed = list(_changed(func, args, kwargs))
         if (made or changed) and func._overloadpacket not in _ALLOCATIONS:
             self.operations += 1
-            self.traffic += sum(tensor.nbytes for tensor in (*given, *made, *changed))
+            self.traffic += sum(self._size(tensor.nbytes) for tensor in (*given, *made, *changed))
+            self.work.update(work_of(func, args, flops, given, made, changed, self._size))
         return out
+
+    def _size(self, count: int) -> int:
+        """What is kept of a count."""
+        return count
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key not in self._alive:
-            self._alive[key] = storage.nbytes()
-            self.bytes += storage.nbytes()
-            self.peak = max(self.peak, self.bytes)
+            self._alive[key] = self._size(storage.nbytes())
+            self.bytes += self._alive[key]
+            self._note()
             weakref.finalize(storage, self._remove, key).atexit = False
+
+    def _note(self) -> None:
+        self.peak = max(self.peak, self.bytes)
 
     def _remove(self, key: int) -> None:
         self.bytes -= self._alive.pop(key)
+
+
+class BatchTracker(Tracker):
+    """Counts, in a trace of `TRACED_BATCH` images, what holds for any number of them: all counts are polynomials
+    (sizes.py), and the peak is that of `peaks`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peaks = Peak()
+
+    def _size(self, count: int) -> int:
+        return polynomial(count)
+
+    def _note(self) -> None:
+        self.peaks.note(self.bytes)
 
 
 def _tensors(tree: object) -> Iterable[Tensor]:
@@ -91,6 +122,22 @@ def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterab
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 yield from _tensors(args[place] if place < len(args) else kwargs.get(argument.name))
+
+
+class TracedSettings:
+    """Settings and a form of the layers, equal to others when a trace would find the same."""
+
+    def __init__(self, settings: RunSettings, form: Form) -> None:
+        self.settings = settings
+        self.form = form
+        engine = settings.engine.model_dump(include={"precision", "channels_last", "checkpoint_activations"})
+        self._key = repr((settings.model, settings.objective, settings.optimizer, sorted(engine.items()), form))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TracedSettings) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 def fake_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
