@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from sivae_dist.process import processes
+from sivae_dist.step.optimizer import EagerAdam
 
 
 def load(device: torch.device) -> ModuleType:
@@ -21,6 +22,7 @@ def load(device: torch.device) -> ModuleType:
     import deepspeed
     import deepspeed.comm
     import deepspeed.ops
+    import deepspeed.runtime.zero.utils
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     if deepspeed.accelerator.get_accelerator().device_name() != device.type:
@@ -28,6 +30,8 @@ def load(device: torch.device) -> ModuleType:
     # On a CPU it would compile reductions for inference, which training never calls: a minute, a compiler, and a wait
     # for ever when another process was killed while it compiled them. It compiles what is named here.
     deepspeed.ops.__compatible_ops__ = {}
+    if EagerAdam not in (tested := deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS):
+        tested.append(EagerAdam)  # it warns of all but the very types that it lists, torch's Adam among them
     processes.join_alone(device)
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)

@@ -1,5 +1,7 @@
 """Adam with a step that non-finite gradients cannot reach, and the moving average of the weights."""
 
+import inspect
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -8,6 +10,17 @@ from torch.optim.optimizer import ParamsT
 from torch.optim.swa_utils import AveragedModel
 
 from sivae_dist.settings import Images, Settings
+
+
+class EagerAdam(Adam):
+    """torch's, with the bodies of its methods alone: what shields them from torch.compile imports the compiler first.
+
+    That takes nearly as long as to import torch, and an optimizer is never compiled here.
+    """
+
+    add_param_group = inspect.unwrap(Adam.add_param_group)
+    step = torch.no_grad()(inspect.unwrap(Adam.step))
+    zero_grad = inspect.unwrap(Adam.zero_grad)
 
 
 class OptimizerSettings(Settings):
@@ -22,7 +35,7 @@ class OptimizerSettings(Settings):
 
     def build(self, parameters: ParamsT) -> Adam:
         """An optimizer for these parameters, or groups of them; those without a gradient are left alone."""
-        return Adam(parameters, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        return EagerAdam(parameters, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
 
 
 def guarded_step(

@@ -11,10 +11,12 @@ from tests.helpers import begin, random_set, tiny_settings, train
 NEVER = {"torchvision", "deepspeed", "torch_fidelity", "torchmetrics", "nvidia.dali", "lmdb"}
 """By no command that trains or draws with the usual settings."""
 
-COMPILER = {"torch._dynamo", "sympy", "torch._inductor"}
-"""Takes nearly as long as torch itself. Adam's step imports it, and a trace for memory; drawing needs none of it."""
+COMPILER = {"torch._dynamo", "torch._inductor"}
+"""Takes nearly as long as torch itself. A trace for memory imports it, and torch's DistributedDataParallel; training on
+one process and drawing need none of it."""
 
-TRAINING = {"torch.distributed.checkpoint", "tensorboard"}
+TRAINING = {"torch.distributed.checkpoint", "sympy", "tensorboard"}
+"""sympy comes with the first, and belongs to the compiler."""
 
 _NOTING = """
 import os, sys
@@ -82,13 +84,19 @@ def test_a_dry_run_imports_what_it_checks(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "with_torch"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("processes", "with_torch", "with_compiler"), [(1, 1, 0), (2, 3, 2)])
 def test_training_imports_torch_once_a_process(
-    imports_of: Callable[..., list[set[str]]], data: Path, tmp_path: Path, processes: int, with_torch: int
+    imports_of: Callable[..., list[set[str]]],
+    data: Path,
+    tmp_path: Path,
+    processes: int,
+    with_torch: int,
+    with_compiler: int,
 ) -> None:
     """A single process trains in the command's own; several are started by one that has checked the settings."""
     found = imports_of(*tiny(data, tmp_path / "run"), "--nproc", processes)
     assert sum("torch" in one for one in found) == with_torch
+    assert sum(bool(one & COMPILER) for one in found) == with_compiler
     assert not set.union(*found) & {"matplotlib", *NEVER}
 
 
