@@ -15,7 +15,7 @@ from data_pipelines.order import Order
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.step.schedule import Schedule, Segment
 from sivae_dist.train.communication import Collective, Collectives, communication
-from sivae_dist.train.memory import logged_terms
+from sivae_dist.train.memory import logged_terms, meta_networks
 from sivae_dist.train.players import Players
 from sivae_dist.train.trainer import Trainer, make_schedule
 from tests.engines import ENGINES
@@ -128,12 +128,17 @@ def of_run(path: Path) -> list[list[Collective]]:
 def test_a_step_of_a_run_sends_gradients_votes_and_logged_values(tmp_path: Path, data: Path) -> None:
     path = open_run(tmp_path / "run", data, "data.faults=quarantine", "monitoring.scalars_every=16")
     settings = tiny_settings(data)
+    networks = sum(p.nbytes for network in meta_networks(settings) for p in network.parameters())
     for steps in on_processes(2, of_run, path, limit=200):
-        for number, (resolution, blending) in ((1, (4, False)), (3, (8, True))):
+        for number, resolution, blending in ((0, 4, False), (1, 4, False), (2, 8, True), (3, 8, True)):
             in_use = communication(settings, resolution, 2, blending=blending).reduced
             total: Counter[tuple[str, str]] = Counter()
             for one in steps[number]:
                 total[one.origin, one.name] += one.bytes
+            if number in (0, 2):  # a segment begins
+                assert total[DDP, "all_reduce"] == 2 * in_use
+                assert networks <= total[DDP, "broadcast"] <= networks + 2000  # buffers, and sizes of buckets
+                continue
             logged = total.pop((LOG, "all_reduce"))
             assert logged == 8 * len([name for name in logged_terms(settings) if not name.startswith("schedule/")])
             assert total == {(STOP, "all_reduce"): 4, (QUARANTINE, "all_reduce"): 8, (DDP, "all_reduce"): in_use}
