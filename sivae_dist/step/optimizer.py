@@ -70,8 +70,14 @@ def state_is_finite(optimizer: Adam, parameters: list[nn.Parameter]) -> Tensor:
     if not states:
         return torch.ones((), dtype=torch.bool, device=parameters[0].device)
     norms = torch._foreach_norm([state["exp_avg"] for state in states])
-    largest = torch._foreach_max([state["exp_avg_sq"] for state in states])  # squares have no other infinity
+    # Squares have no other infinity. As vectors, since a maximum of another format is one of a copy.
+    largest = torch._foreach_max([_as_vector(state["exp_avg_sq"]) for state in states])
     return torch.isfinite(torch.stack([*norms, *largest])).all()
+
+
+def _as_vector(dense: Tensor) -> Tensor:
+    """A view of all its values, in the order of memory."""
+    return dense.as_strided((dense.numel(),), (1,))
 
 
 class EmaSettings(Settings):

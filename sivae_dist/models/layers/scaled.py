@@ -148,14 +148,22 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         mask = [weight is not None, x is not None, ctx.needs_bias]
-        # Of what was not saved the shape is asked for.
-        x = grad.new_empty(1).expand(ctx.shapes[0]) if x is None else x
-        weight = grad.new_empty(1).expand(ctx.shapes[1]) if weight is None else weight
+        x, weight = (
+            _shape_only(shape, grad) if tensor is None else tensor
+            for tensor, shape in zip((x, weight), ctx.shapes, strict=True)
+        )
         (stride, padding), channels = ctx.settings, [ctx.shapes[1][0]]
         grads = torch.ops.aten.convolution_backward(
             grad, x, weight, channels, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
         )
         return *grads, None, None
+
+
+def _shape_only(shape: torch.Size, grad: Tensor) -> Tensor:
+    """For a tensor that an operation asks for the shape alone: in the format of `grad`, or it would be copied."""
+    is_last = grad.is_contiguous(memory_format=torch.channels_last)
+    format = torch.channels_last if is_last else torch.contiguous_format
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=format)
 
 
 class _TransposedConvolution(torch.autograd.Function):

@@ -227,6 +227,19 @@ def test_all_maps_have_the_format_that_is_set(value: str, tmp_path: Path) -> Non
     assert {*formats} == {(value == "false", value == "true")}
 
 
+@pytest.mark.parametrize("trained", [True, False], ids=["weight", "input"])
+def test_a_gradient_alone_copies_no_map_or_weight(trained: bool) -> None:
+    layer = Conv2d(32, 32, 3, equalized=False, bias=False).to(memory_format=torch.channels_last)
+    layer.requires_grad_(trained)
+    x = maps(2, 32, 8, 8, seed=1, dtype=torch.float32).requires_grad_(not trained)
+    with forms.using("fused"):
+        y = layer(x)
+        with torch.profiler.profile() as profiled:
+            y.backward(torch.ones_like(y))
+    copied = [event.name for event in profiled.events() if event.name == "aten::clone"]
+    assert y.is_contiguous(memory_format=torch.channels_last) and copied == []
+
+
 def test_shared_weights_are_computed_once_and_get_all_gradients() -> None:
     layer = Linear(4, 3, equalized=True, lr_factor=0.1).double()
     x, y = random(2, 4, seed=1), random(2, 4, seed=2)
