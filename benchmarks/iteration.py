@@ -92,16 +92,23 @@ class Contender(Protocol):
 class OurIteration:
     """The package's own: an iteration of a run with these settings, on given images."""
 
-    def __init__(self, settings: RunSettings) -> None:
-        self.name = settings.engine.precision
-        self.settings = settings
-        self.players = Players(settings, CPU)
-        self.guard = Guard(settings.guard, CPU)
-        self.iteration = Iteration(settings, self.players, self.guard, CPU)
+    def __init__(self, settings: RunSettings, device: torch.device = CPU, *, checked: bool = True) -> None:
+        """`checked`: every iteration ends with the guard's verdict, for which it waits, as one that is logged does."""
+        self.name: str = settings.engine.precision
+        self.settings, self.device, self.checked = settings, device, checked
+        self.players = Players(settings, device)
+        self.guard = Guard(settings.guard, device)
+        self.iteration = Iteration(settings, self.players, self.guard, device)
         self.images = 0
+        self.last: Step | None = None
+
+    def verdict(self) -> None:
+        """Waits for the device. NonFiniteError unless all iterations were finite."""
+        if self.last is not None:
+            self.guard.check(self.last)
 
     def ready(self, resolution: int, batch: int) -> Callable[[], None]:
-        x = 2 * torch.rand(batch, *self.settings.model.shape(resolution)) - 1
+        x = (2 * torch.rand(batch, *self.settings.model.shape(resolution)) - 1).to(self.device)
         phase = Phase(0, resolution, 0, 1 << 40, 0, batch, LR, LR)
         segment = Segment(resolution, blending=False, warming_up=False)
         self.players.prepare(segment)
@@ -109,9 +116,10 @@ class OurIteration:
         def iterate() -> None:
             step = Step(self.images, batch, phase, segment, 1.0, LR, LR)
             self.iteration.take(step, Batch(x, None, step.position))
-            self.guard.check(step)
+            if self.checked:
+                self.guard.check(step)
             self.players.average(batch)
-            self.images = step.end
+            self.images, self.last = step.end, step
 
         return iterate
 
@@ -209,13 +217,17 @@ def begin(arguments: argparse.Namespace) -> list[Contender]:
         load_config(arguments.config, ["data.path=unused", "device=cpu", *arguments.set, f"engine.precision={name}"])
         for name in PRECISIONS
     ]
-    model, objective = ours[0].model, ours[0].objective
+    return [baseline_of(ours[0], arguments.config, arguments.authors), *map(OurIteration, ours)]
+
+
+def baseline_of(settings: RunSettings, config: str, clone: Path | None) -> Contender:
+    """The authors' iteration, or the plain rendering of it, with networks of the settings of `config` on torch's
+    default device. ValueError when the configuration or the clone cannot be used."""
+    model, objective = settings.model, settings.objective
     if not isinstance(model, StyleSettings) or not isinstance(objective, SoftIntroSettings):
-        raise ValueError(f"{arguments.config} is no Soft-IntroVAE with style-based networks, which the authors' are")
-    clone: Path | None = arguments.authors
+        raise ValueError(f"{config} is no Soft-IntroVAE with style-based networks, which the authors' are")
     shape = (model, objective, LR)
-    baseline = PlainIteration(*shape) if clone is None else AuthorsIteration(clone, *shape)
-    return [baseline, *map(OurIteration, ours)]
+    return PlainIteration(*shape) if clone is None else AuthorsIteration(clone, *shape)
 
 
 def _rows(text: str) -> list[Row]:

@@ -1,5 +1,6 @@
 """The parameters shared by all points: the device, the intended run, and the amount of work."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -86,10 +87,15 @@ def timed(course: Course, stepper: Stepper, images: int) -> Timing:
     x, draws = stepper.images(images), stepper.draws(images)
     for _ in range(2):
         stepper.step(x, draws)
-    course.wait()
+    return clocked(lambda: stepper.step(x, draws), course.steps, course.wait)
+
+
+def clocked(take: Callable[[], object], steps: int, wait: Callable[[], None]) -> Timing:
+    """The mean over consecutive steps. `wait` returns when the device has finished all its work."""
+    wait()
     start = perf_counter()
-    for _ in range(course.steps):
-        stepper.step(x, draws)
+    for _ in range(steps):
+        take()
     host = perf_counter() - start
-    course.wait()
-    return Timing(host / course.steps, (perf_counter() - start) / course.steps)
+    wait()
+    return Timing(host / steps, (perf_counter() - start) / steps)

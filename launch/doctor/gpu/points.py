@@ -16,8 +16,8 @@ from launch.doctor.report import Finding, Report
 _PATIENCE = 600.0
 
 
-def run(report: Report, course: Course) -> None:
-    """Runs all points; their measurements go into the report's facts."""
+def run(report: Report, course: Course, without: Callable[[str], str | None] = lambda _: None) -> None:
+    """Runs all points; their measurements go into the report's facts. `without`: why one of this name is left out."""
     points: dict[str, Callable[[Course, dict[str, Any]], Iterator[Finding]]] = {
         "1 machine": machine,
         "2 step": exactness.against_cpu,
@@ -31,6 +31,9 @@ def run(report: Report, course: Course) -> None:
         "10 nodes": several.nodes,
     }
     for name, point in points.items():
+        if (reason := without(name)) is not None:
+            report.add(Finding("ok", name, f"skipped: {reason}"))
+            continue
         facts = report.facts.setdefault(name, {})
         report.check(name, lambda point=point, facts=facts: point(course, facts))  # type: ignore[misc]
         course.forget()

@@ -15,6 +15,7 @@ from launch.doctor.gpu import exactness, loading, points, several, speed
 from launch.doctor.gpu.course import Course
 from launch.doctor.report import Report
 from launch.doctor.selftest import SelfTest
+from sivae_dist.models.layers import forms
 from sivae_dist.step.optimizer import guarded_step
 from tests.helpers import tiny_settings
 
@@ -48,6 +49,23 @@ def test_steps_agree_and_are_timed(course: Course) -> None:
     assert all(0 < row["host"] <= row["total"] for row in facts["rows"])
     assert lines(speed.largest, course, facts) == [("ok", "a blending step at 8 px with 2 images: was taken")]
     assert facts["estimate"]["activations"] > 0
+
+
+def test_a_step_has_the_form_of_layers_that_training_would_choose(course: Course) -> None:
+    """With torch.compile the plain one; a stepper before it left another."""
+    try:
+        for chosen, form in (("engine.kernels=fused", "fused"), ("engine.compile=true", "plain")):
+            course.stepper(4, chosen)
+            assert forms.current() == form
+    finally:
+        forms.use(None)
+
+
+def test_a_point_that_is_left_out_says_why(course: Course) -> None:
+    report = Report()
+    points.run(report, course, lambda name: None if name.startswith("10 ") else "for a test")
+    assert [finding.detail for finding in report.findings[:-1]] == ["skipped: for a test"] * 9
+    assert report.findings[-1].detail == "skipped: this command cannot start a second node"
 
 
 def test_a_wait_is_named(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
