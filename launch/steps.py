@@ -11,7 +11,6 @@ from sivae_dist.objectives import Draws
 from sivae_dist.process import numerics
 from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Segment
-from sivae_dist.train.kernels import choose_kernels
 from sivae_dist.train.players import Players
 
 SEED = 7
@@ -32,7 +31,6 @@ class Stepper:
         engine = settings.engine
         numerics.set_environment(engine.deterministic)
         numerics.configure(engine.precision, engine.deterministic, device)
-        choose_kernels(engine, device, None)
         self.settings = settings
         self.device = device
         self.resolution = resolution

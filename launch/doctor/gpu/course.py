@@ -9,6 +9,7 @@ import torch
 from launch.doctor.selftest import SelfTest
 from launch.steps import Stepper
 from sivae_dist.config.run_settings import RunSettings, validate
+from sivae_dist.train.kernels import choose_kernels
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Course:
         return validate(self.config.plain(), "config", assignments)
 
     def stepper(self, resolution: int, *assignments: str, blending: bool = False) -> Stepper:
-        return Stepper(self.settings(*assignments), self.device, resolution, blending=blending)
+        """Steps with the form of the layers that training would choose."""
+        return stepper(self.settings(*assignments), self.device, resolution, blending=blending)
 
     def forget(self) -> None:
         """Frees cached memory and resets its peak."""
@@ -80,6 +82,11 @@ class Timing:
     """Until the host has issued it."""
     total: float
     """Until the device has completed it."""
+
+
+def stepper(settings: RunSettings, device: torch.device, resolution: int, *, blending: bool = False) -> Stepper:
+    choose_kernels(settings.engine, device, None)
+    return Stepper(settings, device, resolution, blending=blending)
 
 
 def timed(course: Course, stepper: Stepper, images: int) -> Timing:

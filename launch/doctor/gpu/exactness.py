@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from launch.doctor.gpu.course import Course
+from launch.doctor.gpu.course import Course, stepper
 from launch.doctor.report import Finding
 from launch.doctor.selftest import TOLERANCE
-from launch.steps import Stepper, copied, same, worst
+from launch.steps import copied, same, worst
 from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.checkpoint.saver import CheckpointSaver
 from sivae_dist.checkpoint.settings import CheckpointSettings
@@ -29,13 +29,13 @@ def against_cpu(course: Course, facts: dict[str, Any]) -> Iterator[Finding]:
     side = min(64, course.config.model.final_resolution)
     cpu = torch.device("cpu")
 
-    def one(device: torch.device) -> dict[str, torch.Tensor]:
+    def stepped(device: torch.device) -> dict[str, torch.Tensor]:
         settings = course.settings(f"engine={{name: {USUAL_ENGINE}, precision: fp64}}", "optimizer.eps=1e-3")
-        stepper = Stepper(settings, device, side)
-        stepper.step(stepper.images(2), stepper.draws(2, on=cpu))
-        return copied(stepper.players.tensors())
+        one = stepper(settings, device, side)
+        one.step(one.images(2), one.draws(2, on=cpu))
+        return copied(one.players.tensors())
 
-    name, size = worst(one(course.device), one(cpu))
+    name, size = worst(stepped(course.device), stepped(cpu))
     facts |= {"worst": name, "difference": size}
     text = f"the intended networks, one fp64 step at {side} px, CPU against {course.device.type}: {size:.1e} ({name})"
     yield Finding("ok" if size < TOLERANCE else "fail", "2 step", text, "" if size < TOLERANCE else "send the JSON")
