@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from launch.cli import (
+    benchmark,
     checkpoints,
     config,
     configure,
@@ -21,6 +22,7 @@ from launch.cli import (
     export,
     jobs,
     pictures,
+    plan,
     submit,
     sweep,
     train,
@@ -82,6 +84,8 @@ app.add_typer(config.app, name="config")
 data.app.command("draw")(draw.draw)
 app.command()(doctor.doctor)
 app.command()(configure.configure)
+app.command()(plan.plan)
+app.command()(benchmark.benchmark)
 app.command()(train.train)
 app.command()(submit.submit)
 app.command()(sweep.sweep)

@@ -1,0 +1,1 @@
+"""What a run will take on other hardware: `sivae plan`, with constants that are tabled or measured."""
