@@ -67,7 +67,7 @@ def work(index: int, settings: RunSettings, row: tuple[int, int], core: int, mee
     iterates["together"] = OurIteration(settings).ready(*row)
     for iterate in iterates.values():  # the first also allocates the optimizer's state, and DDP lays out its buckets
         iterate()
-    pipe.send(None)
+    pipe.send(os.sched_getaffinity(0))
     while name := pipe.recv():
         gc.collect()
         start, cpu = time.monotonic(), time.process_time()
@@ -90,8 +90,7 @@ def measure(settings: RunSettings, row: tuple[int, int], rounds: int, cores: lis
             theirs.close()
             pipes.append(ours)
         try:
-            for pipe in pipes:
-                pipe.recv()
+            assert [pipe.recv() for pipe in pipes] == [{core} for core in cores[:2]]
             for number in range(rounds):
                 for name in list(SETTINGS)[:: 1 if number % 2 == 0 else -1]:
                     which, count = SETTINGS[name]
