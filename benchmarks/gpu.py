@@ -33,7 +33,7 @@ from launch.doctor.gpu import points
 from launch.doctor.gpu.course import Course, clocked
 from launch.doctor.report import Report, without_secrets
 from launch.doctor.selftest import SelfTest
-from launch.plan.peaks import peak
+from launch.forecast.peaks import peak
 from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
 from sivae_dist.process import numerics

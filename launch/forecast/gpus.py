@@ -1,6 +1,7 @@
 """GPUs by name, from their vendor's data sheets. How much of it training reaches is assumed: nothing was measured."""
 
 from launch.forecast.machine import Machine, Rate, Stream
+from launch.forecast.peaks import PEAKS
 from sivae_dist.process.numerics import Precision
 from sivae_dist.train.work import Kind
 
@@ -31,7 +32,7 @@ def _gpu(
     name: str,
     sheet: str,
     *,
-    tflops: dict[Precision, float],
+    peaks: str,
     bandwidth: float,
     gigabytes: int,
     within: float,
@@ -39,13 +40,13 @@ def _gpu(
     watts: float,
     nodes: str,
 ) -> Machine:
-    """`tflops`: dense peaks. `bandwidth`: of memory in TB/s. `within`: GB/s of a GPU to others of its node in one
-    direction; `between`: of a node's network in one direction."""
+    """`peaks`: its entry in peaks.py. `bandwidth`: of memory in TB/s. `within`: GB/s of a GPU to others of its node in
+    one direction; `between`: of a node's network in one direction."""
     rates = [
         Rate(
             kind=kind, precision=precision, channels=1, positions=1, flops_per_second=peak * _REACHED[precision] * 1e12
         )
-        for precision, peak in tflops.items()
+        for precision, peak in PEAKS[peaks][0].items()
         for kind in _ARITHMETIC
     ]
     reached = bandwidth * _BANDWIDTH_REACHED * 1e12
@@ -76,7 +77,7 @@ GPUS = {
         "H100 SXM",
         "NVIDIA H100 Tensor Core GPU data sheet: 67 TFLOP/s fp32, 494.7 tf32 and 989.4 bf16 without sparsity, 80 GB, "
         "3.35 TB/s, NVLink 900 GB/s in both directions, 700 W",
-        tflops={"fp32": 67, "tf32": 494.7, "bf16": 989.4},
+        peaks="H100 80GB HBM3",
         bandwidth=3.35,
         gigabytes=80,
         within=450,
@@ -88,7 +89,7 @@ GPUS = {
         "H200 SXM",
         "NVIDIA H200 Tensor Core GPU data sheet: arithmetic as H100, 141 GB, 4.8 TB/s, NVLink 900 GB/s in both "
         "directions, 700 W",
-        tflops={"fp32": 67, "tf32": 494.7, "bf16": 989.4},
+        peaks="H200",
         bandwidth=4.8,
         gigabytes=141,
         within=450,
@@ -100,7 +101,7 @@ GPUS = {
         "A100 SXM 80 GB",
         "NVIDIA A100 Tensor Core GPU data sheet: 19.5 TFLOP/s fp32, 156 tf32 and 312 bf16 without sparsity, 80 GB, "
         "2.039 TB/s, NVLink 600 GB/s in both directions, 400 W",
-        tflops={"fp32": 19.5, "tf32": 156, "bf16": 312},
+        peaks="A100",
         bandwidth=2.039,
         gigabytes=80,
         within=300,
@@ -112,7 +113,7 @@ GPUS = {
         "GeForce RTX 4090",
         "NVIDIA Ada GPU architecture white paper: 82.6 TFLOP/s fp32, 82.6 tf32 and 165.2 bf16 (sums in fp32) without "
         "sparsity, 24 GB, 1.008 TB/s, PCIe 4.0 x16 (32 GB/s in one direction), 450 W",
-        tflops={"fp32": 82.6, "tf32": 82.6, "bf16": 165.2},
+        peaks="RTX 4090",
         bandwidth=1.008,
         gigabytes=24,
         within=32,
