@@ -12,9 +12,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from launch.environment import forget_launchers
-from launch.parents import end_with
 from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
+from sivae_dist.process.parents import end_with
 from sivae_dist.process.signals import handling
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import INTERRUPTED, STOPPED, Logs

@@ -13,9 +13,9 @@ import sys
 from contextlib import nullcontext
 from typing import NoReturn
 
-from launch.parents import end_with
 from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
+from sivae_dist.process.parents import end_with
 
 
 def end_with_launcher() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sivae_dist.engines.base import Engine, InputT, NetworkT, TurnT, Update
+from sivae_dist.engines.compiling import compile_objective, reported
 from sivae_dist.process.processes import world_size
 from sivae_dist.step.optimizer import guarded_step, state_is_finite
 
@@ -21,8 +22,7 @@ class DdpEngine(Engine[NetworkT, InputT, TurnT]):
     def prepare(self, objective: nn.Module, parts_in_use: list[nn.Module]) -> None:
         self.parameters = [p for part in parts_in_use for p in part.parameters()]
         if self.settings.compile:
-            torch._dynamo.reset()  # the last segment's code is of no more use, and its count would reach a limit
-            objective.compile(dynamic=False)
+            compile_objective(objective)
         distributed = world_size() > 1
         if distributed:
             with self.turn():
@@ -61,7 +61,8 @@ class DdpEngine(Engine[NetworkT, InputT, TurnT]):
             last = index == len(inputs) - 1
             local = isinstance(self.objective, DistributedDataParallel) and (alone or not last)
             with self.objective.no_sync() if local else nullcontext():  # type: ignore[operator]
-                turn: TurnT = self.objective(*arguments)
+                with reported() if self.settings.compile else nullcontext():
+                    turn: TurnT = self.objective(*arguments)
                 (turn.loss / torch.where(sound & torch.isfinite(turn.loss), len(inputs), torch.nan)).backward()
             turns.append(turn._replace(loss=turn.loss.detach()))
         return turns

@@ -9,7 +9,6 @@ import torch
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from data_pipelines.choices import Registry, one_of
-from sivae_dist.models.layers.forms import Form
 from sivae_dist.process.numerics import Precision
 from sivae_dist.settings import MAY_CHANGE, Settings, flatten
 
@@ -60,12 +59,13 @@ class EngineSettings(Settings, ABC):
     """On GPUs the same steps give the same bits, at some cost in speed: what a run on a GPU needs to be resumed bit for
     bit, on GPUs of the same model that are connected alike. On CPUs they always do."""
     compile: Annotated[bool, MAY_CHANGE] = False
-    """torch.compile of both objectives, once for every resolution and again for its transition."""
-    kernels: Annotated[Literal["auto"] | Form, MAY_CHANGE] = "auto"
-    """How layers are computed, equal but for rounding. `plain`: one operation after the other, which `compile` fuses.
-    `fused`: fewer operations that read, write and save less. `native`: the same, with element-wise parts in C++ on
-    CPUs, which a compiler makes in a few seconds. `auto`: `plain` with `compile`, else the form that the run has been
-    trained with; at its start `native` on CPUs where there is a C++ compiler, else `fused`."""
+    """torch.compile of both objectives to one graph each, once for every resolution and again for its transition; the
+    next in the background. It makes layers of a form of its own, which a run keeps unless `kernels` names another."""
+    kernels: Annotated[Literal["auto", "plain", "fused", "native"], MAY_CHANGE] = "auto"
+    """How layers are computed, equal but for rounding. `plain`: one operation after the other. `fused`: fewer
+    operations that read, write and save less. `native`: the same, with element-wise parts in C++ on CPUs, which a
+    compiler makes in a few seconds. `auto`: what `compile` makes; without it, the form that the run has been trained
+    with, and at its start `native` on CPUs where there is a C++ compiler, else `fused`."""
     channels_last: bool = True
     """Memory format of weights and images; faster for convolutions on a GPU with bf16 and on a CPU."""
     max_batch_per_rank: Annotated[MicroBatch, MAY_CHANGE] = None
@@ -87,8 +87,8 @@ class EngineSettings(Settings, ABC):
 
     @model_validator(mode="after")
     def _fused_once(self) -> Self:
-        if self.compile and self.kernels not in ("auto", "plain"):
-            raise ValueError(f"compile=true fuses the plain layers itself: remove kernels={self.kernels}")
+        if self.compile and self.kernels != "auto":
+            raise ValueError(f"compile=true fuses the layers itself: remove kernels={self.kernels}")
         return self
 
     @property

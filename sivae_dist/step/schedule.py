@@ -78,6 +78,9 @@ class Segment:
     blending: bool
     warming_up: bool
 
+    def __str__(self) -> str:
+        return f"{self.resolution} px{', in transition' * self.blending}{', warming up' * self.warming_up}"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -240,6 +243,17 @@ class Schedule:
             step = self.step_at(position)
             yield step
             position = step.end
+
+    def following(self, step: Step) -> Step | None:
+        """The first step of the next segment; None when the run ends before."""
+        phase = step.phase
+        for position in sorted({phase.start + phase.blend_images, phase.end, self.warmup}):
+            if position > step.position:
+                steps = math.ceil((position - step.position) / step.batch)
+                next_step = self.step_at(step.position + steps * step.batch)
+                if next_step.position < self.total and next_step.segment != step.segment:
+                    return next_step
+        return None
 
     def check_world_size(self, world_size: int) -> None:
         """ValueError naming the nearest batch sizes when one cannot be divided among the processes."""

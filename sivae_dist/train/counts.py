@@ -1,11 +1,12 @@
 """Operations, bytes and memory of a whole step, counted by tracing it: the same numbers on every machine.
 
 A step consists of both updates, with their guarded optimizer steps and checks, and of the averages. It is that of one
-process alone under DDP, not its first one (the optimizer's moments exist), and without torch.compile.
+process alone under DDP, not its first one (the optimizer's moments exist), with torch.compile or without it.
 """
 
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,9 +17,11 @@ from sivae_dist.engines import Engine, make_engine
 from sivae_dist.engines.settings import ENGINES, USUAL_ENGINE, EngineSettings
 from sivae_dist.models import Decoder, Encoder
 from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.forms import Form
 from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
+from sivae_dist.train.kernel_counts import kernels_counted
 from sivae_dist.train.sizes import at, traced_batch
-from sivae_dist.train.tracing import BatchTracker, FakeMode, TracedSettings, fake_networks, micro_batch
+from sivae_dist.train.tracing import BatchTracker, FakeMode, TracedSettings, Tracker, fake_networks, micro_batch
 from sivae_dist.train.work import Work
 
 
@@ -28,7 +31,7 @@ class Counts(NamedTuple):
     flops: int
     """Floating-point operations of matrix products and convolutions, 2 for a product and its sum."""
     operations: int
-    """Operations of torch that compute or copy, custom ones included."""
+    """Operations of torch that compute or copy, custom ones included; of compiled objectives, kernels."""
     traffic: int
     """Bytes that these operations read and write, weights and the optimizer's state included (tracing.py)."""
     peak: int
@@ -52,12 +55,18 @@ def count_step(
     share: int | None = None,
     blending: bool = False,
     warming_up: bool = False,
+    compiled: bool = False,
 ) -> Counts:
     """Counts a step at `resolution` px, in its transition or not, that takes `batch` images at once.
 
-    `share`: images of the whole step, a multiple of `batch`; one micro-batch alone when None.
+    `share`: images of the whole step, a multiple of `batch`; one micro-batch alone when None. `compiled`: with both
+    objectives as engine.compile makes them on a CPU (kernel_counts.py), whatever the settings say.
     """
     parts = (share or batch) // batch
+    if compiled:
+        tracker = Tracker()
+        _take(settings, "compiled", resolution, blending, batch, warming_up, parts, tracker)
+        return Counts(tracker.flops, tracker.operations, tracker.traffic, tracker.peak)
     return trace_step(settings, resolution, batch, parts, blending=blending, warming_up=warming_up).counts
 
 
@@ -98,11 +107,26 @@ def _trace(
     traced: TracedSettings, resolution: int, blending: bool, batch: int, warming_up: bool, parts: int
 ) -> BatchTracker:
     """Traces a step; what is counted are polynomials in the batch (sizes.py)."""
-    settings = traced.settings
-    engine = _eager(settings.engine)
+    tracker = BatchTracker()
+    _take(traced.settings, traced.form, resolution, blending, batch, warming_up, parts, tracker)
+    return tracker
+
+
+def _take(
+    settings: RunSettings,
+    form: Form,
+    resolution: int,
+    blending: bool,
+    batch: int,
+    warming_up: bool,
+    parts: int,
+    tracker: Tracker,
+) -> None:
+    """Takes a step inside of the tracker, with tensors that have shapes but no values."""
+    engine = _usual(settings.engine, form)
     settings = settings.model_copy(update={"engine": engine})
     common = (engine, settings.optimizer, settings.ema)
-    with FakeMode(), torch.random.fork_rng(devices=[]), forms.using(traced.form), warnings.catch_warnings():
+    with FakeMode(), torch.random.fork_rng(devices=[]), forms.using(form), warnings.catch_warnings():
         # Copying a network asks for the addresses of its weights; that there are none does no harm.
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         encoder, decoder = fake_networks(settings)
@@ -117,18 +141,17 @@ def _trace(
             _make_moments(player)
         x, cond, draws = micro_batch(settings, decoder, resolution, blending, batch)
         allowed = torch.ones((), dtype=torch.bool)
-        with BatchTracker() as tracker:
+        with tracker, kernels_counted(tracker, first, second) if engine.compile else nullcontext():
             one = first.update([(x, cond, draws)] * parts, 0.0, allowed)
             second.update([(x, turn.crossing, cond, draws) for turn in one.turns], 0.0, one.taken)
             first.average(parts)
             second.average(parts)
-    return tracker
 
 
-def _eager(engine: EngineSettings) -> EngineSettings:
-    """The usual engine with the settings that all have, without torch.compile."""
-    common = engine.model_dump(include={*EngineSettings.model_fields} - {"compile"})
-    return ENGINES[USUAL_ENGINE].model_validate(common)
+def _usual(engine: EngineSettings, form: Form) -> EngineSettings:
+    """The usual engine with the settings that all have."""
+    common = engine.model_dump(include={*EngineSettings.model_fields} - {"kernels"})
+    return ENGINES[USUAL_ENGINE].model_validate(common | {"compile": form == "compiled"})
 
 
 def _make_moments(player: Engine[Any, Any, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 
 from sivae_dist.checkpoint import Meta
+from sivae_dist.engines import compiling
 from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.forms import Form
@@ -15,20 +16,16 @@ from sivae_dist.process.processes import everyone
 def choose_kernels(engine: EngineSettings, device: torch.device, before: Meta | None) -> list[str]:
     """Sets the form for this process, the same in all; returns warnings. `before`: of the checkpoint to resume from.
 
-    ValueError if it is `native`, by choice or by what the run was trained with, and a process has no compiler.
+    ValueError if it is `native` or `compiled`, by choice or by what the run was trained with, and a process has no
+    compiler, and if a run that was trained with `engine.compile` is to go on in another form that nobody names.
     """
     recorded = _recorded(before, device)
-    form = engine.kernels if engine.kernels != "auto" else "plain" if engine.compile else recorded
-    lacking = _lacking(device) if form in (None, "native") else None
+    form = _asked(engine, recorded)
+    lacking = _lacking(form or "native", device)
     if form is None:
         form = "fused" if lacking else "native"
-    elif form == "native" and lacking:
-        if engine.kernels == "native":
-            raise ValueError(f"engine.kernels=native is not possible: {lacking}")
-        raise ValueError(
-            f"the run has been trained with native kernels, which are not possible here: {lacking}; install a C++ "
-            "compiler, or set engine.kernels=fused to continue with other rounding"
-        )
+    elif lacking:
+        raise ValueError(_refusal(engine, form, lacking))
     forms.use(form)
     if before is None or recorded == form:
         return []
@@ -49,8 +46,40 @@ def _recorded(before: Meta | None, device: torch.device) -> Form | None:
     return "fused" if elsewhere else cast(Form, before.kernels)
 
 
-def _lacking(device: torch.device) -> str | None:
-    """Why `native` is not possible; None if it is."""
+def _asked(engine: EngineSettings, recorded: Form | None) -> Form | None:
+    """The form that the settings ask for; None where the machine decides."""
+    if engine.compile:
+        return "compiled"
+    if engine.kernels != "auto":
+        return engine.kernels
+    if recorded == "compiled":
+        raise ValueError(
+            "the run has been trained with engine.compile=true: set it again, or name the kernels to continue with "
+            "other rounding, as engine.kernels=fused"
+        )
+    return recorded
+
+
+def _lacking(form: Form, device: torch.device) -> str | None:
+    """Why a form is not possible here; None if it is."""
+    if form == "compiled":
+        return next(filter(None, everyone(lambda: compiling.why_not(device))), None)
+    if form != "native":
+        return None
     if device.type != "cpu":
         return f"they are for CPUs, and the device is {device.type}"
     return next(filter(None, everyone(library.why_not)), None)
+
+
+def _refusal(engine: EngineSettings, form: Form, lacking: str) -> str:
+    if form == "compiled":
+        return (
+            f"engine.compile=true is not possible: {lacking}; or set engine.compile=false and engine.kernels=fused, "
+            "which rounds differently"
+        )
+    if engine.kernels == "native":
+        return f"engine.kernels=native is not possible: {lacking}"
+    return (
+        f"the run has been trained with native kernels, which are not possible here: {lacking}; install a C++ "
+        "compiler, or set engine.kernels=fused to continue with other rounding"
+    )

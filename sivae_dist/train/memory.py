@@ -109,8 +109,9 @@ def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, 
 
 
 def form_on(device: str) -> Form:
-    """How layers are computed on a cpu or cuda device."""
-    return "fused" if device == "cuda" and forms.current() == "native" else forms.current()
+    """How layers are computed on a cpu or cuda device, or are traced as: compiled ones save about as much as fused."""
+    form = forms.current()
+    return "fused" if form == "compiled" or (device == "cuda" and form == "native") else form
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sivae_dist.checkpoint.writing import share
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines import Engine, make_engine
+from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models import Decoder, Encoder
 from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
 from sivae_dist.process.processes import rank, world_size
@@ -25,6 +26,14 @@ def full_size(networks: Iterable[nn.Module]) -> int:
     return 4 * weights  # with their average, and Adam's two moments
 
 
+def place(networks: Iterable[Encoder | Decoder], engine: EngineSettings, device: torch.device) -> None:
+    """Puts networks onto a device, in the types and memory formats of training."""
+    for network in networks:
+        network.checkpoint_activations = engine.checkpoint_activations
+        network.map_format = engine.map_format
+        network.to(device, engine.dtype, memory_format=engine.weight_format)  # type: ignore[call-overload]
+
+
 class Players:
     """Encoder and decoder on a device. What they hold by canonical name is what a checkpoint holds."""
 
@@ -36,10 +45,7 @@ class Players:
                 f"model.name={settings.model.name} learns from statistics over a batch, which depend on "
                 "engine.max_batch_per_rank: give a number, not auto"
             )
-        for network in (encoder, decoder):
-            network.checkpoint_activations = settings.engine.checkpoint_activations
-            network.map_format = settings.engine.map_format
-            network.to(device, settings.engine.dtype, memory_format=settings.engine.weight_format)  # type: ignore[call-overload]
+        place((encoder, decoder), settings.engine, device)
         self.encoder, self.decoder = encoder, decoder
         self.full_size = full_size(self.networks)
         """Bytes of `tensors` once every parameter has been trained."""

@@ -66,11 +66,11 @@ class Tracker(TorchDispatchMode):
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             flops = count(*args, **kwargs, out_val=out)
             self.flops += self._size(flops)
-        given = list(_tensors((args, kwargs)))
+        given = list(tensors((args, kwargs)))
         known = {tensor.untyped_storage()._cdata for tensor in given}
-        made = [tensor for tensor in _tensors(out) if tensor.untyped_storage()._cdata not in known]
+        made = [tensor for tensor in tensors(out) if tensor.untyped_storage()._cdata not in known]
         for tensor in made:
-            self._add(tensor.untyped_storage())
+            self.add(tensor.untyped_storage())
         changed = list(_changed(func, args, kwargs))
         if (made or changed) and func._overloadpacket not in _ALLOCATIONS:
             self.operations += 1
@@ -82,7 +82,8 @@ class Tracker(TorchDispatchMode):
         """What is kept of a count."""
         return count
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Counts a storage until it is freed, once."""
         key = storage._cdata
         if key not in self._alive:
             self._alive[key] = self._size(storage.nbytes())
@@ -112,7 +113,8 @@ class BatchTracker(Tracker):
         self.peaks.note(self.bytes)
 
 
-def _tensors(tree: object) -> Iterable[Tensor]:
+def tensors(tree: object) -> Iterable[Tensor]:
+    """Those in a nested structure."""
     return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
 
 
@@ -121,7 +123,7 @@ def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterab
     if func._schema.is_mutable:
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                yield from _tensors(args[place] if place < len(args) else kwargs.get(argument.name))
+                yield from tensors(args[place] if place < len(args) else kwargs.get(argument.name))
 
 
 class TracedSettings:
@@ -159,7 +161,8 @@ def fake_networks(settings: RunSettings) -> tuple[Encoder, Decoder]:
 def micro_batch(
     settings: RunSettings, decoder: Decoder, resolution: int, blending: bool, batch: int
 ) -> tuple[Tensor, Cond, Draws]:
-    """The inputs of an encoder's objective (objectives/base.py); without values in a fake mode that is entered."""
+    """The inputs of an encoder's objective (objectives/base.py), in memory as in training; without values in a fake
+    mode that is entered."""
     model, dtype = settings.model, settings.engine.dtype
     blend = torch.zeros(()) if blending else None
     label = torch.zeros(batch, dtype=torch.int64) if model.classes else None
@@ -169,9 +172,10 @@ def micro_batch(
     mixing = None
     if settings.objective.mixing_share:
         mixing = Mixing(torch.empty(batch, model.latent, dtype=dtype), torch.zeros(batch, dtype=torch.int64))
+    codes = torch.empty(batch, 4, model.latent, dtype=dtype)
     draws = Draws(
-        z=torch.empty(batch, model.latent, dtype=dtype),
-        eps=torch.empty(batch, 3, model.latent, dtype=dtype),
+        z=codes[:, 0],
+        eps=codes[:, 1:],
         noise=torch.empty(batch, 4, size, dtype=dtype) if size else None,
         mixing=mixing,
     )

@@ -17,6 +17,7 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import Guard, NonFiniteError
 from sivae_dist.step.quarantine import Quarantine
 from sivae_dist.step.schedule import Schedule, Segment, Step, crosses
+from sivae_dist.train.ahead import Ahead
 from sivae_dist.train.checkpoints import Checkpoints, Standing
 from sivae_dist.train.evaluations import Evaluations
 from sivae_dist.train.iteration import Iteration
@@ -66,6 +67,7 @@ class Trainer:
         self.evaluations = Evaluations(settings, self.players, self.data, self.stop, self.monitor, standing.owed)
         self.trace = Trace(run.trace, self.images, self.data.order) if settings.monitoring.trace else None
         self.iteration = Iteration(settings, self.players, self.guard, device, self.trace)
+        self.ahead = Ahead(settings, run.path, self.schedule, device) if settings.engine.compile else None
 
     def train(self) -> bool:
         """Trains from where the run stands to its end and returns True, or until it is asked to stop and returns False.
@@ -158,7 +160,11 @@ class Trainer:
             compiled = ", which compiles" if self.settings.engine.compile else ""
             startup.doing(f"taking the first step at {step.phase.resolution} px{compiled}")
             self._segment = step.segment
+            for line in self.ahead.wait(step.segment) if self.ahead is not None else ():
+                self.monitor.say(line)
             self.players.prepare(step.segment)
+        elif self.ahead is not None:
+            self.ahead.start(step, self.iteration.engine)
 
     def _log(self, step: Step, terms: dict[str, Tensor]) -> None:
         values = mean_over_processes(torch.stack([value.double() for value in terms.values()])).tolist()
@@ -198,7 +204,9 @@ class Trainer:
         self._warn([*warnings, f"{error}; {standing.origin}"])
 
     def close(self) -> None:
-        """Ends threads and files. A checkpoint that is being written is finished first."""
+        """Ends threads, processes and files. A checkpoint that is being written is finished first."""
+        if self.ahead is not None:
+            self.ahead.close()
         self.checkpoints.saver.close()
         self.data.close()
         self.monitor.close()

@@ -15,10 +15,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
-from launch.parents import end_with
 from launch.record import JobRecord
 from launch.verdict import judge
 from sivae_dist.process.output import outlast_watchers
+from sivae_dist.process.parents import end_with
 from sivae_dist.process.signals import SIGNALS
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import STOPPED

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sivae_dist.models.layers.native import library, operations
 
-Form = Literal["plain", "fused", "native"]
-"""`plain`: one operation after the other, as the paper writes them; what torch.compile fuses by itself.
+Form = Literal["plain", "fused", "native", "compiled"]
+"""`plain`: one operation after the other, as the paper writes them.
 `fused`: autograd functions of torch's operations, which save and move less.
-`native`: the same functions, their element-wise parts in C++ on CPUs."""
+`native`: the same functions, their element-wise parts in C++ on CPUs.
+`compiled`: those of `fused`, written so that torch.compile finds the most to fuse."""
 
 _form: Form | None = None
 
@@ -46,6 +47,10 @@ def using(form: Form | None) -> Iterator[None]:
 
 def is_plain() -> bool:
     return _form == "plain"
+
+
+def is_compiled() -> bool:
+    return _form == "compiled"
 
 
 def is_native(x: Tensor) -> bool:

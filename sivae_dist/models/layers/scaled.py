@@ -60,7 +60,7 @@ class _ScaleAndCast(torch.autograd.Function):
 
 
 def scale_and_cast(weight: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
-    if forms.is_plain():
+    if forms.is_plain() or forms.is_compiled():
         return (weight * factor).to(dtype)
     if factor == 1.0 and weight.dtype == dtype:
         return weight

@@ -250,52 +250,6 @@ def test_fp64_is_everywhere(data: Path, tmp_path: Path) -> None:
     assert {t.dtype for name, t in trainer.players.tensors().items() if "_optim.step." not in name} == {torch.float64}
 
 
-# torch.compile.
-
-
-@pytest.mark.slow
-def test_compiled_once_for_every_player_and_segment(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each objective is one graph, which new values of the blend factor do not compile again."""
-    compiled: list[tuple[int, bool]] = []
-    calls: Counter[int] = Counter()
-    blends: list[float] = []
-    small = ("model.encoder_mapping=1", "model.decoder_mapping=1", "model.blur=false")
-    trainer = begin(tmp_path / "run", tiny_settings(data, "engine.compile=true", *small))
-
-    def count(graph: Any, _inputs: Any) -> Any:
-        """A compiler that runs what it is given as it is: what is under test comes before it."""
-        number = len(compiled)
-        assert trainer._segment is not None
-        compiled.append((trainer._segment.resolution, trainer._segment.blending))
-
-        def call(*args: Any) -> Any:
-            calls[number] += 1
-            return graph.forward(*args)
-
-        return call
-
-    compile_module = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, backend=count, **options))
-    step = trainer.iteration.take
-
-    def train_step(current: Any, x: Tensor) -> Any:
-        blends.append(current.blend)
-        return step(current, x)
-
-    trainer.iteration.take = train_step  # type: ignore[method-assign]
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    train(trainer)
-    assert len(set(blends)) == 3
-    assert compiled == [(4, False), (4, False), (8, True), (8, True), (8, False), (8, False)]
-    assert calls == dict.fromkeys(range(6), 2)
-    assert not torch._dynamo.utils.counters["graph_break"]
-    eager = train(begin(tmp_path / "eager", tiny_settings(data, "engine.kernels=plain", *small)))
-    assert largest_difference(weights(trainer), weights(eager)) <= 1e-4
-
-
 # Steps that are not taken.
 
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sivae_dist.checkpoint import CheckpointFolder
+from sivae_dist.engines import compiling
 from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.native import library
 from sivae_dist.train.kernels import choose_kernels
@@ -71,19 +73,51 @@ def test_a_run_that_began_without_a_compiler_goes_on_as_it_began(
     assert "warning" not in capsys.readouterr().out
 
 
-def test_the_compiler_of_torch_has_the_plain_form(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def as_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's compiler finds all that it needs, and changes nothing."""
+    monkeypatch.setattr(compiling, "why_not", lambda device: "")
+    monkeypatch.setattr("sivae_dist.engines.ddp.compile_objective", lambda objective: None)
+    monkeypatch.setattr("sivae_dist.train.ahead.Ahead.start", lambda *_: None)
+
+
+def test_a_run_that_was_compiled_is_not_continued_otherwise_by_mistake(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At the start of a run, and in one that has been trained with kernels."""
-    assert choose_kernels(tiny_settings(data, "engine.compile=true").engine, CPU, None) == []
-    assert forms.current() == "plain"
+    as_compiled(monkeypatch)
+    run = begun(tmp_path / "run", data, "engine.compile=true")
+    assert recorded(run) == "compiled"
+    capsys.readouterr()
+    start(run, data, "engine.compile=true").close()
+    assert "warning" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="trained with engine.compile=true: set it again, or name the kernels"):
+        start(run, data, "engine.compile=false")
+    start(run, data, "engine.compile=false", "engine.kernels=fused").close()
+    assert forms.current() == "fused"
+    assert "trained with compiled kernels and continues with fused ones: not bit for bit" in capsys.readouterr().out
+
+
+def test_a_run_with_other_kernels_may_be_compiled_from_then_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_compiled(monkeypatch)
     run = begun(tmp_path / "run", data)
     assert recorded(run) == "native"
     start(run, data, "engine.compile=true").close()
-    assert forms.current() == "plain"
-    assert "trained with native kernels and continues with plain ones" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="compile=true fuses the plain layers itself: remove kernels=native"):
-        tiny_settings(data, "engine.compile=true", "engine.kernels=native")
+    assert forms.current() == "compiled"
+    assert "trained with native kernels and continues with compiled ones" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kernels", ["plain", "fused", "native"])
+def test_compiled_objectives_have_kernels_of_their_own(data: Path, kernels: str) -> None:
+    with pytest.raises(ValueError, match=f"compile=true fuses the layers itself: remove kernels={kernels}"):
+        tiny_settings(data, "engine.compile=true", f"engine.kernels={kernels}")
+
+
+def test_torch_compiles_nothing_without_a_compiler(data: Path, tmp_path: Path, no_compiler: None) -> None:
+    with pytest.raises(ValueError, match="compile=true is not possible: there is no C\\+\\+ compiler") as refused:
+        start(tmp_path / "run", data, "engine.compile=true")
+    assert "\n" not in str(refused.value)
+    assert "no C compiler" in compiling.why_not(torch.device("cuda"))
 
 
 def test_checkpoints_of_older_releases_are_continued_with_a_warning(data: Path, tmp_path: Path) -> None:
