@@ -1,6 +1,7 @@
 """What a training step costs in numbers that are the same on every machine (sivae_dist/train/counts.py).
 
-    python -m benchmarks.counts [--config ffhq256] [--rows 64,256] [--batch 4] [--set KEY=VALUE ...] [--out FILE]
+    python -m benchmarks.counts [--config ffhq256] [--rows 64,256] [--batch 4] [--compiled]
+                                [--set KEY=VALUE ...] [--out FILE]
 
 By resolution, in fp32 and bf16: floating-point operations and bytes read and written, of an image; operations of torch,
 which are at least the kernels that a GPU is given; and the most memory that the step holds beyond what it begins with.
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--config", default="ffhq256")
     parser.add_argument("--rows", help="pixels, as 64,256; all of the model's by default")
     parser.add_argument("--batch", type=int, default=4, help="images of a step")
+    parser.add_argument("--compiled", action="store_true", help="as engine.compile makes it; minutes a row")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings")
     parser.add_argument("--out", type=Path, help="a file for the results")
     arguments = parser.parse_args()
@@ -37,7 +39,7 @@ def main() -> None:
         say("|---|---|---|---|---|")
         for resolution in rows:
             for precision, run in runs.items():
-                found = count_step(run, resolution, arguments.batch)
+                found = count_step(run, resolution, arguments.batch, compiled=arguments.compiled)
                 flops, traffic = found.flops / arguments.batch / 1e9, found.traffic / arguments.batch / 1e9
                 cells = (f"{resolution}, {precision}", f"{flops:.1f}", f"{traffic:.2f}", f"{found.operations:,}")
                 say(f"| {' | '.join(cells)} | {found.peak / 1e9:.2f} |")

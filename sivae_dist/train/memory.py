@@ -68,7 +68,7 @@ def estimate(
     """Memory of a step at `resolution` px, in its transition or not, of a process that takes `batch` images at once.
 
     `share`: images of the process in the whole step; its micro-batch alone when None. `device`: cpu or cuda. What
-    torch.compile saves is not counted.
+    torch.compile changes is not counted.
     """
     share = share or batch
     engine = settings.engine
@@ -109,7 +109,8 @@ def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, 
 
 
 def form_on(device: str) -> Form:
-    """How layers are computed on a cpu or cuda device, or are traced as: compiled ones save about as much as fused."""
+    """How layers are traced for a cpu or cuda device: as they are computed, compiled ones as the functions of `fused`
+    that they consist of."""
     form = forms.current()
     return "fused" if form == "compiled" or (device == "cuda" and form == "native") else form
 

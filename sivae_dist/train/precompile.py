@@ -16,7 +16,7 @@ import torch
 
 from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.engines.compiling import compile_without_running
+from sivae_dist.engines.compiling import compile_without_running, reported
 from sivae_dist.models.layers import forms
 from sivae_dist.objectives import EncoderTurn
 from sivae_dist.process.numerics import configure, set_environment
@@ -67,7 +67,8 @@ def main(parent: int, request: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     configure(settings.engine.precision, settings.engine.deterministic, device)
     segment = Segment(request["resolution"], request["blending"], request["warming_up"])
-    compile_segment(settings, segment, request["batch"], device)
+    with reported():
+        compile_segment(settings, segment, request["batch"], device)
 
 
 if __name__ == "__main__":

@@ -148,10 +148,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         mask = [weight is not None, x is not None, ctx.needs_bias]
-        x, weight = (
-            _shape_only(shape, grad) if tensor is None else tensor
-            for tensor, shape in zip((x, weight), ctx.shapes, strict=True)
-        )
+        x = _shape_only(ctx.shapes[0], grad) if x is None else x
+        weight = _shape_only(ctx.shapes[1], grad) if weight is None else weight
         (stride, padding), channels = ctx.settings, [ctx.shapes[1][0]]
         grads = torch.ops.aten.convolution_backward(
             grad, x, weight, channels, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
@@ -161,6 +159,8 @@ class _Convolution(torch.autograd.Function):
 
 def _shape_only(shape: torch.Size, grad: Tensor) -> Tensor:
     """For a tensor that an operation asks for the shape alone: in the format of `grad`, or it would be copied."""
+    if forms.is_compiled():  # which plans memory for whatever is made
+        return grad.new_empty(1).expand(shape)
     is_last = grad.is_contiguous(memory_format=torch.channels_last)
     format = torch.channels_last if is_last else torch.contiguous_format
     return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=format)

@@ -181,3 +181,14 @@ def test_batch_without_images() -> None:
 def test_negative_epochs() -> None:
     with pytest.raises(ValueError, match=r"schedule\.epochs|epochs"):
         plan(epochs=-1)
+
+
+@pytest.mark.parametrize("warmup", [0, 7, 100, 130])
+@pytest.mark.parametrize("blend", [0, 0.01, 0.5, 1])
+def test_the_segment_after_a_step(warmup: int, blend: float) -> None:
+    """As the steps of the run say, one after the other."""
+    schedule = plan(batch={4: 8, 8: 7, 16: 64}, blend=blend, warmup=warmup)
+    steps = list(schedule.steps(0))
+    for index, step in enumerate(steps):
+        expected = next((later for later in steps[index:] if later.segment != step.segment), None)
+        assert schedule.following(step) == expected

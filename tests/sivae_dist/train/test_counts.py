@@ -10,9 +10,10 @@ from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.forms import Form
 from sivae_dist.step.schedule import Segment
 from sivae_dist.train.counts import Counts, count_step
+from sivae_dist.train.kernel_counts import _unseen_by, kernels_counted
 from sivae_dist.train.memory import estimate
 from sivae_dist.train.players import Players
-from sivae_dist.train.tracing import Tracker, micro_batch
+from sivae_dist.train.tracing import FakeMode, Tracker, micro_batch
 from tests.helpers import CPU, tiny_settings
 
 INTRO = "objective={name: intro, margin: 4}"
@@ -27,6 +28,10 @@ RECORDED: dict[tuple[Form, int, str], Counts] = {
     ("native", 256, "bf16"): Counts(4_203_281_383_424, 2_470, 24_351_618_316, 1_477_096_199),
 }
 """Of steps of ffhq256 with 4 images, by form of the layers, resolution and precision."""
+
+
+COMPILED = Counts(4_603_904, 310, 1_264_252, 154_699)
+"""Of a step of `VAE` with 64 images."""
 
 
 def real(settings: RunSettings, blending: bool, parts: int, batch: int) -> Counts:
@@ -92,3 +97,37 @@ def test_what_cannot_be_traced_is_counted_as_ddp_does_it_eagerly() -> None:
     plain = count_step(tiny_settings(Path("none"), "engine.precision=bf16"), 8, 2)
     for engine in ("{name: zero, stage: 3, precision: bf16}", "{name: ddp, compile: true, precision: bf16}"):
         assert count_step(tiny_settings(Path("none"), f"engine={engine}"), 8, 2) == plain
+
+
+# With torch.compile.
+
+
+def test_a_kernel_counts_all_that_it_is_given_and_gives() -> None:
+    def both(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return ((x * 2).cos() @ w).relu() + 1
+
+    torch._dynamo.reset()
+    with FakeMode():
+        x, w = torch.empty(10, 20), torch.empty(20, 30)
+        with Tracker() as tracker, kernels_counted(tracker), _unseen_by(tracker):
+            torch.compile(both, fullgraph=True)(x, w)
+    assert tracker.operations == 3
+    assert tracker.traffic == 4 * (200 + 200 + (200 + 600 + 300) + 300 + 300)
+    assert tracker.flops == 2 * 10 * 20 * 30
+    torch._dynamo.reset()
+
+
+VAE = ("objective={name: vae}", "engine.precision=bf16", "model.resolution=4", "schedule.images=16")
+
+
+@pytest.mark.slow
+def test_a_compiled_step_costs_what_was_recorded() -> None:
+    """Of a small model at 4 px; docs/performance.md has ffhq256."""
+    run = tiny_settings(Path("none"), *VAE)
+    found = count_step(run, 4, 64, compiled=True)
+    for name, value, recorded in zip(Counts._fields, found, COMPILED, strict=True):
+        assert recorded / 1.02 < value < 1.02 * recorded, f"{name}: {found}"
+    with forms.using("fused"):
+        eager = count_step(run, 4, 64)
+    assert found.operations < eager.operations and found.traffic < eager.traffic
+    assert forms.current() != "compiled"

@@ -89,7 +89,7 @@ def test_a_run_that_was_compiled_is_not_continued_otherwise_by_mistake(
     capsys.readouterr()
     start(run, data, "engine.compile=true").close()
     assert "warning" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match="trained with engine.compile=true: set it again, or name the kernels"):
+    with pytest.raises(ValueError, match="compile=true: set it again, or name the kernels"):
         start(run, data, "engine.compile=false")
     start(run, data, "engine.compile=false", "engine.kernels=fused").close()
     assert forms.current() == "fused"
