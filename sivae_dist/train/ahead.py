@@ -62,7 +62,7 @@ class Ahead:
         return list(dict.fromkeys(line for line in lines if line))
 
     def _finish(self, segment: Segment) -> str:
-        work, self._work = self._work, None
+        work, self._work, self._begun = self._work, None, None
         if work is None:
             return ""
         if work.segment != segment:  # the run has gone back
