@@ -22,11 +22,6 @@ from sivae_dist.train.precompile import compile_segment
 from tests.helpers import (
     CPU,
     begin,
-    disturb,
-    gathered,
-    largest_difference,
-    on_processes,
-    open_run,
     tiny_settings,
     train,
 )
@@ -108,41 +103,6 @@ def test_what_is_not_one_graph_is_refused_in_a_sentence() -> None:
         with compiling.reported():
             objective(torch.ones(2))
     assert "\n" not in str(refused.value)
-
-
-# With torch's compiler.
-
-VAE = (
-    "objective={name: vae}", "engine.precision=fp64", "model.resolution=4", "model.blur=false", "schedule.images=16",
-    *SMALL,
-)  # fmt: skip
-
-
-def _trained(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    torch._dynamo.utils.counters.clear()
-    trainer = train(disturb(begin(path)))
-    return gathered(trainer), dict(torch._dynamo.utils.counters["inductor"])
-
-
-@pytest.mark.slow
-def test_two_processes_find_what_was_compiled_in_the_background(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And learn what one learns with layers as the paper writes them."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
-    plain, _ = _trained(open_run(tmp_path / "plain", data, "engine.kernels=plain", *VAE))
-    run = open_run(tmp_path / "run", data, "engine.compile=true", *VAE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        work = ahead._Work(run, Segment(4, False, False), 4, CPU)
-        assert "waited" in work.finish(900)
-    finally:
-        torch.set_num_threads(threads)
-    for values, counters in on_processes(2, _trained, run, limit=600):
-        assert counters["fxgraph_cache_hit"] >= 4  # forward and backward of two objectives
-        assert counters.get("fxgraph_cache_miss", 0) <= 2  # the sum that tries the compiler
-        assert largest_difference(values, plain) <= 1e-10
 
 
 # The background process.
