@@ -10,7 +10,6 @@ process of its own that takes nothing but this step.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -26,8 +25,10 @@ from launch.forecast.machine import Machine, read_machine
 from launch.forecast.roofline import time_of_step
 from launch.steps import Stepper
 from sivae_dist.config.run_settings import RunSettings, load_config
+from sivae_dist.models.layers import forms
 from sivae_dist.train.counts import trace_step
 from sivae_dist.train.memory import estimate
+from sivae_dist.train.players import Players
 from sivae_dist.train.tracing import Tracker
 
 TIME_GOAL, MEMORY_GOAL = 0.2, 0.1
@@ -45,7 +46,10 @@ class Row(NamedTuple):
         return f"{self.config} {' '.join(self.settings)}, {self.resolution} px, {self.batch}"
 
     def load(self) -> RunSettings:
-        return load_config(self.config, ["data.path=unused", "device=cpu", *self.settings])
+        """Its settings; from here on layers are computed in their form."""
+        settings = load_config(self.config, ["data.path=unused", "device=cpu", *self.settings])
+        forms.use(None if settings.engine.kernels == "auto" else settings.engine.kernels)
+        return settings
 
 
 ROWS = (
@@ -85,7 +89,7 @@ def take(row: Row, rounds: int) -> Measured:
     stepper = Stepper(row.load(), torch.device("cpu"), row.resolution)
     x, draws = stepper.images(row.batch), stepper.draws(row.batch)
     stepper.step(x, draws)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resident = _most_resident()
     with Tracker() as tracker:
         stepper.step(x, draws)
     given = x.nbytes + sum(t.nbytes for t in (draws.z, draws.eps, draws.noise) if t is not None)
@@ -94,7 +98,22 @@ def take(row: Row, rounds: int) -> Measured:
         start = time.process_time()
         stepper.step(x, draws)
         seconds.append(time.process_time() - start)
-    return Measured(min(seconds), tracker.peak + stepper.players.full_size + given, resident)
+    return Measured(min(seconds), tracker.peak + given + _held(stepper.players), resident)
+
+
+def _most_resident() -> int:
+    """Bytes; getrusage would include what the process was before it became this program."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _held(players: Players) -> int:
+    """Bytes of weights, averages and moments."""
+    weights = [p for network in players.networks for p in network.parameters()]
+    averages = [p for ema in (players.encoder_ema, players.decoder_ema) for p in ema.parameters()]
+    optimizers = (players.encoder_engine.optimizer, players.decoder_engine.optimizer)
+    moments = [t for each in optimizers for state in each.state.values() for t in state.values()]
+    return sum(tensor.nbytes for tensor in (*weights, *averages, *moments))
 
 
 def in_a_process(number: int, rounds: int) -> Measured:
