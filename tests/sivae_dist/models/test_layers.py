@@ -28,7 +28,7 @@ from sivae_dist.models.layers.scaled import sharing
 from tests.helpers import CPU, largest_difference, tiny_settings
 
 ROOT = Path(__file__).parents[3]
-FAST = pytest.mark.parametrize("form", ["fused", "native"])
+FAST = pytest.mark.parametrize("form", ["fused", "native", "compiled"])
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
