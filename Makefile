@@ -42,7 +42,7 @@ help:
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
 	echo "make faults  kill, signal, fill disks and damage files, and print the table (40 minutes; ARGS='--help' lists the options)"
 	echo "make bench   run all benchmarks; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation, -engines,"
-	echo "             -counts, -iteration, -plan, -communication, -weak-scaling: one (ARGS='--help')"
+	echo "             -counts, -iteration, -plan, -communication, -weak-scaling, -gpu: one (ARGS='--help')"
 	echo "make sivae   run the command: make sivae ARGS='train --help'"
 	echo "make wheel   build dist/sivae-*.whl      make clean    remove files that the tools left in the clone"
 	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 7 GB; delete that folder to remove it."
