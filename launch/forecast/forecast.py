@@ -17,6 +17,10 @@ from sivae_dist.train.memory import Estimate, estimate, form_on
 _BUCKET = 25 << 20
 """Bytes of the last gradients that DDP sends, behind which no backward is left to hide them."""
 
+_HIDES = 0.05
+"""Share of the last backward that is still to come when gradients are sent, which are whole only after the backward of
+a network's first pass: 2 to 7% of an update (docs/performance.md)."""
+
 HOUR = 3600.0
 
 
@@ -135,15 +139,15 @@ def segments(schedule: Schedule, phase: Phase, first: int, end: int) -> dict[Seg
 
 
 def exposed(reduced: int, gathered: int, backward: float, machine: Machine, gpus: int) -> float:
-    """Seconds of a step in which a GPU only communicates: gradients are sent while the last backward still computes
-    others, but for the last of them; weights that are gathered come after the step. 0 where links are unknown."""
+    """Seconds of a step in which a GPU only communicates: the end of the last backward hides some of the gradients'
+    sums, but not of the last ones; weights that are gathered come after the step. 0 where links are unknown."""
     link = machine.within_node if gpus <= machine.per_node else machine.between_nodes
     if gpus == 1 or link is None:
         return 0.0
     others = (gpus - 1) / gpus
     sums, gathers = 2 * reduced * others / link, gathered * others / link
     last = 2 * min(_BUCKET, reduced) * others / link
-    return max(sums - backward, last) + gathers
+    return max(sums - _HIDES * backward, last) + gathers
 
 
 def _fitted(

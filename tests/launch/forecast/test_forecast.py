@@ -150,15 +150,15 @@ def test_money_and_energy_and_more_gpus() -> None:
         assert facts(one)["gpu_hours"] == phase["gpu_hours"]
 
 
-def test_communication_is_hidden_behind_backward_but_for_the_last_bucket() -> None:
+def test_communication_is_hidden_behind_the_end_of_backward_but_for_the_last_bucket() -> None:
     links = machine(per_node=4, within_node=1e9, between_nodes=1e8)
     gradients, bucket = 100 << 20, 25 << 20
     others = 2 * 3 / 4
     assert exposed(gradients, 0, 0.0, links, 4) == pytest.approx(others * gradients / 1e9)
-    assert exposed(gradients, 0, 0.1, links, 4) == pytest.approx(others * gradients / 1e9 - 0.1)
-    assert exposed(gradients, 0, 9.0, links, 4) == pytest.approx(others * bucket / 1e9)
+    assert exposed(gradients, 0, 2.0, links, 4) == pytest.approx(others * gradients / 1e9 - 0.1)
+    assert exposed(gradients, 0, 180.0, links, 4) == pytest.approx(others * bucket / 1e9)
     assert exposed(gradients, 0, 0.0, links, 8) == pytest.approx(2 * 7 / 8 * gradients / 1e8)  # through several nodes
-    assert exposed(0, gradients, 9.0, links, 4) == pytest.approx(others / 2 * gradients / 1e9)
+    assert exposed(0, gradients, 180.0, links, 4) == pytest.approx(others / 2 * gradients / 1e9)
     assert exposed(gradients, 0, 0.0, links, 1) == exposed(gradients, 0, 0.0, machine(), 4) == 0
 
 
