@@ -52,9 +52,9 @@ def test_steps_agree_and_are_timed(course: Course) -> None:
 
 
 def test_a_step_has_the_form_of_layers_that_training_would_choose(course: Course) -> None:
-    """With torch.compile the plain one; a stepper before it left another."""
+    """Whatever form a stepper before it has left."""
     try:
-        for chosen, form in (("engine.kernels=fused", "fused"), ("engine.compile=true", "plain")):
+        for chosen, form in (("engine.kernels=fused", "fused"), ("engine.kernels=plain", "plain")):
             course.stepper(4, chosen)
             assert forms.current() == form
     finally:
