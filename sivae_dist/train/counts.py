@@ -20,6 +20,7 @@ from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.forms import Form
 from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
 from sivae_dist.train.kernel_counts import kernels_counted
+from sivae_dist.train.memory import form_on
 from sivae_dist.train.sizes import at, traced_batch
 from sivae_dist.train.tracing import BatchTracker, FakeMode, TracedSettings, Tracker, fake_networks, micro_batch
 from sivae_dist.train.work import Work
@@ -82,8 +83,9 @@ def trace_step(
     """A step of `parts` micro-batches of `batch` images each; one trace serves all batches, and two all `parts`.
 
     The peak is that of two parts where there are more: latents of the others, some values an image, are left out.
+    Layers have this process's form, but those that torch.compile makes are traced as `fused`.
     """
-    key = (TracedSettings(settings, forms.current()), resolution, blending, traced_batch(batch), warming_up)
+    key = (TracedSettings(settings, form_on("cpu")), resolution, blending, traced_batch(batch), warming_up)
     one = _trace(*key, 1)
     two = one if parts == 1 else _trace(*key, 2)
 

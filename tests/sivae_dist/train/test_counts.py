@@ -92,6 +92,14 @@ def test_operations_do_not_depend_on_the_batch_and_bytes_are_in_proportion_to_it
     assert (one.flops, three.flops) == (two.flops // 2, 3 * two.flops // 2)
 
 
+def test_a_process_with_compiled_layers_traces_fused_ones(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path)
+    with forms.using("compiled"):
+        found = count_step(settings, 4, 2)
+    with forms.using("fused"):
+        assert found == count_step(settings, 4, 2)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_traced_is_counted_as_ddp_does_it_eagerly() -> None:
     plain = count_step(tiny_settings(Path("none"), "engine.precision=bf16"), 8, 2)
