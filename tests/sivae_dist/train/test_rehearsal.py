@@ -31,8 +31,8 @@ class Memory(Tracker):
         super().__init__()
         self.limit = limit
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        super()._add(storage)
+    def add(self, storage: torch.UntypedStorage) -> None:
+        super().add(storage)
         if self.bytes > self.limit:
             raise torch.OutOfMemoryError(f"{self.bytes} of {self.limit}")
 
