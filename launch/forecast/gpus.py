@@ -123,3 +123,10 @@ GPUS = {
     ),
 }
 """By the name on the command line."""
+
+
+def of_card(name: str) -> Machine | None:
+    """The GPU that its driver gives this name; None if it is not tabled."""
+    cards = {"H100 80GB HBM3": "h100", "H200": "h200", "A100-SXM4-80GB": "a100", "RTX 4090": "4090"}
+    known = next((gpu for part, gpu in cards.items() if name.endswith(part)), None)
+    return None if known is None else GPUS[known]

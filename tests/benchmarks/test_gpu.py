@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import MODES, Bench, Mode, Row, judge, page, passes_of, table
+from benchmarks.gpu import MODES, Bench, Mode, Row, against_the_plan, judge, page, passes_of, table
 from benchmarks.iteration import LR, OurIteration
 from benchmarks.plain_iteration import PlainIteration
 from launch.doctor.selftest import SelfTest
@@ -120,6 +120,26 @@ def test_rates_follow_from_the_seconds(card: str, share: float | None, reached: 
     assert ours["mfu"] == (None if share is None else pytest.approx(share)) and ours["reached"] is reached
     assert cells[3]["times the baseline"] == 2.0 and cells[3]["reached"] is (None if reached is None else False)
     assert cells[3]["mfu"] is None and cells[4]["times the baseline"] is None and cells[0]["reached"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("card", "planned"), [("NVIDIA H200", True), ("NVIDIA H200 NVL", False), ("cpu", False)])
+def test_what_the_plan_expects_is_beside_it(bench: Bench, card: str, planned: bool) -> None:
+    bench.given.set = [*TINY, "model.resolution=64"]
+    cells = [
+        {"resolution": px, "batch": 2, "total": 1e-3, **MODES[name]._asdict()}
+        for px, name in ((64, "bf16"), (64, "bf16-compiled"), (64, "baseline-fp32"), (32, "bf16"))
+    ]
+    against_the_plan(bench, cells, card)
+    shares = [cell.get("share of the plan") for cell in cells]
+    if not planned:
+        assert shares == [None] * 4
+        return
+    # The host issues a few thousand operations in 12 us each, which is longer than such a GPU computes.
+    run = bench.settings(Mode(True, "bf16"))
+    with forms.using("fused"):
+        issued = 12e-6 * count_step(run, 64, 2).operations
+    assert shares == [pytest.approx(issued / 1e-3, rel=0.2)] * 2 + [None] * 2 and shares[0] == shares[1]
 
 
 def test_a_card_is_found_by_its_name() -> None:
