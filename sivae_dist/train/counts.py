@@ -143,7 +143,7 @@ def _take(
             _make_moments(player)
         x, cond, draws = micro_batch(settings, decoder, resolution, blending, batch)
         allowed = torch.ones((), dtype=torch.bool)
-        with tracker, kernels_counted(tracker, first, second) if engine.compile else nullcontext():
+        with tracker, kernels_counted(tracker, *objectives) if engine.compile else nullcontext():
             one = first.update([(x, cond, draws)] * parts, 0.0, allowed)
             second.update([(x, turn.crossing, cond, draws) for turn in one.turns], 0.0, one.taken)
             first.average(parts)

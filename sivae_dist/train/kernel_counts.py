@@ -4,24 +4,21 @@ The compiler plans for a CPU and is stopped before it writes code: no C++ compil
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode_temporarily
 
-from sivae_dist.engines import Engine
-from sivae_dist.engines.ddp import DdpEngine
 from sivae_dist.train.tracing import Tracker, tensors
 
 
 @contextmanager
-def kernels_counted(tracker: Tracker, *players: Engine[Any, Any, Any]) -> Iterator[None]:
-    """Inside of the tracker, a call of a compiled objective counts as its kernels.
+def kernels_counted(tracker: Tracker, *objectives: nn.Module) -> Iterator[None]:
+    """Inside of the tracker, a call of a compiled objective counts as its kernels, in here and later.
 
     A kernel reads all that it is given and writes all that others are given, whatever it keeps to itself; a part of a
     buffer counts as the whole. Convolutions and matrix products are kernels as well. Peaks inside of a graph are the
@@ -31,28 +28,30 @@ def kernels_counted(tracker: Tracker, *players: Engine[Any, Any, Any]) -> Iterat
     import torch._inductor.config
     from torch._inductor.graph import GraphLowering
 
-    for player in players:
-        assert isinstance(player, DdpEngine) and player.objective is not None
-        player.objective = _Outside(tracker, player.objective)
-    with (
-        patch.object(GraphLowering, "compile_to_module", lambda graph: _planned(graph, tracker)),
-        torch._inductor.config.patch(fx_graph_cache=False),
-        torch._functorch.config.patch(enable_autograd_cache=False),
-    ):
-        yield
+    for objective in objectives:
+        objective._compiled_call_impl = _outside(tracker, objective._compiled_call_impl)
+    to_module = GraphLowering.compile_to_module
+    planned: Any = lambda graph: _planned(graph, tracker)  # noqa: E731
+    GraphLowering.compile_to_module = planned  # type: ignore[method-assign]
+    try:
+        with (
+            torch._inductor.config.patch(fx_graph_cache=False),
+            torch._functorch.config.patch(enable_autograd_cache=False),
+        ):
+            yield
+    finally:
+        GraphLowering.compile_to_module = to_module  # type: ignore[method-assign]
 
 
-class _Outside(nn.Module):
-    """An objective that the tracker does not see, for torch compiles nothing under one."""
+def _outside(tracker: Tracker, compiled: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A compiled call that the tracker does not see, for torch compiles nothing under one."""
+    assert compiled is not None
 
-    def __init__(self, tracker: Tracker, objective: nn.Module) -> None:
-        super().__init__()
-        self.tracker = tracker
-        self.objective = objective
+    def call(*inputs: Any) -> Any:
+        with _unseen_by(tracker):
+            return compiled(*inputs)
 
-    def forward(self, *inputs: Any) -> Any:
-        with _unseen_by(self.tracker):
-            return self.objective(*inputs)
+    return call
 
 
 @contextmanager
