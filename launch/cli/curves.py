@@ -1,12 +1,12 @@
 """`sivae curves`: a run's metrics as a picture."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Run, expanded
+from launch.cli.options import Run, each_expanded, expanded
 from sivae_dist.process import startup
 
 
@@ -19,8 +19,14 @@ def curves(
             callback=expanded,
         ),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="Another run, drawn into the same panels; may be repeated.", callback=each_expanded
+        ),
+    ] = None,
 ) -> None:
-    """Plot the terms and losses of a run's objective against images seen."""
+    """Plot the terms and losses of a run's objective against images seen, alone or beside other runs."""
     with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.config.opening import settings_of
         from sivae_dist.run.directory import RunDirectory
@@ -30,11 +36,15 @@ def curves(
 
         if out is not None:
             figures.check_out(out, CURVES)
-        directory = RunDirectory(run)
-        settings = settings_of(directory)  # ValueError when this is not a run
-        rows = read_rows(directory.metrics)
-        if not rows:
-            raise ValueError(f"{run} has no metrics yet")
-        out = out or directory.curves
-        figures.curves(rows, out, run.name, settings.objective)
+        found: dict[str, list[dict[str, Any]]] = {}
+        for path in (run, *(beside or ())):
+            settings_of(RunDirectory(path))  # ValueError when this is not a run
+            if path.name in found:
+                raise ValueError(f"two of the runs are called {path.name}")
+            found[path.name] = read_rows(RunDirectory(path).metrics)
+            if not found[path.name]:
+                raise ValueError(f"{path} has no metrics yet")
+        rows = found.pop(run.name)
+        out = out or RunDirectory(run).curves
+        figures.curves(rows, out, run.name, settings_of(RunDirectory(run)).objective, found)
         typer.echo(f"{out}: {len(rows)} points")

@@ -26,6 +26,11 @@ def expanded(path: Path | None) -> Path | None:
         raise typer.BadParameter(str(error)) from None
 
 
+def each_expanded(paths: list[Path] | None) -> list[Path]:
+    """The same for an option that may be repeated."""
+    return [path for one in paths or [] if (path := expanded(one)) is not None]
+
+
 Config = Annotated[
     str,
     typer.Argument(help="A YAML file, or the name of a built-in configuration.", autocompletion=configurations),

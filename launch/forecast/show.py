@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.forecast.actual import Actual
-from launch.forecast.forecast import Forecast, PhaseForecast
+from launch.forecast.forecast import HOUR, Forecast, PhaseForecast
 from launch.forecast.machine import Machine
+from sivae_dist.process.durations import duration
 
 Found = Forecast | ValueError
 """A forecast, or why there is none for so many GPUs."""
@@ -68,7 +69,7 @@ def show(machine: Machine, many: dict[int, Found]) -> None:
 
 def _table(run: dict[str, Any]) -> Table:
     table = Table(box=SIMPLE)
-    for title in ("px", "images/s", "per GPU", "GB", "GB sent/step", "waits", "days", "GPU-hours", "cost", "kWh"):
+    for title in ("px", "images/s", "per GPU", "GB", "GB sent/step", "waits", "time", "GPU-hours", "cost", "kWh"):
         if _has(run, title):
             table.add_column(title, justify="right", no_wrap=True)
     for row in (*run["phases"], run):
@@ -84,7 +85,7 @@ def _has(run: dict[str, Any], title: str) -> bool:
 def _cells(row: dict[str, Any], *, whole: bool) -> dict[str, str]:
     """By title. `whole`: the row of the whole run."""
     cells = {
-        "days": f"{row['hours'] / 24:.3g}",
+        "time": duration(row["hours"] * HOUR),
         "GPU-hours": f"{row['gpu_hours']:,.4g}",
         "cost": "" if row["cost"] is None else f"{row['cost']:,.2f}",
         "kWh": "" if row["kwh"] is None else f"{row['kwh']:,.4g}",

@@ -16,6 +16,9 @@ from data_pipelines.images.ranges import to_unit
 from launch.cli import app
 from launch.cli.options import parse_numbers, parse_truncation
 from sivae_dist import load_pretrained
+from sivae_dist.config.opening import settings_of
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
 from tests.command import told
 from tests.helpers import begin, random_set, tiny_settings, train
 
@@ -242,6 +245,21 @@ def test_curves_for_print(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.slow
+def test_curves_of_several_runs(run: Path, tmp_path: Path) -> None:
+    """Each line of the second run is drawn, and stands in the legend."""
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    sivae("curves", run, "--out", tmp_path / "alone.svg")
+    sivae("curves", run, "--beside", other, "--out", tmp_path / "both.svg")
+    rows = read_rows(RunDirectory(run).metrics)
+    panels = settings_of(RunDirectory(run)).objective.panels
+    lines = sum(any(tag in row for row in rows) for tags in panels.values() for tag in tags)
+    alone, both = ((tmp_path / f"{name}.svg").read_text().count('id="line2d_') for name in ("alone", "both"))
+    assert lines > 3 and both - alone == 2 * lines
+    assert "two of the runs are called run" in refused("curves", run, "--beside", run, "--out", tmp_path / "x.png")
 
 
 def test_the_home_directory_and_variables(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

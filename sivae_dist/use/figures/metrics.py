@@ -1,6 +1,7 @@
 """Curves of a run's metrics."""
 
-from itertools import pairwise
+from collections.abc import Mapping
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,17 @@ _VECTOR = {".pdf": "CreationDate", ".svg": "Date"}
 CURVES = (*PICTURES, *_VECTOR)
 """Endings of curves."""
 
+Rows = list[dict[str, Any]]
 
-def curves(rows: list[dict[str, Any]], path: Path, name: str, objective: Objective) -> None:
+_STYLES = ("-", ":", "-.")
+"""Of the lines of a run, and of those beside it."""
+
+
+def curves(rows: Rows, path: Path, name: str, objective: Objective, beside: Mapping[str, Rows] | None = None) -> None:
     """Draws the metrics of the run `name` over images seen; dashed lines stand where the resolution changes.
 
-    The ending of `path` decides the format (CURVES). The same rows make the same bytes.
+    `beside`: rows of other runs by their names, drawn into the same panels in other styles of lines. The ending of
+    `path` decides the format (CURVES). The same rows make the same bytes.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -39,10 +46,13 @@ def curves(rows: list[dict[str, Any]], path: Path, name: str, objective: Objecti
     ]
     for place, (label, tags) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(height, width, place)
-        for tag in tags:
-            points = [(row["images"], row[tag]) for row in rows if tag in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=tag, linewidth=1)
+        shown = [tag for tag in tags if any(tag in row for row in rows)]
+        for style, (run, its_rows) in zip(cycle(_STYLES), {name: rows, **(beside or {})}.items(), strict=False):
+            for number, tag in enumerate(shown):
+                points = [(row["images"], row[tag]) for row in its_rows if tag in row]
+                label = f"{tag}, {run}" if beside else tag
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, color=f"C{number}", label=label, linewidth=1)
         for images, resolution in changes:
             axes.axvline(images, color="grey", linestyle="--", linewidth=0.8)
             axes.annotate(f"{resolution} px", (images, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=8)
