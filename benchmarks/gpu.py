@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.gpu_page import against_the_plan, judge, page
 from benchmarks.iteration import Contender, OurIteration, baseline_of
 from benchmarks.machine import machine
 from benchmarks.report import commit, report
@@ -33,23 +34,14 @@ from launch.doctor.gpu import points
 from launch.doctor.gpu.course import Course, clocked
 from launch.doctor.report import Report, without_secrets
 from launch.doctor.selftest import SelfTest
-from launch.forecast.forecast import form_of
-from launch.forecast.gpus import of_card
-from launch.forecast.peaks import peak
-from launch.forecast.roofline import time_of_step
 from sivae_dist.config.run_settings import RunSettings, load_config
-from sivae_dist.models.layers import forms
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
 from sivae_dist.process import numerics
 from sivae_dist.process.devices import device_model, driver_version, pick_device
 from sivae_dist.process.numerics import Precision
-from sivae_dist.train.counts import trace_step
 from sivae_dist.train.kernels import choose_kernels
 from sivae_dist.train.tracing import Tracker
 
-GOAL = 4.0
-"""Times as fast as the baseline's faster mode, on an H100 or H200."""
-GOAL_CARDS = ("H100", "H200")
 SHARE = 0.6
 """Of the minutes, for the table."""
 COMPILATION = 60.0
@@ -240,74 +232,6 @@ def table(
                 yield cell
 
 
-def judge(cells: list[dict[str, Any]], card: str) -> None:
-    """Adds what follows from the figures: rates, the share of the card's peak, and how many times the baseline."""
-    for cell in cells:
-        if "error" in cell:
-            continue
-        total, rate = cell["total"], peak(card, cell["precision"])
-        cell["images/s"], cell["passes/s"] = cell["batch"] / total, cell["passes"] / total
-        cell["flop/s"] = None if cell["flops"] is None else cell["flops"] / total
-        cell["mfu"] = None if rate is None or cell["flop/s"] is None else cell["flop/s"] / rate[0]
-        cell["peak source"] = None if rate is None else rate[1]
-        beside = [
-            other["total"]
-            for other in cells
-            if not other["ours"] and "error" not in other
-            and (other["resolution"], other["batch"]) == (cell["resolution"], cell["batch"])
-        ]  # fmt: skip
-        cell["times the baseline"] = min(beside) / total if cell["ours"] and beside else None
-        judged = cell["times the baseline"] is not None and any(name in card for name in GOAL_CARDS)
-        cell["reached"] = cell["times the baseline"] >= GOAL if judged else None
-
-
-def against_the_plan(bench: Bench, cells: list[dict[str, Any]], card: str) -> None:
-    """Adds which share of what `sivae plan` expects our modes reach from 64 px on; they are planned as not compiled."""
-    machine = of_card(card)
-    for cell in cells:
-        if machine is not None and cell["ours"] and "error" not in cell and cell["resolution"] >= 64:
-            precision = cell["precision"]
-            settings = bench.settings(Mode(True, precision))
-            with forms.using(form_of(settings, machine)):
-                traced = trace_step(settings, cell["resolution"], cell["batch"])
-            planned = time_of_step(traced.work, machine, precision).total
-            cell["planned"], cell["share of the plan"] = planned, planned / cell["total"]
-
-
-def page(found: dict[str, Any], card: str) -> Iterator[str]:
-    """Lines of the table, in the order of the rows."""
-    yield (
-        f"\n| px, batch | mode | ms, host | ms | images/s | passes/s | TFLOP/s | MFU, % | GB held, traced / allocated "
-        f"| times {found['baseline']} | % of the plan's roofline |"
-    )
-    yield "|" + "---|" * 11
-    order = {(row.resolution, row.batch): place for place, row in enumerate(ROWS)}
-    for cell in sorted(found["cells"], key=lambda cell: order.get((cell["resolution"], cell["batch"]), len(order))):
-        start = f"| {cell['resolution']}, {cell['batch']} | {cell['mode']} |"
-        if "error" in cell:
-            yield f"{start} {cell['error'][:120].replace('|', '/')} |" + " |" * 8
-            continue
-        times, reached = cell["times the baseline"], cell["reached"]
-        goal = "" if reached is None else f" ({GOAL:g} {'reached' if reached else 'missed'})"
-        memory = f"{_shown(cell['traced'], 1e9, 2)} / {_shown(cell['allocated'], 1e9, 2)}"
-        rates = f"{cell['images/s']:,.1f} | {cell['passes/s']:,.0f} | {_shown(cell['flop/s'], 1e12, 1)}"
-        mfu, share = (_shown(cell.get(name), 0.01, 0) for name in ("mfu", "share of the plan"))
-        yield (
-            f"{start} {1e3 * cell['host']:.1f} | {1e3 * cell['total']:.1f} | {rates} | {mfu} | {memory} "
-            f"| {_shown(times, 1, 2)}{goal} | {share} |"
-        )
-    sources = sorted({cell["peak source"] for cell in found["cells"] if cell.get("peak source")})
-    yield "\nMFU: floating-point operations of the layers without torch.compile, over the card's peak in that precision"
-    yield f"({'; '.join(sources)})." if sources else f"(not computed: the peaks of {card} are not known)."
-    yield "The plan's roofline: launch/forecast/gpus.py, whose shares of the peaks are assumed; the goal is 60% of it."
-    if found["skipped"]:
-        yield f"\nSkipped for lack of time: {'; '.join(found['skipped'])}."
-
-
-def _shown(value: float | None, unit: float, digits: int) -> str:
-    return "-" if value is None else f"{value / unit:,.{digits}f}"
-
-
 def examine(bench: Bench, late: Callable[[], bool]) -> dict[str, Any]:
     """The doctor's points, of which the fourth has no modes to time; its lines are printed as they are found."""
     found, chosen = Report(), bench.given.points
@@ -394,7 +318,7 @@ def run(bench: Bench) -> None:
                 print(f"{cell['resolution']} px x {cell['batch']}, {cell['mode']}", file=sys.stderr, flush=True)
                 facts["cells"].append(cell)
             judge(facts["cells"], card)
-            against_the_plan(bench, facts["cells"], card)
+            against_the_plan(lambda precision: bench.settings(Mode(True, precision)), facts["cells"], card)
             for line in page(facts, card):
                 say(line)
             facts["points"] = examine(bench, partial(late, 1.0))

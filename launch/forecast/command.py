@@ -21,7 +21,7 @@ from launch.forecast.show import Found, facts, show, show_actual
 from sivae_dist.config.opening import settings_of
 from sivae_dist.config.run_settings import RunSettings, load_config
 from sivae_dist.process import startup
-from sivae_dist.process.devices import Place, pick_device
+from sivae_dist.process.devices import Place, pick_device, processor
 from sivae_dist.process.host import host_memory, resident
 from sivae_dist.process.numerics import Precision
 from sivae_dist.run.atomic import write_text
@@ -150,14 +150,6 @@ def measure(device: torch.device, precisions: list[Precision], say: Report) -> M
         process_bytes=process_bytes,
     )
     return machine.model_copy(update={"operation_seconds": operation_seconds(machine, watch)})
-
-
-def processor() -> str:
-    """Its name, as Linux has it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _precisions(text: str) -> list[Precision]:

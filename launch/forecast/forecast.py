@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from launch.forecast.machine import Machine
-from launch.forecast.roofline import StepTime, time_of_step
+from launch.forecast.roofline import time_of_step
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.forms import Form
@@ -185,6 +185,3 @@ def estimated(
 def peak_of(found: Estimate, machine: Machine) -> int:
     """Bytes at the peak, with what a process of this machine takes besides tensors."""
     return found.peak - found.overhead + machine.process_bytes
-
-
-__all__ = ["Forecast", "PhaseForecast", "StepTime", "forecast", "segments"]

@@ -276,7 +276,7 @@ def describe(device: torch.device) -> str:
     """A GPU's model and memory, or the CPU's model."""
     if device.type == "cuda":
         return f"{device_model(device)} ({torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB)"
-    return f"CPU ({_processor()})"
+    return f"CPU ({processor()})"
 
 
 def hardware(models: Iterable[str], device: torch.device) -> dict[str, Any]:
@@ -304,7 +304,8 @@ def _names(hardware: dict[str, Any]) -> str:
     return "a CPU" if hardware["type"] == "cpu" else " and ".join(hardware["models"])
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's model, as Linux has it; elsewhere its architecture."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

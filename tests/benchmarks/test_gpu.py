@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import MODES, Bench, Mode, Row, against_the_plan, judge, page, passes_of, table
+from benchmarks.gpu import MODES, Bench, Mode, Row, passes_of, table
+from benchmarks.gpu_page import against_the_plan, judge, page
 from benchmarks.iteration import LR, OurIteration
 from benchmarks.plain_iteration import PlainIteration
 from launch.doctor.selftest import SelfTest
@@ -130,7 +131,7 @@ def test_what_the_plan_expects_is_beside_it(bench: Bench, card: str, planned: bo
         {"resolution": px, "batch": 2, "total": 1e-3, **MODES[name]._asdict()}
         for px, name in ((64, "bf16"), (64, "bf16-compiled"), (64, "baseline-fp32"), (32, "bf16"))
     ]
-    against_the_plan(bench, cells, card)
+    against_the_plan(lambda precision: bench.settings(Mode(True, precision)), cells, card)
     shares = [cell.get("share of the plan") for cell in cells]
     if not planned:
         assert shares == [None] * 4
