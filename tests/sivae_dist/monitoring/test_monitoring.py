@@ -59,10 +59,16 @@ def told(folder: Path) -> EventAccumulator:
     return events
 
 
-def test_events_hold_no_step_twice_after_two_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = torch.zeros(3, 4, 4)
-    seconds = itertools.count(int(time.time()))  # starts of a run are apart; TensorBoard orders its files by them
+@pytest.fixture
+def starts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts of a run are seconds apart; TensorBoard orders its files by them, then by name (10 before 9)."""
+    seconds = itertools.count(int(time.time()))
     monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
+
+
+@pytest.mark.usefixtures("starts_apart")
+def test_events_hold_no_step_twice_after_two_resumes(tmp_path: Path) -> None:
+    picture = torch.zeros(3, 4, 4)
 
     def session(position: int, *images: int, loss: float) -> None:
         events = Events(tmp_path, position)
@@ -82,6 +88,7 @@ def test_events_hold_no_step_twice_after_two_resumes(tmp_path: Path, monkeypatch
     assert [event.step for event in events.Images("sample")] == list(expected)
 
 
+@pytest.mark.usefixtures("starts_apart")
 def test_events_of_a_run_begun_anew(tmp_path: Path) -> None:
     """Killed before its first checkpoint, it starts from nothing in the same folder."""
     for loss in (1.0, 2.0):
