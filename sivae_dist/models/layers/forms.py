@@ -54,10 +54,11 @@ def is_compiled() -> bool:
 
 
 def is_native(x: Tensor) -> bool:
-    """Whether maps [B, C, H, W] like these are computed in C++. Others are computed as in the form `fused`."""
+    """Whether tensors like this, maps [B, C, H, W] or weights, are computed in C++. Others are as in `fused`."""
+    format = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     return (
         x.device.type == "cpu"
         and x.dtype in operations.TYPES
-        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.is_contiguous(memory_format=format)
         and current() == "native"
     )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.native import operations as native
-from sivae_dist.models.layers.scaled import Conv2d, compute_type, convolve, convolve_transposed
+from sivae_dist.models.layers.scaled import Conv2d, compute_type, convolve, convolve_transposed, format_of
 
 SMALLEST_STRIDED = {torch.float32: 8, torch.float64: 8, torch.bfloat16: 16}
 """Pixels of the smaller side from which a resampling convolution is one of stride 2, by the type that it computes in.
@@ -41,7 +41,10 @@ class UpsampleConv2d(_ResamplingConv2d):
         return convolve_transposed(x, self.shared(x, "transposed", self._transposed))
 
     def _transposed(self) -> tuple[Tensor, float]:
-        return _window_means(self.weight.flip(2, 3)).transpose(0, 1), 4 * self.scale
+        flipped = self.weight.flip(2, 3)
+        # In the weight's own format, or each convolution would copy it.
+        swapped = flipped.transpose(0, 1).contiguous(memory_format=format_of(flipped))
+        return _window_means(swapped), 4 * self.scale
 
 
 class DownsampleConv2d(_ResamplingConv2d):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 
 from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.native import operations as native
 
 SharedWeights = dict[tuple[nn.Module, str, torch.dtype], Tensor]
 """Scaled weights by layer, use and type."""
@@ -51,12 +51,18 @@ class _ScaleAndCast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
         ctx.factor, ctx.dtype = factor, weight.dtype
-        return torch.mul(weight, factor, out=torch.empty_like(weight, dtype=dtype))
+        return _times(weight, factor, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return torch.mul(grad, ctx.factor, out=torch.empty_like(grad, dtype=ctx.dtype)), None, None
+        return _times(grad, ctx.factor, ctx.dtype), None, None
+
+
+def _times(x: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
+    if (x.dtype, dtype) in native.CASTS and forms.is_native(x):
+        return native.scale_and_cast(x, factor, dtype)  # torch would multiply, then cast
+    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
 
 
 def scale_and_cast(weight: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
@@ -161,9 +167,13 @@ def _shape_only(shape: torch.Size, grad: Tensor) -> Tensor:
     """For a tensor that an operation asks for the shape alone: in the format of `grad`, or it would be copied."""
     if forms.is_compiled():  # which plans memory for whatever is made
         return grad.new_empty(1).expand(shape)
-    is_last = grad.is_contiguous(memory_format=torch.channels_last)
-    format = torch.channels_last if is_last else torch.contiguous_format
-    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=format)
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=format_of(grad))
+
+
+def format_of(x: Tensor) -> torch.memory_format:
+    """Of maps [B, C, H, W] or kernels [outputs, inputs, K, K]."""
+    is_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 class _TransposedConvolution(torch.autograd.Function):
@@ -181,8 +191,13 @@ class _TransposedConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad_x = None if weight is None else F.conv2d(grad, weight, stride=2, padding=1)
-        grad_weight = None if x is None else conv2d_weight(grad, ctx.shape, x, stride=2, padding=1)
-        return grad_x, grad_weight
+        if x is None:
+            return grad_x, None
+        # The weight's gradient of the convolution from what it makes, grad, to x.
+        grads = torch.ops.aten.convolution_backward(
+            x, grad, _shape_only(ctx.shape, grad), None, [2, 2], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
+        )
+        return grad_x, grads[1]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sivae_dist.models.layers import (
 from sivae_dist.models.layers.forms import Form
 from sivae_dist.models.layers.native import library
 from sivae_dist.models.layers.resampling import SMALLEST_STRIDED
-from sivae_dist.models.layers.scaled import sharing
+from sivae_dist.models.layers.scaled import scale_and_cast, sharing
 from tests.helpers import CPU, largest_difference, tiny_settings
 
 ROOT = Path(__file__).parents[3]
@@ -186,6 +187,20 @@ def test_maps_of_another_format_are_computed_by_torch() -> None:
     assert_close(with_gradients("native", styled, x, *inputs[1:]), with_gradients("plain", styled, *inputs), 1e-12)
 
 
+@pytest.mark.parametrize("shape", [(37, 24, 3, 3), (70, 130), (5,)])
+@pytest.mark.parametrize(("dtype", "to"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_weights_are_scaled_in_fp32_and_rounded_once(
+    shape: tuple[int, ...], dtype: torch.dtype, to: torch.dtype
+) -> None:
+    x = random(*shape, seed=1, dtype=dtype)
+    x.view(-1)[:3] = torch.tensor([torch.nan, torch.inf, -1e-40])
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    with forms.using("native"):
+        got = scale_and_cast(x, 0.1, to)
+    assert got.dtype == to and got.stride() == x.stride()
+    assert torch.equal(got.nan_to_num(7), (x.float() * 0.1).to(to).nan_to_num(7))
+
+
 # Whole networks.
 
 
@@ -227,15 +242,22 @@ def test_all_maps_have_the_format_that_is_set(value: str, tmp_path: Path) -> Non
     assert {*formats} == {(value == "false", value == "true")}
 
 
+KERNELS = {"3x3": partial(Conv2d, kernel=3, bias=False), "up": UpsampleConv2d, "down": DownsampleConv2d}
+
+
 @pytest.mark.parametrize("trained", [True, False], ids=["weight", "input"])
-def test_a_gradient_alone_copies_no_map_or_weight(trained: bool) -> None:
-    layer = Conv2d(32, 32, 3, equalized=False, bias=False).to(memory_format=torch.channels_last)
-    layer.requires_grad_(trained)
-    x = maps(2, 32, 8, 8, seed=1, dtype=torch.float32).requires_grad_(not trained)
-    with forms.using("fused"):
-        y = layer(x)
+@pytest.mark.parametrize("layer", KERNELS)
+def test_a_further_pass_copies_no_map_or_weight(layer: str, trained: bool) -> None:
+    module = KERNELS[layer](32, 32, equalized=True).to(memory_format=torch.channels_last)
+    x = maps(2, 32, 16, 16, seed=1, dtype=torch.float32).requires_grad_(not trained)
+    module.requires_grad_(trained)
+    weights: dict[Any, Tensor] = {}
+    with forms.using("fused"), sharing(weights):
+        module(x)  # which makes the weight that all passes compute with
+        (weight,) = weights.values()
         with torch.profiler.profile() as profiled:
-            y.backward(torch.ones_like(y))
+            y = module(x)
+            torch.autograd.grad(y, weight if trained else x, torch.ones_like(y))
     copied = [event.name for event in profiled.events() if event.name == "aten::clone"]
     assert y.is_contiguous(memory_format=torch.channels_last) and copied == []
 

@@ -319,6 +319,19 @@ void blur(int64_t batch, int64_t height, int64_t width, int64_t C, const T* x, T
     }
 }
 
+// factor * x in another type.
+template <class From, class To>
+void scale(int64_t count, const From* x, double factor, To* out) {
+    constexpr int64_t BLOCK = 4096;
+    const float by = float(factor);
+#pragma omp parallel for schedule(static)
+    for (int64_t from = 0; from < count; from += BLOCK)
+        each_channel<float>(std::min(BLOCK, count - from), [&](int64_t i, auto lanes_) {
+            constexpr int LANES = decltype(lanes_)::value;
+            store<float, LANES>(out + from + i, load<float, LANES>(x + from + i) * by);
+        });
+}
+
 }  // namespace
 
 #define FOR(NAME, T)                                                                                                  \
@@ -345,3 +358,11 @@ void blur(int64_t batch, int64_t height, int64_t width, int64_t C, const T* x, T
 FOR(float32, float)
 FOR(float64, double)
 FOR(bfloat16, bf16)
+
+#define SCALE(FROM, TO, From, To)                                                                 \
+    extern "C" void scale_to_##TO##_##FROM(int64_t count, const From* x, double factor, To* out) { \
+        scale(count, x, factor, out);                                                             \
+    }
+
+SCALE(float32, bfloat16, float, bf16)
+SCALE(bfloat16, float32, bf16, float)

@@ -22,6 +22,7 @@ _library.define(
     "bool trained) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define("blur(Tensor x) -> Tensor")
+_library.define("scale_and_cast(Tensor x, float factor, ScalarType dtype) -> Tensor")
 
 
 activate_and_normalize = torch.ops.sivae.activate_and_normalize
@@ -29,6 +30,11 @@ activate_and_normalize = torch.ops.sivae.activate_and_normalize
 activate_and_normalize_backward = torch.ops.sivae.activate_and_normalize_backward
 """Gradients of x, strength, bias, scale and offset; of parameters empty ones unless they are `trained`."""
 blur = torch.ops.sivae.blur
+scale_and_cast = torch.ops.sivae.scale_and_cast
+"""factor * x in a type of CASTS, for any dense x; multiplied in fp32, rounded once."""
+
+CASTS = ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32))
+"""From which type to which."""
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: int | float | Tensor | None) -> None:
@@ -74,6 +80,12 @@ def _blur(x: Tensor) -> Tensor:
     return out
 
 
+def _scale_and_cast(x: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
+    out = torch.empty_like(x, dtype=dtype)
+    _call(f"scale_to_{str(dtype).removeprefix('torch.')}", x.dtype, x.numel(), x, factor, out)
+    return out
+
+
 def _dense(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.contiguous()
 
@@ -113,6 +125,7 @@ for _name, _compute, _trace in (
     ("activate_and_normalize", _activate_and_normalize, _like_outputs),
     ("activate_and_normalize_backward", _activate_and_normalize_backward, _like_gradients),
     ("blur", _blur, torch.empty_like),
+    ("scale_and_cast", _scale_and_cast, lambda x, factor, dtype: torch.empty_like(x, dtype=dtype)),
 ):
     _library.impl(_name, _compute, "CPU")
     torch.library.register_fake(f"sivae::{_name}", _trace, lib=_library)
