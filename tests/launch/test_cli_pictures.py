@@ -249,7 +249,7 @@ def test_curves_for_print(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_curves_of_several_runs(run: Path, tmp_path: Path) -> None:
-    """Each line of the second run is drawn, and stands in the legend."""
+    """Each line of the second run is drawn, and stands in the legend; the axes are called what the panels are."""
     other = tmp_path / "other"
     shutil.copytree(run, other)
     sivae("curves", run, "--out", tmp_path / "alone.svg")
@@ -259,6 +259,8 @@ def test_curves_of_several_runs(run: Path, tmp_path: Path) -> None:
     lines = sum(any(tag in row for row in rows) for tags in panels.values() for tag in tags)
     alone, both = ((tmp_path / f"{name}.svg").read_text().count('id="line2d_') for name in ("alone", "both"))
     assert lines > 3 and both - alone == 2 * lines
+    for picture in ("alone", "both"):
+        assert all(f"<!-- {panel} -->" in (tmp_path / f"{picture}.svg").read_text() for panel in panels)
     assert "two of the runs are called run" in refused("curves", run, "--beside", run, "--out", tmp_path / "x.png")
 
 

@@ -50,9 +50,9 @@ def curves(rows: Rows, path: Path, name: str, objective: Objective, beside: Mapp
         for style, (run, its_rows) in zip(cycle(_STYLES), {name: rows, **(beside or {})}.items(), strict=False):
             for number, tag in enumerate(shown):
                 points = [(row["images"], row[tag]) for row in its_rows if tag in row]
-                label = f"{tag}, {run}" if beside else tag
+                line = f"{tag}, {run}" if beside else tag
                 if points:
-                    axes.plot(*zip(*points, strict=True), style, color=f"C{number}", label=label, linewidth=1)
+                    axes.plot(*zip(*points, strict=True), style, color=f"C{number}", label=line, linewidth=1)
         for images, resolution in changes:
             axes.axvline(images, color="grey", linestyle="--", linewidth=0.8)
             axes.annotate(f"{resolution} px", (images, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=8)
