@@ -10,7 +10,8 @@ INSTRUCTION_SETS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 def machine() -> str:
     """Cores that may be used, and the processor's name."""
-    return f"{len(os.sched_getaffinity(0))} cores of {_of_processor('model name') or platform.machine()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} core{'s' * (cores > 1)} of {_of_processor('model name') or platform.machine()}"
 
 
 def instruction_sets() -> list[str]:
