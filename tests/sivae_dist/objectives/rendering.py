@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sivae_dist.models import Decoder, Encoder
+from sivae_dist.models.residual import ResidualSettings
 from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
 from sivae_dist.objectives.base import Draws
@@ -276,6 +277,27 @@ def style(
     draws = draw(decoder, 8, seed + 1, noise, mixing)
     x = torch.tanh(torch.randn(BATCH, 3, 8, 8, dtype=torch.float64))
     return Case(encoder, decoder, net, x, cond, draws, 8, settings.dimensions)
+
+
+def residual(variant: str = "paper", norm: str = "group", seed: int = 0) -> Case:
+    """Networks without noise and styles."""
+    torch.manual_seed(seed)
+    settings = ResidualSettings(variant=variant, norm=norm, resolution=16, latent=LATENT, widths=[4, 6])
+    encoder, decoder = (network.double() for network in settings.networks())
+    with torch.no_grad():
+        for parameter in (*encoder.parameters(), *decoder.parameters()):
+            if parameter.dim() == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+    cond = Cond(Stage(16))
+    net = Networks(
+        lambda image: encoder(image, cond),
+        lambda z, noise, mixing: decoder(z, cond),
+        parameters(encoder),
+        parameters(decoder),
+    )
+    draws = draw(decoder, 16, seed + 1, noise=False, mixing=False)
+    x = torch.tanh(torch.randn(BATCH, 3, 16, 16, dtype=torch.float64))
+    return Case(encoder, decoder, net, x, cond, draws, 16, settings.dimensions)
 
 
 CASES: dict[str, Callable[..., Case]] = {"mlp": mlp, "style": style}

@@ -44,6 +44,7 @@ from tests.sivae_dist.objectives.rendering import (
     package,
     parameters,
     printed,
+    residual,
     shares,
     slopes,
     stop,
@@ -241,6 +242,21 @@ def test_noise_and_mixing_of_plain_networks(noise: bool, mixing: bool) -> None:
 def test_official_networks(stop_gradient: str) -> None:
     h = Hyper(stop_gradient=stop_gradient)
     check(style(h.reconstruction, variant="official", seed=30), h)
+
+
+@pytest.mark.parametrize("stop_gradient", ["none", "reencoded"])
+@pytest.mark.parametrize("norm", ["group", "none"])
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_residual_networks(variant: str, norm: str, stop_gradient: str) -> None:
+    h = Hyper(stop_gradient=stop_gradient, beta_rec=0.03, beta_kl=3.0, s=0.002)
+    case = residual(variant, norm, seed=35)
+    check(case, h)
+    ascended = algorithm_2_encoder(case.net, h, case.x, case.draws)
+    assert ascended.z is not None
+    decoded = algorithm_2_decoder(case.net, h, case.x, ascended.z.sample.detach(), case.draws)
+    for update, of in ((ascended, case.net.phi), (decoded, case.net.theta)):
+        found = shares(update, of)
+        assert min(found.values()) > 0.01, found  # every term matters
 
 
 @pytest.mark.parametrize("stop_gradient", ["none", "reencoded"])
