@@ -56,7 +56,7 @@ def submit(
         plan = preflight(settings, asked.processes, run, cluster=where, untrained=untrained)
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}")
-        for note in prepare_run(run, settings, plan.data.train):
+        for note in prepare_run(run, plan.settings, plan.data.train):
             typer.echo(f"note: {note}")
         job = where.submit(Prepared(run.path, plan.schedule.end), name, asked)
         typer.echo(f"job {job}: {run.path} (sivae status {run.path}, sivae logs {run.path} -f)")

@@ -59,11 +59,10 @@ def sweep(
             plans.append(preflight(settings, asked.processes, cluster=where, untrained=untrained))
         for warning in dict.fromkeys(line for plan in plans for line in plan.warnings):
             typer.echo(f"warning: {warning}")
-        schedules = [plan.schedule for plan in plans]
         runs = [RunDirectory(place / name) for name in names]
         if dry_run:
-            for run, schedule in zip(runs, schedules, strict=True):
-                typer.echo(f"{run.path}: {schedule.end:,} images")
+            for run, plan in zip(runs, plans, strict=True):
+                typer.echo(f"{run.path}: {plan.schedule.end:,} images")
             failed = list(cluster_checks(where))
             for check in failed:
                 typer.echo(check)
@@ -72,11 +71,11 @@ def sweep(
         index = {row["run"]: row for row in before}  # may include runs that this file no longer has
         index |= {name: {"run": name, **point} for name, point in zip(names, points, strict=True)}
         left = []
-        for run, settings, schedule, state in zip(runs, prepared, schedules, states, strict=True):
-            if state.is_alive or (state.name == "finished" and saved_images(run.path) >= schedule.end):
+        for run, plan, state in zip(runs, plans, states, strict=True):
+            if state.is_alive or (state.name == "finished" and saved_images(run.path) >= plan.schedule.end):
                 continue
-            prepare_run(run, settings, schedule.train_samples)
-            left.append(Prepared(run.path, schedule.end))
+            prepare_run(run, plan.settings, plan.schedule.train_samples)
+            left.append(Prepared(run.path, plan.schedule.end))
         if not left:
             raise ValueError(f"all runs in {place} have finished or already have a job")
         write_text(SweepFolder(place).index, json.dumps([index[name] for name in sorted(index)], indent=1))

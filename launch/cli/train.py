@@ -48,7 +48,7 @@ def train(
             return
         for warning in plan.warnings:
             typer.echo(f"warning: {warning}")
-        for note in prepare_run(run, settings, plan.data.train):
+        for note in prepare_run(run, plan.settings, plan.data.train):
             typer.echo(f"note: {note}")
         code = launch(run.path, processes)
     if code == STOPPED:

@@ -36,7 +36,7 @@ def configure(
         partial.write_text(to_yaml(plan, str(out)))
         settings = load_config(partial)
         with settings.data.open(settings.seed, torch.device("cpu")) as opened:
-            check_data(settings, opened)
+            check_data(settings.fitted(opened), opened)
         make_schedule(settings, opened.train).check_world_size(machine.processes)
     for text in title(plan):
         for line in textwrap.wrap(text, 80, break_on_hyphens=False):

@@ -33,6 +33,7 @@ class Plan:
     """A run that can begin or resume."""
 
     settings: RunSettings
+    """Those asked for, with what follows from the data set."""
     processes: int
     place: Place
     data: Dataset
@@ -132,6 +133,7 @@ class _Examination:
         settings = self.settings
         startup.doing(f"opening {settings.data.where}")
         with settings.data.open(settings.seed, torch.device("cpu")) as data:
+            settings = self.settings = settings.fitted(data)
             check_data(settings, data)
         schedule = make_schedule(settings, data.train)
         self.plan = Plan(settings, self.processes, Place.of(settings, here=self.here), data, schedule)

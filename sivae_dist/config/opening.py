@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from sivae_dist.config.prolonging import continued
 from sivae_dist.config.run_settings import RunSettings, read_settings
 from sivae_dist.run.atomic import write_text
@@ -36,10 +38,14 @@ def resolve_settings(
 def prepare_run(run: RunDirectory, settings: RunSettings, train_samples: int | None = None) -> list[str]:
     """Starts or continues a run with these settings and records them; returns notes about changes.
 
-    ValueError as `resolve_settings`, and when the run is being trained.
+    Opens the data set where something follows from it (ModelSettings.fitted) that the settings do not say yet.
+    ValueError as `resolve_settings`, when the run is being trained, and as `fitted`.
     """
     if owner := owner_of(run.path):
         raise ValueError(f"{run.path} is being trained by {owner}")
+    if not settings.model.is_fitted:
+        with settings.data.open(settings.seed, torch.device("cpu")) as data:
+            settings = settings.fitted(data)
     settings, notes = resolve_settings(run, settings, train_samples)
     write_text(run.config, settings.to_yaml())
     return notes

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.kinds import DataSettings
 from data_pipelines.problems import Problem, groups_of, known_keys, nearest, problems
 from data_pipelines.settings import MayChange, expand
@@ -97,6 +98,10 @@ class RunSettings(Settings):
                 "evaluation": self.evaluation.model_copy(update=evaluation),
             }
         )
+
+    def fitted(self, data: Dataset) -> "RunSettings":
+        """The same settings with what follows from the data set. ValueError when they contradict it."""
+        return self.model_copy(update={"model": self.model.fitted(data.where, data.spec.classes)})
 
     def plain(self) -> dict[str, Any]:
         """The settings as YAML can hold them; unlike JSON it has numbers for keys."""

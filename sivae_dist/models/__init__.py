@@ -4,6 +4,7 @@ from typing import Annotated
 
 from data_pipelines.choices import Registry, one_of
 from sivae_dist.models.base import Decoder, Encoder, ModelSettings
+from sivae_dist.models.conditional import ConditionalSettings
 from sivae_dist.models.residual.settings import ResidualSettings
 from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style.settings import StyleSettings
@@ -11,4 +12,14 @@ from sivae_dist.models.style.settings import StyleSettings
 MODELS: Registry[type[ModelSettings]] = Registry("model", {"style": StyleSettings, "residual": ResidualSettings})
 AnyModel = Annotated[ModelSettings, one_of(MODELS, default="style")]
 
-__all__ = ["MODELS", "AnyModel", "Cond", "Decoder", "Encoder", "Mixing", "ModelSettings", "Stage"]
+__all__ = [
+    "MODELS",
+    "AnyModel",
+    "Cond",
+    "ConditionalSettings",
+    "Decoder",
+    "Encoder",
+    "Mixing",
+    "ModelSettings",
+    "Stage",
+]

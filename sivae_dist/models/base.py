@@ -12,6 +12,8 @@ What they may rely on, and what is relied upon:
 - **Stages.** A growing network stands at one of `settings.resolutions`, a fixed one has a single entry there. A sample
   has `settings.shape(resolution)`. `parts_in_use` names the submodules that a pass at a stage goes through: only their
   parameters are trained, averaged and reduced over processes.
+- **Labels.** A model whose `classes` is not 0 gets those of the images as `cond.label`, in every pass; latents of the
+  prior have the labels of the batch that they are drawn for. conditional.py has what such families share.
 - **Randomness.** Nothing is drawn inside a network. What a decoding needs beside z comes in as `noise`, a flat
   [B, noise_size(resolution)] from N(0, 1), drawn by position of the run (step/randomness.py).
 - **Samples are independent.** Row k of an output depends on row k of the inputs alone, so that passes may be
@@ -27,7 +29,7 @@ What they may rely on, and what is relied upon:
 
 from abc import ABC, abstractmethod
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +99,22 @@ class ModelSettings(Settings, ABC):
     def classes(self) -> int:
         """Number of classes of the labels that the networks receive; 0 without labels."""
         return 0
+
+    def named_classes(self) -> tuple[str, ...]:
+        """Names of the classes by label: their numbers, where nothing else is known."""
+        return tuple(map(str, range(self.classes)))
+
+    def fitted(self, where: str, classes: tuple[str, ...]) -> Self:
+        """The same settings with what follows from a data set: `classes`, the names of its labels, none without any.
+
+        ValueError when they contradict it; `where` is its name in the message.
+        """
+        return self
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the settings say all that `fitted` could add."""
+        return True
 
     @property
     def styled(self) -> bool:

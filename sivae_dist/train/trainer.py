@@ -220,6 +220,9 @@ def make_schedule(settings: RunSettings, train: int) -> Schedule:
 
 
 def check_data(settings: RunSettings, data: Dataset) -> None:
-    """ValueError when the data set cannot feed the model, or lacks a package."""
-    model = settings.model
+    """ValueError when the data set cannot feed the model, or lacks a package, or contradicts what the settings say of
+    it; they must be fitted to one."""
+    model = settings.fitted(data).model
+    if not settings.model.is_fitted:
+        raise ValueError(f"the settings do not name the classes of {data.where}: begin the run by prepare_run")
     data.check(Needs({stage: tuple(model.shape(stage)) for stage in model.resolutions}, model.classes))

@@ -103,7 +103,7 @@ class Pretrained:
     def styles(self, z: Tensor) -> Tensor:
         """z [N, latent] -> w [N, latent]. ValueError for another shape or type."""
         _check(z, "z", (self.settings.latent,))
-        w: Tensor = self._styled.mapping(z.to(self.device, self.dtype))
+        w: Tensor = self._styled.mapping(z.to(self.device, self.dtype), Cond(self.stage))
         return w
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from sivae_dist.evaluation.extractors import weights
 from sivae_dist.process.host import HostMemory
 from sivae_dist.run.directory import RunDirectory
 from tests.engines import begun
-from tests.helpers import random_set, tiny_settings
+from tests.helpers import labelled_set, random_set, tiny_settings
 
 WARM = "objective.warmup"
 
@@ -44,6 +44,21 @@ def refused(settings: RunSettings, path: Path = Path("nowhere")) -> str:
     *fine, last = plan.checks(settings, 1, RunDirectory(path))
     assert all(check.fine for check in fine) and not last.fine and last.detail == str(caught.value)
     return str(caught.value)
+
+
+# What follows from the data.
+
+
+def test_a_plan_knows_the_classes_of_its_data(tmp_path: Path) -> None:
+    told = tiny_settings(labelled_set(tmp_path / "set", samples=12), "model.conditional=true")
+    found = plan.preflight(told, 1, RunDirectory(tmp_path / "run"), here=True).settings
+    assert found.model.named_classes() == ("ant", "bee", "cat")
+    assert found == told.model_copy(update={"model": found.model})
+
+
+def test_data_without_labels_are_refused(settings: Any, data: Path) -> None:
+    sentence = refused(settings("model.conditional=true"))
+    assert sentence.startswith(f"{data} has no labels, which model.conditional=true needs: ") and "\n" not in sentence
 
 
 # Settings that cannot be meant.

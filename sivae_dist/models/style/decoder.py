@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sivae_dist.models.base import Decoder
+from sivae_dist.models.conditional import ClassEmbedding
 from sivae_dist.models.layers import (
     Blur,
     Conv2d,
@@ -79,27 +80,40 @@ class DecoderBlock(nn.Module):
 
 
 class StyleMapping(nn.Module):
-    """z [B, latent] -> w [B, latent]."""
+    """z [B, latent], with the vectors of its labels beside it where there are classes -> w [B, latent]."""
 
     def __init__(self, settings: "StyleSettings") -> None:
         super().__init__()
+        latent, equalized, lr_factor = settings.latent, settings.equalized, settings.mapping_lr_factor
         self.direction_only = settings.official
+        self.embedding: ClassEmbedding | None = None
+        if settings.classes:
+            self.embedding = ClassEmbedding(settings.classes, latent, equalized=equalized, lr_factor=lr_factor)
         self.layers = nn.ModuleList(
             Linear(
-                settings.latent,
-                settings.latent,
-                equalized=settings.equalized,
-                lr_factor=settings.mapping_lr_factor,
+                2 * latent if layer == 0 and settings.classes else latent,
+                latent,
+                equalized=equalized,
+                lr_factor=lr_factor,
             )
-            for _ in range(settings.decoder_mapping)
+            for layer in range(settings.decoder_mapping)
         )
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, cond: Cond) -> Tensor:
         if self.direction_only:
             z = pixel_norm(z)
+        if self.embedding is not None:
+            z = self.embedding.beside(z, cond)
         for layer in self.layers:
             z = activate(layer(z))
         return z
+
+
+class _Mapped(nn.Module):
+    """In the place of a mapping, for inputs that are w already."""
+
+    def forward(self, w: Tensor, cond: Cond) -> Tensor:
+        return w
 
 
 class StyleDecoder(GrowingNetwork, Decoder):
@@ -129,7 +143,7 @@ class StyleDecoder(GrowingNetwork, Decoder):
     def behind_mapping(self) -> "StyleDecoder":
         """A decoder of the same layers that takes w in the place of z."""
         shared = {id(part): part for part in (self.blocks, self.to_rgb)}
-        return deepcopy(self, {**shared, id(self.mapping): nn.Identity()})
+        return deepcopy(self, {**shared, id(self.mapping): _Mapped()})
 
     def noise_size(self, resolution: int) -> int:
         """Noise values that one image takes: two maps per block; 0 when the model has no noise."""
@@ -142,8 +156,8 @@ class StyleDecoder(GrowingNetwork, Decoder):
     def forward(self, z: Tensor, cond: Cond, noise: Tensor | None = None) -> Tensor:
         """`noise` is flat, [B, noise_size(resolution)], from N(0, 1); None leaves it out, its mean."""
         stage, mixing = cond.stage, cond.mixing
-        w = self.mapping(z)
-        other = self.mapping(mixing.z) if mixing is not None else w
+        w = self.mapping(z, cond)
+        other = self.mapping(mixing.z, cond) if mixing is not None else w
         in_use = [r for r in self.settings.resolutions if r <= stage.resolution]
         x: Tensor | None = None
         below: Tensor | None = None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sivae_dist.models.base import Encoder
+from sivae_dist.models.conditional import ClassEmbedding
 from sivae_dist.models.layers import (
     Blur,
     Conv2d,
@@ -55,24 +56,31 @@ class EncoderBlock(nn.Module):
 
 
 class PosteriorMapping(nn.Module):
-    """Summed styles [B, latent] -> (mu, logvar), each [B, latent], in fp32 or wider."""
+    """Summed styles [B, latent], with the vectors of the labels beside them where there are classes -> (mu, logvar),
+    each [B, latent], in fp32 or wider."""
 
     def __init__(self, settings: "StyleSettings") -> None:
         super().__init__()
         latent, depth = settings.latent, settings.encoder_mapping
+        equalized, lr_factor = settings.equalized, settings.mapping_lr_factor
         self.rectified = settings.official
+        self.embedding: ClassEmbedding | None = None
+        if settings.classes:
+            self.embedding = ClassEmbedding(settings.classes, latent, equalized=equalized, lr_factor=lr_factor)
         self.layers = nn.ModuleList(
             Linear(
-                latent,
+                2 * latent if layer == 0 and settings.classes else latent,
                 latent if layer < depth - 1 else 2 * latent,
                 gain=math.sqrt(2) if layer < depth - 1 or settings.official else 1.0,
-                equalized=settings.equalized,
-                lr_factor=settings.mapping_lr_factor,
+                equalized=equalized,
+                lr_factor=lr_factor,
             )
             for layer in range(depth)
         )
 
-    def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, w: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        if self.embedding is not None:
+            w = self.embedding.beside(w, cond)
         for layer in self.layers[:-1]:
             w = activate(layer(w))
         out = self.layers[-1](w)
@@ -123,7 +131,7 @@ class StyleEncoder(GrowingNetwork, Encoder):
             resolution //= 2
             features, style = self._pass(features, resolution, stage)
             w = w + style
-        mu, logvar = self.mapping(w)
+        mu, logvar = self.mapping(w, cond)
         return mu, logvar
 
     def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:

@@ -4,12 +4,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from sivae_dist.models.base import ModelSettings
+from sivae_dist.models.conditional import ConditionalSettings
 from sivae_dist.models.style.decoder import StyleDecoder
 from sivae_dist.models.style.encoder import StyleEncoder
 
 
-class StyleSettings(ModelSettings):
+class StyleSettings(ConditionalSettings):
     """The style-based encoder and decoder of appendix 9.2.2, which grow from 4x4 pixels."""
 
     saved_whole: ClassVar[bool] = True

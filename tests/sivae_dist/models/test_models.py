@@ -186,7 +186,7 @@ def test_a_decoder_behind_its_mapping_shares_all_its_layers() -> None:
     own = {name: id(p) for name, p in decoder.named_parameters() if not name.startswith("mapping.")}
     assert {name: id(p) for name, p in behind.named_parameters()} == own
     z = randn(2, 8)
-    assert torch.equal(behind(decoder.mapping(z), at(16)), decoder(z, at(16)))
+    assert torch.equal(behind(decoder.mapping(z, at(16)), at(16)), decoder(z, at(16)))
     assert isinstance(decoder.mapping, StyleMapping)
 
 
@@ -447,7 +447,7 @@ def test_style_mixing_switches_each_sample_at_its_own_layer() -> None:
         if isinstance(module, StyledLayer):
             module.register_forward_pre_hook(lambda _m, args: seen.append(args[1].detach()))
     mixed = decoder(z, at(16)._replace(mixing=Mixing(other, cutoff)))
-    w, w_other = decoder.mapping(z), decoder.mapping(other)
+    w, w_other = decoder.mapping(z, at(8)), decoder.mapping(other, at(8))
     assert len(seen) == decoder.layer_count(16) == 6
     for layer, styles in enumerate(seen):
         for sample in range(8):

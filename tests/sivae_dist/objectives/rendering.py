@@ -245,8 +245,10 @@ def style(
     mixing: bool = True,
     blending: bool = True,
     variant: str = "paper",
+    labels: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Case:
+    """With `labels`, of BATCH images, the networks have classes, and every pass of the paper's has these labels."""
     torch.manual_seed(seed)
     settings = StyleSettings(
         variant=variant,
@@ -259,6 +261,8 @@ def style(
         mapping_lr_factor=1.0,
         to_rgb_gain=1.0,
         output="tanh" if reconstruction == "bce" else "linear",
+        conditional=bool(labels),
+        class_names=("ant", "bee", "cat") if labels else (),
     )
     encoder, decoder = StyleEncoder(settings).double(), StyleDecoder(settings).double()
     with torch.no_grad():
@@ -267,7 +271,7 @@ def style(
                 if "bias" in name or "noise_strength" in name:
                     parameter.normal_(std=0.3)
     blend = torch.tensor(BLEND, dtype=torch.float64) if blending else None
-    cond = Cond(Stage(8, blend))
+    cond = Cond(Stage(8, blend), torch.tensor(labels) if labels else None)
     net = Networks(
         lambda image: encoder(image, cond),
         lambda z, noise, mixing: decoder(z, cond._replace(mixing=mixing), noise),

@@ -244,6 +244,19 @@ def test_official_networks(stop_gradient: str) -> None:
     check(style(h.reconstruction, variant="official", seed=30), h)
 
 
+LABELS = (2, 0, 0, 1)
+"""Of BATCH images; halves of two batches that changed places would have others."""
+
+
+@pytest.mark.parametrize("stop_gradient", ["none", "reencoded"])
+@pytest.mark.parametrize("variant", ["paper", "official"])
+@pytest.mark.parametrize("gamma_r", [0.3, 0.0])
+def test_labels(stop_gradient: str, variant: str, gamma_r: float) -> None:
+    """Every pass of the paper's has the labels of X, those of Z_f as well."""
+    h = Hyper(stop_gradient=stop_gradient, gamma_r=gamma_r)
+    check(style(h.reconstruction, variant=variant, labels=LABELS, seed=35), h)
+
+
 @pytest.mark.parametrize("stop_gradient", ["none", "reencoded"])
 @pytest.mark.parametrize("norm", ["group", "none"])
 @pytest.mark.parametrize("variant", ["paper", "official"])
@@ -421,6 +434,13 @@ def test_a_wrong_draw_shows(make: Callable[..., Case], wrong: str) -> None:
         "eps order": draws._replace(eps=draws.eps[:, [0, 2, 1]]),
     }[wrong]
     ours, printed = package(case, Hyper().settings()), paper(replace(case, draws=other), Hyper())
+    assert distance(ours.encoder, printed.encoder) > 1e-4
+    assert distance(ours.decoder, printed.decoder) > 1e-4
+
+
+def test_a_wrong_label_shows() -> None:
+    case, other = style(labels=LABELS), style(labels=(*LABELS[:3], 2))
+    ours, printed = package(case, Hyper().settings()), paper(other, Hyper())
     assert distance(ours.encoder, printed.encoder) > 1e-4
     assert distance(ours.decoder, printed.decoder) > 1e-4
 

@@ -90,7 +90,7 @@ def test_the_files(run: Path, exported: Path) -> None:
         "format": "pt", "library": "sivae", "resolution": "8", "images": "48", "weights": "ema", "data": model.data,
     }  # fmt: skip
     config = json.loads((exported / "config.json").read_text())
-    assert config["model"] == model.settings.model_dump()
+    assert config["model"] == model.settings.model_dump(mode="json")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert config["metrics"] == {name: value for name, value in last.items() if name != "images"}
 

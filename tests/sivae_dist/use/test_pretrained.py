@@ -102,7 +102,8 @@ def test_samples_by_number() -> None:
 def test_truncation_pulls_towards_the_mean_of_w() -> None:
     model = model_at(Stage(16))
     with torch.no_grad():
-        mean = model.decoder.mapping(normals(0, "mean w", 0, 10_000, 8, CPU)).double().mean(0).float()
+        z = normals(0, "mean w", 0, 10_000, 8, CPU)
+        mean = model.decoder.mapping(z, Cond(model.stage)).double().mean(0).float()
     close(model.mean_w(), mean)
     assert torch.equal(model.mean_w(), model.mean_w())
     w = model.styles(model.latents(0, 4))
