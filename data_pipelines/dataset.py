@@ -98,9 +98,15 @@ class Samples(NamedTuple):
     @property
     def sound(self) -> "Tensor":
         """x without those that are damaged."""
+        return self.without_damaged().x
+
+    def without_damaged(self) -> Self:
+        """Those that can be read."""
         if not self.damaged:
-            return self.x
-        return self.x[[place for place in range(len(self.x)) if place not in self.damaged]]
+            return self
+        sound = [place for place in range(len(self.x)) if place not in self.damaged]
+        y = None if self.y is None else self.y[sound]
+        return self._replace(x=self.x[sound], y=y, damaged=_NONE, extra={k: v[sound] for k, v in self.extra.items()})
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,16 @@ class Dataset(ABC):
     def read(self, stage: int, groups: Iterable[Numbers]) -> Iterator[Samples]:
         """`samples` of each group; a kind that can reads some groups ahead."""
         return (self.samples(stage, numbers) for numbers in groups)
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Training samples of each class, int64 [classes]; none without labels. Here they are read one by one, at the
+        smallest stage; a kind that knows them does not."""
+        counts = np.zeros(len(self.spec.classes), np.int64)
+        groups = (range(first, min(first + 256, self.train)) for first in range(0, self.train, 256))
+        for found in self.read(min(self.spec.shapes), groups) if len(counts) else ():
+            if found.y is not None:
+                counts += np.bincount(found.y.cpu().numpy(), minlength=len(counts))
+        return counts
 
     def check(self, needs: Needs) -> None:
         """ValueError, in one line, when a model with these needs cannot be trained on it here."""

@@ -4,11 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import sivae_dist
+from sivae_dist.models import Stage
+from sivae_dist.models.style import StyleSettings
 from tests.command import ENVIRONMENT, ROOT
 from tests.helpers import random_set
 
@@ -19,12 +22,17 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     random_set(tmp_path / "data" / "mine", samples=40, resolution=32)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    train, use, data = EXAMPLES
+    train, use, told, data = EXAMPLES
     exec(train.replace("schedule.images=2k", "schedule.images=64"), names)
     assert names["finished"] is True and (tmp_path / "runs/mine/metrics.jsonl").is_file()
     exec(use, names)
     assert names["images"].shape == names["again"].shape == (16, 3, 32, 32)  # type: ignore[attr-defined]
     assert names["mu"].shape == (16, 32)  # type: ignore[attr-defined]
+    model = StyleSettings(resolution=8, latent=4, base_width=4, conditional=True, class_names=("Bag", "Coat"))
+    of_classes: dict[str, Any] = {"model": sivae_dist.Pretrained(model, *model.build(0), Stage(8), 0)}
+    exec(told, of_classes)
+    assert of_classes["coats"].shape == (16, 3, 8, 8)
+    assert not torch.equal(of_classes["coats"], of_classes["model"].decode(of_classes["mu"], "Bag"))
     capsys.readouterr()
     exec(data, names)
     assert capsys.readouterr().out.splitlines() == [f"{k} {torch.Size([8, 3, 32, 32])} None" for k in (0, 8, 16, 24)]

@@ -110,6 +110,12 @@ class ImageSet(Dataset):
     def _labels(self) -> NDArray[np.int64] | None:
         return self.loader.labels if "loader" in self.__dict__ else read_labels(self.store, self.manifest)
 
+    def class_counts(self) -> NDArray[np.int64]:
+        """ValueError when the labels are damaged; CircumstanceError as well."""
+        classes = len(self.spec.classes)
+        labels = np.zeros(0, np.int64) if self._labels is None else self._labels[: self.train]
+        return np.bincount(labels, minlength=classes)
+
     def start(self) -> None:
         """Opens the loader. ValueError when it lacks a package or the labels are damaged; CircumstanceError as well."""
         self.loader  # noqa: B018

@@ -74,6 +74,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Sample i depends only on the see
 Numbers = Annotated[
     str | None, typer.Option("--seeds", metavar="0-7,12", help="Which samples to show, by number; instead of --count.")
 ]
+ClassNames = Annotated[
+    str | None,
+    typer.Option("--classes", metavar="NAME|N[,...]", help="Classes by name or number, where the model has classes."),
+]
 NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw only the images.")]
 
 
@@ -98,6 +102,19 @@ def parse_numbers(text: str) -> list[int]:
             raise ValueError(f"{text!r} is not a list of sample numbers; write it like 0-7,12")
         numbers += range(first, last + 1)
     return numbers
+
+
+def parse_classes(text: str | None, model: "Pretrained") -> list[int]:
+    """`bag,3` as the numbers of these classes; without a text, none. A name may contain commas if it stands alone."""
+    from sivae_dist.use.classes import class_number
+
+    if text is None:
+        return []
+    names = model.class_names
+    if not names:
+        raise ValueError("the model has no classes")
+    wanted = [text] if text in names else [part.strip() for part in text.split(",")]
+    return [class_number(names, one) for one in wanted]
 
 
 def parse_truncation(text: str) -> list[float]:

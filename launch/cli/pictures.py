@@ -8,6 +8,7 @@ import typer
 from launch.cli.errors import one_line_errors
 from launch.cli.options import (
     CheckpointOption,
+    ClassNames,
     Columns,
     Device,
     Live,
@@ -19,6 +20,7 @@ from launch.cli.options import (
     Seed,
     expanded,
     load,
+    parse_classes,
     parse_numbers,
     parse_truncation,
 )
@@ -35,10 +37,17 @@ def sample(
     out: Out,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of samples; by default 64, or 8 if each is a row."),
+        typer.Option(min=1, help="Number of samples; by default 64, or 8 if each is a row, or for each class."),
     ] = None,
     seeds: Numbers = None,
     seed: Seed = 0,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|N[,...]",
+            help="Classes by name or number, where the model has classes: one row for each; by default all of them.",
+        ),
+    ] = None,
     truncation: Annotated[
         str,
         typer.Option(
@@ -63,25 +72,29 @@ def sample(
     device: Device = "auto",
     no_labels: NoLabels = False,
 ) -> None:
-    """Draw samples from the prior, at one or several truncations, or mixed in style."""
+    """Draw samples from the prior, by class, at one or several truncations, or mixed in style."""
     with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.use import figures
 
         figures.check_out(out)
         psis = parse_truncation(truncation)
-        rows = style_mixing is not None or len(psis) > 1
-        numbers = list(range(count or (8 if rows else 64))) if seeds is None else parse_numbers(seeds)
         if style_mixing is None and cutoff is not None:
             raise ValueError("--cutoff needs --style-mixing")
         if style_mixing is not None and len(psis) > 1:
             raise ValueError("--style-mixing takes a single --truncation")
         model = load(run, checkpoint, live, device)
+        shown = parse_classes(classes, model)
+        mixed = style_mixing is not None or len(psis) > 1
+        if mixed and len(shown) > 1:
+            raise ValueError("with --style-mixing or several truncations, --classes takes a single one")
+        few = mixed or bool(model.class_names)
+        numbers = list(range(count or (8 if few else 64))) if seeds is None else parse_numbers(seeds)
         if style_mixing is None:
-            sheet = figures.samples(model, numbers, seed, truncation=psis, columns=columns)
-            what = f"{len(numbers)} samples"
+            sheet = figures.samples(model, numbers, seed, truncation=psis, columns=columns, classes=shown)
+            what = f"{len(numbers)} samples" + (f" of {len(sheet.cells)} classes" if few and not mixed else "")
         else:
             fine = parse_numbers(style_mixing)
-            sheet = figures.style_mixing(model, numbers, fine, seed, cutoff=cutoff, truncation=psis[0])
+            sheet = figures.style_mixing(model, numbers, fine, seed, cutoff=cutoff, truncation=psis[0], classes=shown)
             what = f"{len(numbers)} x {len(fine)} mixed samples"
         figures.save_picture(out, sheet.draw(labels=not no_labels))
         _report(out, what, model)
@@ -98,8 +111,28 @@ def reconstruct(
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, help="Number of images to take from the start of a folder or the test split.")
-    ] = 24,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of images from the start of a folder or the test split; by default 24, or 8 with --as.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="NAME|N",
+            help="The class of image files, where the model has classes; by default that of the folder's name.",
+        ),
+    ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="NAME|N[,...]",
+            help="Decode each code as these classes as well: one row per image, one column per class.",
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Location of the prepared data set; by default that of the run.")
     ] = None,
@@ -116,15 +149,19 @@ def reconstruct(
 
         figures.check_out(out)
         model = load(run, checkpoint, live, device)
+        classes = parse_classes(others, model)
+        count = count or (8 if classes else 24)
         if images:
             if data is not None:
                 raise ValueError("give images or --data, not both")
             paths = [path.expanduser() for path in images]
             files = [file for path in paths for file in (real.files_in(path, count) if path.is_dir() else [path])]
-            x, origin = real.from_files(model, files), ""
+            x, labels, origin = real.from_files(model, files), real.classes_of(model, files, label), ""
         else:
-            x, origin = _test_split(model, run, data, count), "test data"
-        sheet = figures.reconstructions(model, x, columns=columns, origin=origin)
+            if label is not None:
+                raise ValueError("--class is for image files: a data set has its own labels")
+            (x, labels), origin = _test_split(model, run, data, count), "test data"
+        sheet = figures.reconstructions(model, x, labels=labels, classes=classes, columns=columns, origin=origin)
         figures.save_picture(out, sheet.draw(labels=not no_labels))
         _report(out, f"{len(x)} reconstructions", model)
 
@@ -140,6 +177,10 @@ def interpolate(
         Literal["z", "w"], typer.Option(help="z as in the paper's appendix, or w as in the authors' figure.")
     ] = "z",
     steps: Annotated[int, typer.Option(min=1, help="Steps from corner to corner; a row has one more image.")] = 7,
+    name: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME|N", help="The class of all images, where the model has classes."),
+    ] = None,
     seed: Seed = 0,
     checkpoint: CheckpointOption = "latest",
     live: Live = False,
@@ -158,6 +199,7 @@ def interpolate(
 
         figures.check_out(out)
         model = load(run, checkpoint, live, device)
+        label = _class(model, name)
         codes: list[torch.Tensor] = []
         names: list[str] = []
         shown: list[torch.Tensor | None] = []
@@ -171,10 +213,10 @@ def interpolate(
                 if not path.exists() and not path.suffix:
                     raise ValueError(f"{corner} is neither an image file nor the number of a sample")
                 x = real.from_files(model, [path])
-                codes.append(model.encode(x)[0])
+                codes.append(model.encode(x, label)[0])
                 names.append(Path(corner).stem)
                 shown.append(x[0])
-        sheet = figures.interpolation(model, torch.cat(codes), names, shown, steps=steps, space=space)
+        sheet = figures.interpolation(model, torch.cat(codes), names, shown, steps=steps, space=space, label=label)
         figures.save_picture(out, sheet.draw(labels=not no_labels))
         _report(out, f"{steps + 1} x {steps + 1} images", model)
 
@@ -185,6 +227,7 @@ def growth(
     count: Annotated[int, typer.Option(min=1, help="Number of samples, one per row.")] = 4,
     seeds: Numbers = None,
     seed: Seed = 0,
+    classes: ClassNames = None,
     checkpoint: CheckpointOption = "latest",
     live: Live = False,
     device: Device = "auto",
@@ -203,7 +246,8 @@ def growth(
         figures.check_out(out)
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
         models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
-        figures.save_picture(out, figures.growth(models, numbers, seed).draw(labels=not no_labels))
+        sheet = figures.growth(models, numbers, seed, classes=parse_classes(classes, models[-1]))
+        figures.save_picture(out, sheet.draw(labels=not no_labels))
         _report(out, f"{len(numbers)} samples at {len(models)} resolutions", models[-1])
 
 
@@ -215,6 +259,7 @@ def animate(
     frames: Annotated[int, typer.Option(min=1, help="Frames from one stop to the next.")] = 20,
     fps: Annotated[int, typer.Option(min=1, max=50, help="Frames per second.")] = 25,
     seed: Seed = 0,
+    classes: ClassNames = None,
     truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 = unchanged, 0 = the mean.")] = 1.0,
     columns: Columns = 8,
     checkpoint: CheckpointOption = "latest",
@@ -231,11 +276,26 @@ def animate(
         total = figures.animate(
             model, out, seed,
             walks=count, stops=stops, frames=frames, fps=fps, truncation=truncation, columns=columns,
+            classes=parse_classes(classes, model),
         )  # fmt: skip
         _report(out, f"{count} walks in {total} frames", model)
 
 
-def _test_split(model: "Pretrained", path: Path, data: str | None, count: int) -> "torch.Tensor":
+def _class(model: "Pretrained", name: str | None) -> int | None:
+    """The one class of an interpolation. ValueError when none is named where there are some."""
+    if name is None:
+        if model.class_names:
+            raise ValueError(f"the model has classes ({', '.join(model.class_names)}): name one with --class")
+        return None
+    (label, *more) = parse_classes(name, model)
+    if more:
+        raise ValueError("--class takes a single class: what lies between codes is of one")
+    return label
+
+
+def _test_split(
+    model: "Pretrained", path: Path, data: str | None, count: int
+) -> "tuple[torch.Tensor, torch.Tensor | None]":
     from data_pipelines.images.dataset import ImageSettings
     from sivae_dist.config.opening import settings_of
     from sivae_dist.run.directory import RunDirectory

@@ -30,6 +30,7 @@ def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: 
     model = load_run(run.path, checkpoint=checkpoint, live=settings.evaluation.live, device=device)
     startup.doing(f"opening {settings.data.where}")
     with settings.data.open(settings.seed, device) as data:
+        settings.fitted(data)  # whose labels the networks are told
         evaluator = Evaluator(settings.evaluation, data, device, _say, Progress(stop, _say).tick)
         if problem := evaluator.prepare():
             raise ExtractorError(problem)

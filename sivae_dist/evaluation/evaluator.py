@@ -98,7 +98,7 @@ class Evaluator:
         metrics = self._measurable(model.stage.resolution)
         with torch.no_grad(), ieee():
             found = self._found(model, list(metrics.values()))
-            rows = on_first(lambda: [self._row(name, metric, found[metric]) for name, metric in metrics.items()])
+            rows = on_first(lambda: [self._row(model, name, metric, found[metric]) for name, metric in metrics.items()])
         return [{"images": model.images, "metric": row["metric"], "value": row["value"]} | common | row for row in rows]
 
     def _measurable(self, resolution: int) -> dict[str, Metric]:
@@ -183,22 +183,25 @@ class Evaluator:
         return self._real_sums[1]
 
     def _real(self, level: int) -> Iterator[RealImages]:
-        for images in self._streams.real(level, self._streams.reference):
-            yield RealImages(to_uint8(images))
+        for real in self._streams.real(level, self._streams.reference):
+            yield RealImages(to_uint8(real.x))
 
     def _reconstructions(self, model: Pretrained) -> Iterator[Reconstructions]:
         for real in self._streams.real(model.stage.resolution, self._streams.held_out):
-            if not len(real):
+            if not len(real.x):
                 yield Reconstructions(torch.empty(0), torch.empty(0))
                 continue
-            yield Reconstructions(to_unit(real), to_unit(model.reconstruct(real)))
+            labels = real.y if model.class_names else None
+            yield Reconstructions(to_unit(real.x), to_unit(model.reconstruct(real.x, labels=labels)))
 
-    def _row(self, name: str, metric: Metric, found: Found) -> Row:
+    def _row(self, model: Pretrained, name: str, metric: Metric, found: Found) -> Row:
         """A value with everything that it depends on; on the first process."""
         label = None if self._extractor is None else self._extractor.label
         row: Row = {"metric": metric.reported(name, label), "value": metric.value(found)} | metric.details(found)
         for need in metric.needs:
             row |= self._origin(need, found)
+        if model.class_names and {Features, Samples}.intersection(metric.needs):
+            row["labels"] = "training frequencies"
         return row | {library.replace("-", "_"): version(library) for library in metric.libraries}
 
     def _origin(self, need: Need, found: Found) -> dict[str, Any]:

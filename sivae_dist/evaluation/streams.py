@@ -1,6 +1,7 @@
 """The images that an evaluation looks at, every process its share of them, batch by batch."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipelines.dataset import Dataset
+from data_pipelines.dataset import Samples as RealSamples
 from data_pipelines.images.ranges import to_uint8
+from data_pipelines.streams import stream
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.process.processes import rank, world_size
 from sivae_dist.use.pretrained import Pretrained
@@ -44,19 +47,38 @@ class Streams:
         return range(first, first + min(test, self._settings.test_samples or test))
 
     def samples(self, model: Pretrained) -> Iterator[Tensor]:
-        """uint8 [B, C, R, R]; no layer noise, no truncation."""
+        """uint8 [B, C, R, R]; no layer noise, no truncation; where the model has classes, as often of each as they are
+        in the training set."""
+        shares = self._class_shares if model.class_names else None
         for numbers in share(0, self._settings.samples, self._settings.batch):
             if not len(numbers):
                 yield torch.empty(0)
                 continue
             z = model.latents(int(numbers[0]), int(numbers[-1] - numbers[0]) + 1, self._settings.seed)
-            yield to_uint8(model.decode(z[:: world_size()]))
+            labels = None if shares is None else drawn_labels(shares, numbers, self._settings.seed)
+            yield to_uint8(model.decode(z[:: world_size()], labels))
 
-    def real(self, level: int, numbers: range) -> Iterator[Tensor]:
-        """Real images [B, C, R, R] in [-1, 1], those that are damaged left out where that is wanted. SampleError where
-        it is not."""
+    @cached_property
+    def _class_shares(self) -> NDArray[np.float64]:
+        """The share of each class in the training set, [classes]."""
+        counts = self._data.class_counts()
+        return counts / counts.sum()
+
+    def real(self, level: int, numbers: range) -> Iterator[RealSamples]:
+        """Real images with x [B, C, R, R] in [-1, 1], those that are damaged left out where that is wanted. SampleError
+        where it is not."""
         for samples in self._data.read(level, share(numbers.start, numbers.stop, self._settings.batch)):
-            yield samples.sound
+            yield samples.without_damaged()
+
+
+def drawn_labels(shares: NDArray[np.float64], numbers: NDArray[np.int64], seed: int) -> Tensor:
+    """The labels [N] of the samples with these numbers, drawn with the probabilities `shares` [classes]. Each depends
+    only on the seed and its number."""
+    drawn = [stream(seed, "sample class", int(number)).random() for number in numbers]
+    # Rounding may leave the last sum below 1, and behind it is a class without images.
+    upper = np.cumsum(shares)
+    labels = np.searchsorted(upper / upper[-1], drawn, side="right")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def share(first: int, stop: int, batch: int) -> Iterable[NDArray[np.int64]]:

@@ -10,6 +10,7 @@ An export may come from anyone: nothing in it is executed, and anything that doe
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +143,7 @@ of images of {size}, trained with `sivae`.
 | images seen in training | {images:,} |
 | resolution | {size}{growth} |
 | latent dimensions | {latent} |
-| parameters | encoder {encoder:,}, decoder {decoder:,} |
+{classes}| parameters | encoder {encoder:,}, decoder {decoder:,} |
 | weights | {weights} |
 | training data | data set with the digest `{data}` |
 | licence | {license} |
@@ -153,8 +154,8 @@ of images of {size}, trained with `sivae`.
 from sivae_dist import load_pretrained
 
 model = load_pretrained(".")  # this directory; device="cuda" for a GPU
-images = model.sample(16, seed=0)  # [16, {channels}, {resolution}, {resolution}] around [-1, 1]
-mu, logvar = model.encode(images)
+images = model.sample(16, seed=0{of_class})  # [16, {channels}, {resolution}, {resolution}] around [-1, 1]
+mu, logvar = model.encode(images{label})
 ```
 
 There are also `decode`, `reconstruct`, `interpolate` and `style_mix`, and `sample` takes a `truncation`. Pictures come
@@ -177,12 +178,11 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
     model = config.model
     counts = [sum(p.numel() for p in network.parameters()) for network in model.shapes()]
     objective = OBJECTIVES[config.objective]
-    front = {
-        "license": license,
-        "library_name": "sivae",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": [*objective.tags, "image-generation"],
-    }
+    names = model.named_classes()
+    front: dict[str, Any] = {"license": license, "library_name": "sivae"}
+    if not names:
+        front["pipeline_tag"] = "unconditional-image-generation"
+    front["tags"] = [*objective.tags, *(["class-conditional"] if names else []), "image-generation"]
     final = model.final_resolution
     growth = "" if config.resolution == final else f", on the way to {final}x{final}"
     if config.blend is not None:
@@ -195,6 +195,9 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
         growth=growth,
         images=config.images,
         latent=model.latent,
+        classes=f"| classes | {_listed(names)} |\n" if names else "",
+        of_class=f", classes={names[0]!r}" if names else "",
+        label=f", {names[0]!r}" if names else "",
         channels=model.shape(config.resolution)[0],
         resolution=config.resolution,
         encoder=counts[0],
@@ -204,6 +207,11 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
         license="none was stated: ask the author of this model" if license == UNKNOWN_LICENSE else license,
         values=_values(config, evaluations),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The classes of a model, all by name, as a cell of a table."""
+    return f"{len(names)}: " + ", ".join(" ".join(name.split()).replace("|", "\\|") for name in names)
 
 
 def _values(config: ExportConfig, evaluations: list[dict[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from sivae_dist.models import Cond, Decoder, Encoder, Mixing, ModelSettings, Sta
 from sivae_dist.models.stage import blend_real
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
+from sivae_dist.use.classes import Classes, class_numbers
 
 Space = Literal["z", "w"]
 """The latent space proper, or that of the styles it is mapped to."""
@@ -40,7 +41,8 @@ class Pretrained:
     """Both networks and the stage of growth they had reached.
 
     Nothing here trains: no method leaves a graph behind, and none changes the networks, which may be in training.
-    Layer noise is left out, at its mean.
+    Layer noise is left out, at its mean. Where the model has classes, `labels` are those of the images, by name or
+    number, one for all or one for each; ValueError when they are missing, not wanted, or none of the classes.
     """
 
     settings: ModelSettings
@@ -77,7 +79,7 @@ class Pretrained:
         return z.to(self.device, self.dtype)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, labels: Classes | None = None) -> tuple[Tensor, Tensor]:
         """Images [N, C, R, R] in [-1, 1] -> (mu, logvar) of q(z|x), each [N, latent].
 
         ValueError when they do not have the stage's resolution or the model's channels, are not of a floating-point
@@ -93,17 +95,17 @@ class Pretrained:
         return mu, logvar
 
     @torch.no_grad()
-    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, labels: Classes | None = None) -> Tensor:
         """z [N, latent] -> images [N, C, R, R] around [-1, 1]. ValueError for another shape or type."""
         _check(z, "z", (self.settings.latent,))
         images: Tensor = self.decoder(z.to(self.device, self.dtype), self._cond(len(z), labels))
         return images
 
     @torch.no_grad()
-    def styles(self, z: Tensor) -> Tensor:
+    def styles(self, z: Tensor, labels: Classes | None = None) -> Tensor:
         """z [N, latent] -> w [N, latent]. ValueError for another shape or type."""
         _check(z, "z", (self.settings.latent,))
-        w: Tensor = self._styled.mapping(z.to(self.device, self.dtype), Cond(self.stage))
+        w: Tensor = self._styled.mapping(z.to(self.device, self.dtype), self._cond(len(z), labels))
         return w
 
     @torch.no_grad()
@@ -125,105 +127,157 @@ class Pretrained:
             raise ValueError(f"a model of the kind {self.settings.name} has no styles w")
         return self.decoder
 
-    def _cond(self, count: int, labels: Tensor | None) -> Cond:
-        """ValueError when labels [count] are missing, not wanted, or none of the classes."""
-        classes = self.settings.classes
-        if (labels is not None) != (classes > 0):
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label; empty when the model has none."""
+        return self.settings.named_classes()
+
+    def labelled(self, count: int, labels: Classes | None) -> Tensor | None:
+        """Labels [count] of these classes, None when the model has none. ValueError as stated for the class."""
+        names = self.class_names
+        if (labels is not None) != bool(names):
             raise ValueError(
-                f"the model has {classes} classes: give labels [N]" if classes else "the model has no classes"
+                f"the model has {len(names)} classes: give labels [N]" if names else "the model has no classes"
             )
-        if labels is not None and (labels.shape != (count,) or labels.min() < 0 or labels.max() >= classes):
-            raise ValueError(f"labels must be [N] whole numbers from 0 to {classes - 1}")
-        return Cond(self.stage, None if labels is None else labels.to(self.device))
+        return None if labels is None else class_numbers(names, labels, count).to(self.device)
+
+    def _cond(self, count: int, labels: Classes | None) -> Cond:
+        return Cond(self.stage, self.labelled(count, labels))
 
     def labels(self, numbers: Sequence[int]) -> Tensor | None:
         """Classes of the samples with these numbers, one after the other; None when the model has none."""
         classes = self.settings.classes
         return torch.tensor(numbers, device=self.device) % classes if classes else None
 
-    def mean_w(self, batch: int = 1000) -> Tensor:
-        """The mean [latent] of w over 10,000 latents, always the same ones."""
+    def mean_w(self, batch: int = 1000, *, labels: Tensor | None = None) -> Tensor:
+        """The mean [latent] of w over 10,000 latents, always the same ones; of `labels` [N] each class's own,
+        [N, latent]."""
+        if labels is None:
+            return self._mean_w(batch, None)
+        classes, places = labels.unique(return_inverse=True)
+        return torch.stack([self._mean_w(batch, int(one)) for one in classes])[places]
+
+    def _mean_w(self, batch: int, label: int | None) -> Tensor:
         total = torch.zeros(self.settings.latent, dtype=torch.float64, device=self.device)
         for first in range(0, MEAN_OF, batch):
             count = min(batch, MEAN_OF - first)
-            total += self.styles(self._prior(0, "mean w", first, count)).double().sum(0)
+            total += self.styles(self._prior(0, "mean w", first, count), label).double().sum(0)
         return (total / MEAN_OF).to(self.dtype)
 
-    def truncate(self, w: Tensor, psi: float, mean: Tensor | None = None) -> Tensor:
+    def truncate(self, w: Tensor, psi: float, mean: Tensor | None = None, *, labels: Tensor | None = None) -> Tensor:
         """w [N, latent] -> mean_w + psi (w - mean_w), StyleGAN's truncation trick: less variety, fewer odd images.
 
-        `mean` is mean_w() where it is at hand. ValueError for a psi that is not from -2 to 2.
+        `mean` is mean_w() where it is at hand. `labels` [N], where the model has classes, whose own means these are.
+        ValueError for a psi that is not from -2 to 2.
         """
         if not -MAX_PSI <= psi <= MAX_PSI:
             raise ValueError(
                 f"truncation {psi:g} is not from {-MAX_PSI:g} to {MAX_PSI:g}; 1 leaves w unchanged, 0 gives its mean"
             )
-        return w if psi == 1 else torch.lerp(self.mean_w() if mean is None else mean, w, psi)
+        return w if psi == 1 else torch.lerp(self.mean_w(labels=labels) if mean is None else mean, w, psi)
 
-    def sample(self, count: int, seed: int = 0, *, first: int = 0, truncation: float = 1.0, batch: int = 64) -> Tensor:
+    def sample(
+        self,
+        count: int,
+        seed: int = 0,
+        *,
+        classes: Classes | None = None,
+        first: int = 0,
+        truncation: float = 1.0,
+        batch: int = 64,
+    ) -> Tensor:
         """Images [count, C, R, R] around [-1, 1]: the samples number first ... first + count - 1 of the prior.
 
-        Each depends only on the seed and its number; w is truncated to `truncation`, of which 1 is none. ValueError
-        for a negative seed or number, and as `truncate`.
+        Each depends only on the seed, its number and its class: `classes`, one for all or one for each, or else one
+        after the other by number; w is truncated to `truncation`, of which 1 is none. ValueError for a negative seed
+        or number, and as `truncate`.
         """
-        z, labels = self.latents(first, count, seed), self.labels(range(first, first + count))
+        z = self.latents(first, count, seed)
+        labels = self.labels(range(first, first + count)) if classes is None else self.labelled(count, classes)
         return self.draw(z, labels, truncation=truncation, batch=batch)
 
     def draw(
         self,
         z: Tensor,
-        labels: Tensor | None = None,
+        labels: Classes | None = None,
         *,
         truncation: float = 1.0,
         mean: Tensor | None = None,
         batch: int = 64,
     ) -> Tensor:
-        """z [N, latent], and labels [N] where the model has classes -> images [N, C, R, R], truncated as `truncate`."""
+        """z [N, latent] -> images [N, C, R, R], truncated as `truncate`."""
+        own = self.labelled(len(z), labels)
         if self.settings.styled:
-            w = self.truncate(self.styles(z), truncation, mean)
+            w = self.truncate(self.styles(z, own), truncation, mean, labels=own)
             return torch.cat([self.decode_styles(part) for part in w.split(batch)])
         if truncation != 1:
             raise ValueError(f"truncation applies to styles, and a model of the kind {self.settings.name} has none")
-        parts = [None] * len(z) if labels is None else labels.split(batch)
+        parts = [None] * len(z) if own is None else own.split(batch)
         return torch.cat([self.decode(part, y) for part, y in zip(z.split(batch), parts, strict=False)])
 
-    def reconstruct(self, x: Tensor, batch: int = 64) -> Tensor:
-        """Images [N, C, R, R] in [-1, 1] through the encoder's mean and the decoder."""
-        return torch.cat([self.decode(self.encode(part)[0]) for part in x.split(batch)])
+    def reconstruct(
+        self, x: Tensor, batch: int = 64, *, labels: Classes | None = None, classes: Classes | None = None
+    ) -> Tensor:
+        """Images [N, C, R, R] in [-1, 1] through the encoder's mean and the decoder; `classes`: decoded as these in
+        the place of their own `labels`."""
+        own = self.labelled(len(x), labels)
+        shown = own if classes is None else self.labelled(len(x), classes)
+        images = []
+        for start in range(0, len(x), batch):
+            part = slice(start, start + batch)
+            mu, _ = self.encode(x[part], None if own is None else own[part])
+            images.append(self.decode(mu, None if shown is None else shown[part]))
+        return torch.cat(images)
 
-    def interpolate(self, z: Tensor, steps: int = 7, space: Space = "z", batch: int = 64) -> Tensor:
+    def interpolate(
+        self, z: Tensor, steps: int = 7, space: Space = "z", batch: int = 64, *, labels: Classes | None = None
+    ) -> Tensor:
         """Images between codes (appendix 9.4.3): two z [2, latent] give a line of `steps` + 1, the codes' own included.
 
         Four, of the corners top left, top right, bottom left and bottom right, give a square
-        [steps + 1, steps + 1, C, R, R]. The appendix interpolates z; the authors' figure is made in w.
+        [steps + 1, steps + 1, C, R, R]. The appendix interpolates z; the authors' figure is made in w. Where the model
+        has classes, all is of the one that `labels` names; in w the codes may have one each.
         """
         _check(z, "z", (self.settings.latent,))
         if len(z) not in (2, 4) or steps < 1:
             raise ValueError("interpolation takes two or four codes and at least one step")
-        codes = self.styles(z) if space == "w" else z.to(self.device, self.dtype)
+        own = self.labelled(len(z), labels)
+        if own is not None and space == "z" and (own != own[0]).any():
+            raise ValueError("codes of several classes have nothing between them in z: interpolate within one, or in w")
+        codes = self.styles(z, own) if space == "w" else z.to(self.device, self.dtype)
         at = torch.linspace(0, 1, steps + 1, device=self.device, dtype=self.dtype)[:, None]
         if len(z) == 4:
             left, right = (torch.lerp(codes[k], codes[k + 2], at)[:, None] for k in (0, 1))
         else:
             left, right = codes
         between = torch.lerp(left, right, at)
-        decode = self.decode_styles if space == "w" else self.decode
-        images = torch.cat([decode(part) for part in between.flatten(0, -2).split(batch)])
+        label = None if own is None else int(own[0])
+        parts = between.flatten(0, -2).split(batch)
+        images = torch.cat([self.decode_styles(part) if space == "w" else self.decode(part, label) for part in parts])
         return images.unflatten(0, between.shape[:-1])
 
     @torch.no_grad()
     def style_mix(
-        self, coarse: Tensor, fine: Tensor, cutoff: int, *, truncation: float = 1.0, batch: int = 64
+        self,
+        coarse: Tensor,
+        fine: Tensor,
+        cutoff: int,
+        *,
+        labels: Classes | None = None,
+        truncation: float = 1.0,
+        batch: int = 64,
     ) -> Tensor:
         """Every z of `coarse` [M, latent] with every z of `fine` [N, latent]: images [M, N, C, R, R].
 
-        The layers before `cutoff` take their style from the first, the others from the second. ValueError when there
-        are no such layers on one side.
+        The layers before `cutoff` take their style from the first, the others from the second. `labels`: one for all,
+        or one for each of `coarse`, then of `fine`. ValueError when there are no such layers on one side.
         """
-        layers = self.decoder.layer_count(self.stage.resolution)
+        layers = self._styled.layer_count(self.stage.resolution)
         if not 0 < cutoff < layers:
             raise ValueError(f"the cutoff must lie between layers 1 and {layers - 1} at {self.stage.resolution} px")
-        w = self.truncate(self.styles(torch.cat((coarse, fine))), truncation)
+        z = torch.cat((coarse, fine))
+        own = self.labelled(len(z), labels)
+        w = self.truncate(self.styles(z, own), truncation, labels=own)
         rows, columns = w[: len(coarse)], w[len(coarse) :]
         first, second = rows.repeat_interleave(len(fine), 0), columns.repeat(len(coarse), 1)
         images = [

@@ -1,5 +1,6 @@
 """IDX files of images and labels: MNIST, Fashion-MNIST and their like."""
 
+import hashlib
 import math
 import os
 import re
@@ -22,6 +23,13 @@ _UBYTE = 8
 
 _MOST_OF_GZIP = 1032
 """Bytes that a byte of gzip becomes at most."""
+
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+"""Fashion-MNIST's classes, which none of its files names; its authors' README does."""
+_NAMES = {"657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7": _FASHION}
+"""By the SHA-256 of a split's labels, what the classes of a set are called."""
 
 Splits = dict[str, dict[str, Path]]
 """By split, `train` first, the file of its `images` and perhaps the one of its `labels`."""
@@ -66,8 +74,9 @@ def _sets(folder: Path) -> dict[str, Splits]:
 class IdxSource(PartsSource):
     """The grey images of IDX files, those for training first; t10k (or test) is the source's own test split.
 
-    A sample is called after its split and its number there, `train/00000`; classes are numbers. What is compressed is
-    copied to the spool first. EMNIST's images, which are stored transposed, are turned upright.
+    A sample is called after its split and its number there, `train/00000`; classes are numbers, and Fashion-MNIST's
+    have their names. What is compressed is copied to the spool first. EMNIST's images, which are stored transposed, are
+    turned upright.
     """
 
     def __init__(self, splits: Splits, labels: Labels, spool: Spool) -> None:
@@ -80,16 +89,19 @@ class IdxSource(PartsSource):
         self._sides: list[tuple[int, int]] = []
         names: list[str] = []
         numbers: list[int] = []
+        known: tuple[str, ...] = ()
         for split, files in splits.items():
             if "images" not in files:
                 raise SourceError(f"{files['labels']} has no images beside it: add them or remove it")
             count = self._add_images(files["images"], spool)
             names += [f"{split}/{row:05d}" for row in range(count)]
             if "labels" in files and labels != "none":
-                numbers += _read_labels(files["labels"], count, spool)
+                content = _read_labels(files["labels"], count, spool)
+                known = known or _NAMES.get(hashlib.sha256(content).hexdigest(), ())
+                numbers += content
         if numbers and len(numbers) != len(names):
             raise SourceError("only some of its images have a file of labels: add the others, or give --labels none")
-        classes = tuple(str(k) for k in range(1 + max(numbers))) if numbers else ()
+        classes = known or (tuple(str(k) for k in range(1 + max(numbers))) if numbers else ())
         test = [not name.startswith("train/") for name in names] if len(splits) > 1 else None
         self.listing = listing_of(names, self.parts.size, classes, numbers or None, test)
 
@@ -109,11 +121,11 @@ class IdxSource(PartsSource):
         return (pixels.T if self._transposed else pixels)[..., None]
 
 
-def _read_labels(path: Path, count: int, spool: Spool) -> list[int]:
+def _read_labels(path: Path, count: int, spool: Spool) -> bytes:
     plain, (labels,), start = _open(path, 1, spool)
     if labels != count:
         raise SourceError(f"{path} has {labels} labels for {count} images: get both from the same place")
-    return list(read_part(plain, start, labels))
+    return bytes(read_part(plain, start, labels))
 
 
 def _open(path: Path, axes: int, spool: Spool) -> tuple[Path, tuple[int, ...], int]:

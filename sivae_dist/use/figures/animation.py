@@ -1,7 +1,7 @@
 """A walk through latent space as a moving picture."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sivae_dist.run.atomic import replacing
 from sivae_dist.use.figures.files import check_out
+from sivae_dist.use.figures.pictures import labels_of
 from sivae_dist.use.figures.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -35,23 +36,26 @@ def animate(
     fps: int = 25,
     columns: int = 8,
     truncation: float = 1.0,
+    classes: Sequence[int] = (),
 ) -> int:
     """Writes closed walks side by side as a GIF or MP4, which the ending of `path` decides; returns its frames.
 
-    Walk k passes through the samples number k stops ... (k + 1) stops - 1, with `frames` from each to the next.
+    Walk k passes through the samples number k stops ... (k + 1) stops - 1, with `frames` from each to the next, all of
+    one class: of `classes`, or else of all that the model has, in turn.
     ValueError for another ending, less than two stops, or when this machine cannot write MP4.
     """
     write = _WRITERS[check_out(path, MOVING)]
     if stops < 2:
         raise ValueError("a walk needs at least two stops")
-    mean = model.mean_w() if truncation != 1 else None
+    labels = labels_of(model, range(walks), classes)
+    mean = model.mean_w(labels=labels) if truncation != 1 else None
     z = model.latents(0, walks * stops, seed).unflatten(0, (walks, stops))
     weights = closed_walk(stops, frames).to(z)
 
     def pictures() -> Iterator[Image.Image]:
         for weight in weights:
-            w = model.styles(torch.einsum("s,wsl->wl", weight, z))
-            images = model.decode_styles(model.truncate(w, truncation, mean)).cpu()
+            codes = torch.einsum("s,wsl->wl", weight, z)
+            images = model.draw(codes, labels, truncation=truncation, mean=mean, batch=walks).cpu()
             yield Sheet([images[k : k + columns].unbind() for k in range(0, walks, columns)]).draw(labels=False)
 
     with replacing(path, durable=False) as partial:

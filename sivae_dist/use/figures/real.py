@@ -55,8 +55,23 @@ def _check_file(path: Path) -> None:
         raise ValueError(f"there is no image {path}{did_you_mean(near)}")
 
 
-def from_test_split(model: "Pretrained", settings: DatasetSettings, count: int) -> Tensor:
-    """The first test samples [N, C, R, R] in [-1, 1] of the data set that the model was trained on.
+def classes_of(model: "Pretrained", paths: Sequence[Path], given: str | None = None) -> Tensor | None:
+    """Labels [N] of image files: of the class `given`, or else of those that their folders are called; None when the
+    model has none. ValueError when there is no such class, or none is wanted."""
+    if given is not None or not model.class_names:
+        return model.labelled(len(paths), given)
+    for path in paths:
+        if path.absolute().parent.name not in model.class_names:
+            raise ValueError(
+                f"{path}: the model is told the class of an image, and its folder is not called like one of "
+                f"{', '.join(model.class_names[:5])}{', ...' * (len(model.class_names) > 5)}: name it with --class"
+            )
+    return model.labelled(len(paths), [path.absolute().parent.name for path in paths])
+
+
+def from_test_split(model: "Pretrained", settings: DatasetSettings, count: int) -> tuple[Tensor, Tensor | None]:
+    """The first test samples [N, C, R, R] in [-1, 1] of the data set that the model was trained on, and their labels
+    [N] where it has classes.
 
     ValueError when it is another data set or has no test samples, SampleError for a damaged one, OSError when it is
     not there.
@@ -69,4 +84,4 @@ def from_test_split(model: "Pretrained", settings: DatasetSettings, count: int) 
         found = data.samples(model.stage.resolution, range(data.train, data.train + min(count, data.test)))
         for fault in found.damaged.values():
             raise SampleError(fault)
-        return found.x
+        return found.x, found.y if model.class_names else None

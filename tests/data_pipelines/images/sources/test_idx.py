@@ -197,6 +197,11 @@ def test_fashion_mnist(fashion: Path, tmp_path: Path) -> None:
     listing = source.listing
     assert len(listing) == 70_000 and listing.test is not None and listing.test.sum() == 10_000
     assert listing.labels is not None and np.bincount(listing.labels).tolist() == [7000] * 10
+    assert len(listing.classes) == 10 and listing.classes[8:] == ("Bag", "Ankle boot")
+    # Its first images are known: an ankle boot and two tops; a boot, a pullover and two trousers of the test split.
+    assert [listing.classes[listing.labels[i]] for i in (0, 1, 2)] == ["Ankle boot", "T-shirt/top", "T-shirt/top"]
+    first_of_test = [listing.classes[listing.labels[60_000 + i]] for i in range(4)]
+    assert first_of_test == ["Ankle boot", "Pullover", "Trouser", "Trouser"]
     with gzip.open(fashion / "t10k-images-idx3-ubyte.gz") as file:
         last = np.frombuffer(file.read(), np.uint8)[-784:].reshape(28, 28, 1)
     np.testing.assert_array_equal(source.read(69_999), last)
