@@ -27,6 +27,7 @@ from sivae_dist.process.numerics import Precision
 from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Schedule
+from sivae_dist.train.memory import remedy
 from sivae_dist.train.trainer import make_schedule
 
 
@@ -52,7 +53,7 @@ def plan_run(
         raise ValueError("give --gpus, the numbers of GPUs to plan for, as 8,64")
     many = {number: _found(settings, schedule, machine, number, price) for number in numbers}
     startup.done()
-    show(machine, many)
+    show(machine, many, remedy(settings))
     if settings.engine.compile:
         print("engine.compile: its gain is not known; operations are counted without it.")
     plans = [facts(found) for found in many.values() if isinstance(found, Forecast)]

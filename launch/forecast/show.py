@@ -46,8 +46,8 @@ def facts(found: Forecast) -> dict[str, Any]:
     return {"gpus": found.gpus, **of(None), "phases": phases}
 
 
-def show(machine: Machine, many: dict[int, Found]) -> None:
-    """Prints a table for each number of GPUs, and what they rest on."""
+def show(machine: Machine, many: dict[int, Found], remedy: str) -> None:
+    """Prints a table for each number of GPUs, and what they rest on. `remedy`: for a step that does not fit."""
     console = _console()
     for gpus, found in many.items():
         if isinstance(found, ValueError):
@@ -57,7 +57,7 @@ def show(machine: Machine, many: dict[int, Found]) -> None:
         console.print(_table(facts(found)))
         for phase in found.phases:
             if not phase.fits:
-                console.print(f"warning: {phase.resolution} px do not fit: set engine.max_batch_per_rank=auto")
+                console.print(f"warning: {phase.resolution} px do not fit: set {remedy}")
     console.print("Without the start, evaluations, checkpoints and waits for data.")
     if machine.watts is not None:
         console.print(f"kWh: {machine.watts:g} W of a GPU's board all the time; hosts and cooling come on top.")

@@ -9,7 +9,7 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.process import startup
 from sivae_dist.process.host import host_memory
 from sivae_dist.step.schedule import Phase, Schedule
-from sivae_dist.train.memory import Estimate, estimate
+from sivae_dist.train.memory import Estimate, estimate, remedy
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def check_memory(settings: RunSettings, schedule: Schedule, processes: int, plac
     room = place.of_process(processes)
     if room is None or found.peak <= room:
         return what, None
-    short = f"{what}, and {place.name} has {room / 1e9:.1f}: set engine.max_batch_per_rank=auto"
+    short = f"{what}, and {place.name} has {room / 1e9:.1f}: set {remedy(settings)}"
     if place.device == "cpu":
         raise ValueError(short)
     return what, short

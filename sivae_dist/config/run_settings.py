@@ -74,6 +74,17 @@ class RunSettings(Settings):
         self.objective.check(self)
         if self.objective.mixing_share and not self.model.styled:
             raise ValueError(f"objective.style_mixing needs a model with styles, but {self.model.name} has none")
+        if self.model.batch_statistics:
+            if self.engine.max_batch_per_rank is not None:
+                raise ValueError(
+                    f"engine.max_batch_per_rank divides batches, whose images {self.model.name} normalises together: "
+                    "leave it out, or set model.norm=group"
+                )
+            if self.engine.compile:
+                raise ValueError(
+                    f"engine.compile makes graphs without communication, but {self.model.name} normalises the images "
+                    "of all processes together: leave it out, or set model.norm=group"
+                )
         best = self.checkpoint.best_metric
         if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
             raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")

@@ -10,6 +10,7 @@ from torch.optim import Adam
 
 from sivae_dist.checkpoint.state import network_tensors, optimizer_tensors, restore_network, restore_optimizer
 from sivae_dist.engines.settings import EngineSettings
+from sivae_dist.models.layers.batch_norm import Statistics, move_running_statistics
 from sivae_dist.step.optimizer import Ema, EmaSettings, OptimizerSettings
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -18,10 +19,12 @@ InputT = TypeVar("InputT", bound=tuple[Any, ...])
 
 
 class Turn(Protocol):
-    """The part of an objective's result that an engine uses: a named tuple with a loss."""
+    """The part of an objective's result that an engine uses: a named tuple with a loss and statistics."""
 
     @property
     def loss(self) -> Tensor: ...
+    @property
+    def statistics(self) -> Statistics: ...
     def _replace(self, *, loss: Tensor) -> Self: ...
 
 
@@ -107,6 +110,12 @@ class Engine(ABC, Generic[NetworkT, InputT, TurnT]):
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         yield
+
+    def commit(self, turns: Sequence[TurnT], taken: Tensor) -> None:
+        """Moves running statistics, the partner's too, by those of a step's passes, unless it was not `taken`."""
+        for turn in turns:
+            if turn.statistics:
+                move_running_statistics(self.network, self.partner, turn.statistics, taken)
 
     def average(self, images: int) -> None:
         """Moves the average by a step of `images` images."""

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sivae_dist.engines.base import Engine, InputT, NetworkT, TurnT, Update
 from sivae_dist.engines.compiling import compile_objective, reported
+from sivae_dist.models.layers.batch_norm import apart
 from sivae_dist.process.processes import world_size
 from sivae_dist.step.optimizer import guarded_step, state_is_finite
 
@@ -26,7 +27,8 @@ class DdpEngine(Engine[NetworkT, InputT, TurnT]):
         distributed = world_size() > 1
         if distributed:
             with self.turn():
-                objective = DistributedDataParallel(objective, gradient_as_bucket_view=True)
+                # Buffers are the same everywhere as they are.
+                objective = DistributedDataParallel(objective, gradient_as_bucket_view=True, broadcast_buffers=False)
         self.objective = objective
         self._fresh = distributed
 
@@ -41,11 +43,12 @@ class DdpEngine(Engine[NetworkT, InputT, TurnT]):
             turns = self._backward(inputs, sound)
             norm, taken = guarded_step(self.optimizer, self.parameters, lr, self.clip, allowed)
         self.optimizer.zero_grad(set_to_none=True)
+        self.commit(turns, taken)
         return Update(turns, norm, sound, taken)
 
     def rehearse(self, inputs: Sequence[InputT]) -> list[TurnT]:
         """Without communication, so that a process whose memory does not suffice leaves no other waiting."""
-        with self.turn():
+        with self.turn(), apart():
             sound = torch.ones((), dtype=torch.bool, device=self.parameters[0].device)
             return self._backward(inputs, sound, alone=True)
 

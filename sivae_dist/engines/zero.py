@@ -71,6 +71,7 @@ class ZeroEngine(Engine[NetworkT, InputT, TurnT]):
             sound = self._sound()
             turns = self._backward(inputs, sound)
             norm, taken = self._step(lr, allowed)
+        self.commit(turns, taken)
         return Update(turns, norm, sound, taken)
 
     def rehearse(self, inputs: Sequence[InputT]) -> list[TurnT]:

@@ -193,16 +193,14 @@ class DividedEngine(DividedOptimizerEngine[NetworkT, InputT, TurnT]):
 
     Hooks that DeepSpeed hangs on the network's modules put the weights of a layer together before it is passed through.
     Both objectives pass through layers several times, so that most stay whole until the step, after which there are
-    slices again. The average's parameters hold slices always.
+    slices again. The average's parameters hold slices always. Buffers, which are small, are whole in every process.
     """
 
     _flat_tensors = "fp32_partitioned_groups_flat"
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        if names := [name for name, _ in self.network.named_buffers()]:  # which DeepSpeed would not divide
-            kind = type(self.network).__name__
-            raise ValueError(f"engine.stage=3 cannot divide the buffers of {kind} ({names[0]}): set engine.stage=2")
+        self._names = list(self.network.state_dict())
         self._template = deepcopy(self.network).to("meta")
         self._deepspeed.zero.Init(
             module=self.network, dtype=self.settings.dtype, config_dict_or_path=self.configuration
@@ -246,6 +244,7 @@ class DividedEngine(DividedOptimizerEngine[NetworkT, InputT, TurnT]):
         averages = [p.detach() for p in self.ema.module.parameters()]
         weights = [self._slice(p) for p in self.network.parameters()]
         torch._foreach_lerp_(averages, weights, self.ema.share(images))
+        self.ema.update_buffers(self.network, images)
 
     def _slices(self) -> Iterator[tuple[str, Tensor]]:
         """By canonical name: of the network and of its average."""
@@ -254,29 +253,46 @@ class DividedEngine(DividedOptimizerEngine[NetworkT, InputT, TurnT]):
         for name, parameter in self.ema.module.named_parameters():
             yield f"{self.name}_ema.{name}", parameter.detach()
 
+    def _buffers(self) -> dict[str, Tensor]:
+        """Those that are saved, by canonical name: of the network and of its average."""
+        owners: dict[str, nn.Module] = {self.name: self.network, f"{self.name}_ema": self.ema.module}
+        return {
+            f"{owner}.{name}": buffer
+            for owner, network in owners.items()
+            for name, buffer in network.named_buffers()
+            if name in self._names
+        }
+
     def _shape_of(self, canonical: str) -> torch.Size:
         return self._shapes[canonical.partition(".")[2]]
 
     def _weights(self, mine: Container[str] | None) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
+        tensors = self._buffers()
         for name, part in self._slices():
             tensors[name] = torch.empty(self._shape_of(name), dtype=part.dtype, device="meta")
             if mine is not None:
                 whole = put_together(part, self._shape_of(name))
                 if name in mine:
                     tensors[name] = whole
-        return tensors
+        return {name: tensors[name] for owner in (self.name, f"{self.name}_ema") for name in self._canonical(owner)}
+
+    def _canonical(self, owner: str) -> list[str]:
+        return [f"{owner}.{name}" for name in self._names]
 
     def restore_networks(self, tensors: Mapping[str, Tensor]) -> None:
         self._discard()
         for name, part in self._slices():
             part.copy_(slice_of(checked(name, tensors, self._shape_of(name), part.dtype)))
+        for name, buffer in self._buffers().items():
+            buffer.copy_(checked(name, tensors, buffer.shape, buffer.dtype))
 
     @contextmanager
     def whole(self, *, live: bool, here: bool = True) -> Iterator[NetworkT]:
         if here:
             network = deepcopy(self._template).to_empty(device=self.device)
-            targets = dict(network.named_parameters())
+            targets = dict(network.named_parameters()) | dict(network.named_buffers())
+            for name, buffer in (self.network if live else self.ema.module).named_buffers():
+                targets[name].copy_(buffer)
         for name, part in self._slices():
             owner, _, inner = name.partition(".")
             if (owner == self.name) == live:

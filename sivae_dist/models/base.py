@@ -22,7 +22,10 @@ What they may rely on, and what is relied upon:
   learns depends on how many images a process takes at once.
 - **Buffers** are constants, and a network that has any says so by `constant_buffers = True`; `build` refuses others.
   One that is changed in a pass (running statistics) would move in passes that are not part of a step: previews,
-  discarded backwards, refused steps.
+  discarded backwards, refused steps. Running statistics are those of layers/batch_norm.py's BatchNorm2d, which an
+  engine moves when its step is taken, and `tracks_statistics = True` says that there are no other buffers. The first
+  pass of an objective's own network is taken for that of real images. Averages average them as they do weights,
+  checkpoints hold both, and every process has them whole.
 - **Types.** Weights are in the run's precision; inside bf16's autocast a network returns fp32 all the same.
 - Initial weights follow from torch's generator, which `build` seeds; no network reads files or knows of processes.
 """
@@ -48,7 +51,9 @@ class Network(nn.Module):
     concatenates = True
     """Whether images of several kinds, as real and generated ones, may be in one batch without a change of any."""
     constant_buffers = False
-    """Whether there are buffers, which no pass changes. ZeRO 3 has no place for any."""
+    """Whether there are buffers, which nothing changes."""
+    tracks_statistics = False
+    """Whether there are buffers, all of them running statistics, which an engine moves."""
 
     def parts_in_use(self, resolution: int, blending: bool) -> list[nn.Module]:
         """The submodules that a pass at this stage goes through."""
@@ -122,6 +127,11 @@ class ModelSettings(Settings, ABC):
         return False
 
     @property
+    def batch_statistics(self) -> bool:
+        """Whether the images of a batch are normalised together, so that a batch cannot be divided into parts."""
+        return False
+
+    @property
     def bounded(self) -> bool:
         """Whether x is inside [-1, 1] by construction."""
         return False
@@ -163,7 +173,7 @@ class ModelSettings(Settings, ABC):
             networks = self.networks()
         for network in networks:
             names = [name for name, _ in network.named_buffers()]
-            if names and not network.constant_buffers:
+            if names and not (network.constant_buffers or network.tracks_statistics):
                 raise ValueError(
                     f"{type(network).__name__} has buffers ({', '.join(names[:3])}{', ...' * (len(names) > 3)}), which "
                     "a pass must not change: remove them, or set constant_buffers = True if they are constants"

@@ -25,7 +25,8 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVa
 import torch
 from torch import Tensor, nn
 
-from sivae_dist.models.base import Decoder, Encoder
+from sivae_dist.models.base import Decoder, Encoder, Network
+from sivae_dist.models.layers.batch_norm import BatchStatistics, Over, Statistics, normalizing
 from sivae_dist.models.layers.scaled import sharing
 from sivae_dist.models.stage import Cond, Mixing
 from sivae_dist.objectives.distances import Distance
@@ -68,6 +69,8 @@ class EncoderTurn(NamedTuple):
     terms: Terms
     crossing: Tensor
     """Z, line 5, detached: [B, latent]. Nothing else of the encoder's passes crosses over to the decoder."""
+    statistics: Statistics = {}
+    """Of the passes, for the running statistics of networks that have any; added by the objective's call."""
 
 
 class DecoderTurn(NamedTuple):
@@ -76,6 +79,8 @@ class DecoderTurn(NamedTuple):
     loss: Tensor
     """0-dimensional, to be minimised over the decoder's parameters."""
     terms: Terms
+    statistics: Statistics = {}
+    """As the encoder's."""
 
 
 EncoderInput = tuple[Tensor, Cond, Draws]
@@ -89,16 +94,18 @@ def detached(terms: Terms) -> Terms:
 
 
 class _Objective(nn.Module, Generic[Weights]):
-    player: nn.Module
-    partner: nn.Module
+    player: Network
+    partner: Network
     distance: Distance
     """L_rec of Algorithm 2."""
+    over: Over | None = None
+    """The processes whose images are normalised together, by networks that do so; None: this one alone."""
 
     def __init__(
         self,
         weights: Weights,
-        player: nn.Module,
-        partner: nn.Module,
+        player: Network,
+        partner: Network,
         distance: Distance,
         amp: torch.dtype | None = None,
     ) -> None:
@@ -112,7 +119,15 @@ class _Objective(nn.Module, Generic[Weights]):
 
     def __call__(self, *inputs: Any) -> Any:
         with sharing({}):
+            if self.player.tracks_statistics or self.partner.tracks_statistics:
+                return self._with_statistics(*inputs)
             return super().__call__(*inputs)
+
+    def _with_statistics(self, *inputs: Any) -> Any:
+        statistics = BatchStatistics(self.over)
+        with normalizing(statistics):
+            turn = super().__call__(*inputs)
+        return turn._replace(statistics=statistics.that_count(self.player, self.partner))
 
     def autocast(self, x: Tensor) -> AbstractContextManager[object]:
         """For the passes through the networks only; losses are computed in fp32 or wider."""
@@ -203,8 +218,8 @@ class Objective(Settings, ABC):
     @abstractmethod
     def build(
         self,
-        encoder: nn.Module,
-        decoder: nn.Module,
+        encoder: Encoder,
+        decoder: Decoder,
         resolution: int,
         dimensions: int,
         *,

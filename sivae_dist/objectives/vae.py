@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.choices import name_in
+from sivae_dist.models.base import Decoder, Encoder
 from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import (
     DecoderObjective,
@@ -100,8 +101,8 @@ class ElboSettings(Objective):
 
     def build(
         self,
-        encoder: nn.Module,
-        decoder: nn.Module,
+        encoder: Encoder,
+        decoder: Decoder,
         resolution: int,
         dimensions: int,
         *,

@@ -135,6 +135,12 @@ def on_first(action: Callable[[], T], group: Any = None) -> T:
     return everyone(lambda: action() if rank() == 0 else None, group)[0]  # type: ignore[return-value]
 
 
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, in its place."""
+    dist.all_reduce(values)
+    return values
+
+
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over all processes, in a new tensor."""
     if world_size() == 1:

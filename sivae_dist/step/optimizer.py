@@ -9,6 +9,7 @@ from torch.optim import Adam
 from torch.optim.optimizer import ParamsT
 from torch.optim.swa_utils import AveragedModel
 
+from sivae_dist.models.layers.batch_norm import BatchNorm2d
 from sivae_dist.settings import Images, Settings
 
 
@@ -86,7 +87,7 @@ class EmaSettings(Settings):
 
 
 class Ema(AveragedModel):
-    """Exponential moving average of a network's parameters; `module` is the averaged network."""
+    """Exponential moving average of a network's parameters and running statistics; `module` is the averaged network."""
 
     def __init__(self, settings: EmaSettings, model: nn.Module) -> None:
         self.half_life = settings.half_life
@@ -98,8 +99,18 @@ class Ema(AveragedModel):
         """Moves the average by a step of `images` images."""
         # Not through update_parameters, which copies its count of steps to the device and waits for it.
         torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), self.share(images))
+        self.update_buffers(model, images)
+
+    @torch.no_grad()
+    def update_buffers(self, model: nn.Module, images: int) -> None:
+        """The same for buffers; those that are not running statistics are copied."""
+        layers = (module for module in self.module.modules() if isinstance(module, BatchNorm2d))
+        running = {id(buffer) for layer in layers for buffer in layer.buffers(recurse=False)}
         for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+            if id(average) in running:
+                average.lerp_(buffer, self.share(images))
+            else:
+                average.copy_(buffer)
 
     def share(self, images: int) -> float:
         """The share of the way to the weights that the average moves in a step of `images` images."""

@@ -96,6 +96,14 @@ def logged_terms(settings: RunSettings) -> set[str]:
     return {*terms, "gradient/encoder", "gradient/decoder", *(f"schedule/{key}" for key in keys), *skipped}
 
 
+def remedy(settings: RunSettings) -> str:
+    """What to set where a step does not fit."""
+    if not settings.model.batch_statistics:
+        return "engine.max_batch_per_rank=auto"
+    recompute = "" if settings.engine.checkpoint_activations else "engine.checkpoint_activations=true or "
+    return f"{recompute}a smaller schedule.batch, whose images {settings.model.name} normalises together"
+
+
 _GENEROUS = 200
 """Copies of its feature maps that an image surely does not need: Soft-IntroVAE has 73 in fp32."""
 

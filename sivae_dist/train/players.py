@@ -11,8 +11,9 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines import Engine, make_engine
 from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models import Decoder, Encoder
+from sivae_dist.models.layers.batch_norm import Over
 from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
-from sivae_dist.process.processes import rank, world_size
+from sivae_dist.process.processes import rank, sum_over_processes, world_size
 from sivae_dist.step.optimizer import Ema
 from sivae_dist.step.schedule import Segment
 
@@ -87,6 +88,9 @@ class Players:
             warming_up=segment.warming_up,
             amp=self.settings.engine.amp,
         )
+        if world_size() > 1:
+            for objective in objectives:
+                objective.over = Over(sum_over_processes, world_size())
         in_use = (segment.resolution, segment.blending)
         self.encoder_engine.prepare(objectives[0], self.encoder.parts_in_use(*in_use))
         self.decoder_engine.prepare(objectives[1], self.decoder.parts_in_use(*in_use))

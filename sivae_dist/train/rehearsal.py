@@ -24,7 +24,7 @@ from sivae_dist.process.host import host_memory, resident
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
 from sivae_dist.run.atomic import write_text
 from sivae_dist.step.schedule import Schedule, Step
-from sivae_dist.train.memory import estimate, surely_fits
+from sivae_dist.train.memory import estimate, remedy, surely_fits
 from sivae_dist.train.players import Players
 
 _KEPT_FREE = 0.9
@@ -94,11 +94,15 @@ class Rehearsal:
         batch = self._given(step)
         if self._fits(step, batch, binding=True):
             return
-        smaller = next((b for b in _divisors(self._share(step)) if b < batch and self._fits(step, b)), None)
+        smaller = None
+        if not self.settings.model.batch_statistics:
+            smaller = next((b for b in _divisors(self._share(step)) if b < batch and self._fits(step, b)), None)
         raise ValueError(self._refusal(step, batch, smaller))
 
     def _refusal(self, step: Step, batch: int, smaller: int | None) -> str:
         where = f"{batch} images at {step.phase.resolution} px do not fit into the memory of {self._memory()}"
+        if self.settings.model.batch_statistics:
+            return f"{where}: set {remedy(self.settings)}"
         if smaller is not None:
             return f"{where}: set engine.max_batch_per_rank={smaller}, which fits, or auto"
         remedies = ["a smaller model"]
@@ -156,9 +160,14 @@ class Rehearsal:
         if not binding:
             return peak <= _KEPT_FREE * room
         if room < peak <= memory.total // sharing:
+            way = (
+                f"set {remedy(self.settings)}"
+                if self.settings.model.batch_statistics
+                else (f"{remedy(self.settings)} finds a batch that fits")
+            )
             self.say(
                 f"warning: {batch} images at {segment.resolution} px need {peak / 1e9:.1f} GB per process, and "
-                f"{room / 1e9:.1f} GB are free now; engine.max_batch_per_rank=auto finds a batch that fits"
+                f"{room / 1e9:.1f} GB are free now; {way}"
             )
         return peak <= memory.total // sharing
 

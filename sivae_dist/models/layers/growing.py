@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sivae_dist.models.base import Network
+from sivae_dist.models.layers.batch_norm import Recorded, normalizing, recorded_here
 from sivae_dist.models.layers.scaled import SharedWeights, shared_here, sharing
 
 
@@ -21,13 +22,14 @@ def pass_through(block: nn.Module, *inputs: Any, recompute: bool) -> Any:
     Nothing random happens inside a block (its noise is an input), so both passes are equal.
     """
     if recompute and torch.is_grad_enabled():
-        return checkpoint(_sharing, shared_here(), block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        around = (shared_here(), recorded_here())
+        return checkpoint(_inside, *around, block, *inputs, use_reentrant=False, preserve_rng_state=False)
     return block(*inputs)
 
 
-def _sharing(weights: SharedWeights | None, block: nn.Module, *inputs: Any) -> Any:
-    # During backward the passes' own context is over.
-    with sharing(weights):
+def _inside(weights: SharedWeights | None, recorded: Recorded | None, block: nn.Module, *inputs: Any) -> Any:
+    # During backward the passes' own contexts are over.
+    with sharing(weights), normalizing(recorded and recorded.begin()):
         return block(*inputs)
 
 

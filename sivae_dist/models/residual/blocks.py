@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sivae_dist.models.layers import SLOPE, Conv2d, UpsampleConv2d
+from sivae_dist.models.layers import SLOPE, BatchNorm2d, Conv2d, UpsampleConv2d
 
 if TYPE_CHECKING:
     from sivae_dist.models.residual.settings import ResidualSettings
@@ -31,6 +31,8 @@ class Bias(nn.Module):
 def make_norm(settings: "ResidualSettings", width: int) -> nn.Module:
     if settings.norm == "none":
         return Bias(width)
+    if settings.norm == "batch":
+        return BatchNorm2d(width, tracks_all=settings.track == "all")
     return nn.GroupNorm(width // math.gcd(width, GROUP), width, NORM_EPS)
 
 

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     from sivae_dist.models.residual.settings import ResidualSettings
 
 
-class ResidualEncoder(GrowingNetwork, Encoder):
-    """Images [B, C, R, R] in [-1, 1] -> (mu, logvar), each [B, latent], in fp32 or wider."""
-
+class _Network(GrowingNetwork):
     def __init__(self, settings: "ResidualSettings") -> None:
         super().__init__()
         self.settings = settings
+        self.concatenates = not settings.batch_statistics
+        self.tracks_statistics = settings.batch_statistics
+
+
+class ResidualEncoder(_Network, Encoder):
+    """Images [B, C, R, R] in [-1, 1] -> (mu, logvar), each [B, latent], in fp32 or wider."""
+
+    def __init__(self, settings: "ResidualSettings") -> None:
+        super().__init__(settings)
         widths = settings.inwards
         self.blocks = nn.ModuleDict({str(settings.resolution): Stem(settings)})
         for k in range(1, len(widths)):
@@ -39,12 +46,11 @@ class ResidualEncoder(GrowingNetwork, Encoder):
         return mu, logvar
 
 
-class ResidualDecoder(GrowingNetwork, Decoder):
+class ResidualDecoder(_Network, Decoder):
     """z [B, latent] -> images [B, C, R, R] around [-1, 1], in fp32 or wider."""
 
     def __init__(self, settings: "ResidualSettings") -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         # Each width is that of the block before an upsampling; the last block, at the images' size, changes none.
         widths = [settings.widths[-1], *reversed(settings.widths), settings.widths[0]]
         self.entry = Linear(settings.latent, math.prod(settings.entered), equalized=False)

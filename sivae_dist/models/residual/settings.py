@@ -27,9 +27,13 @@ class ResidualSettings(ModelSettings):
     widths: list[Annotated[int, Field(ge=1)]] = [64, 128, 256]
     """Feature maps from the images inwards, one number for every halving down to 4x4 pixels: of the 5x5 convolution,
     then of each block; the innermost block has the last number too."""
-    norm: Literal["group", "none"] = "group"
-    """After every convolution of blocks, and after the encoder's first one. `group`: over groups of 16 feature maps of
-    an image, or of fewer where 16 does not divide their number. `none`: a bias alone."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """After every convolution of blocks, and after the encoder's first one. `batch`: over all images of a pass, of all
+    processes together; outside of training, by running statistics. `group`: over groups of 16 feature maps of an image,
+    or of fewer where 16 does not divide their number. `none`: a bias alone."""
+    track: Literal["real", "all"] = "real"
+    """The passes that running statistics are of. `real`: E(X) and D(Z), of real images. `all`: every one in training,
+    as in the authors' code, those of generated images included."""
     output: Literal["linear", "tanh"] = "linear"
     """Activation of the image; `tanh` keeps it inside [-1, 1], as BCE needs."""
 
@@ -48,6 +52,10 @@ class ResidualSettings(ModelSettings):
     def resolutions(self) -> list[int]:
         """The final one alone."""
         return [self.resolution]
+
+    @property
+    def batch_statistics(self) -> bool:
+        return self.norm == "batch"
 
     @property
     def bounded(self) -> bool:

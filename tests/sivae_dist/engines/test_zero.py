@@ -23,7 +23,7 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import NonFiniteError
 from sivae_dist.train.trainer import Trainer
 from tests.engines import ENGINES, Tensors, begun, go_on, with_engine
-from tests.helpers import assert_same, begin, gathered, on_processes, snapshot, tiny_settings, train
+from tests.helpers import assert_same, begin, gathered, on_processes, open_run, snapshot, tiny_settings, train
 
 pytestmark = pytest.mark.slow
 
@@ -42,22 +42,29 @@ def copies(run: Path, parent: Path, data: Path, *engines: str) -> list[Path]:
 # What a process holds.
 
 
-def _with_a_buffer(path: Path, data: Path) -> None:
+def _with_a_buffer(path: Path) -> None:
     networks = StyleSettings.networks
 
     def more(settings: StyleSettings) -> tuple[StyleEncoder, StyleDecoder]:
         encoder, decoder = networks(settings)
-        decoder.register_buffer("window", torch.ones(3))
+        decoder.register_buffer("window", torch.full((3,), 2.5))
         decoder.constant_buffers = True
         return encoder, decoder
 
     StyleSettings.networks = more  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match=r"^engine.stage=3 cannot divide the buffers of StyleDecoder \(window\): "):
-        begin(path, tiny_settings(data, ENGINES["zero3"]))
+    trainer = train(begin(path), steps=2)
+    assert torch.equal(trainer.players.tensors()["decoder.window"], torch.full((3,), 2.5))
+    for live in (True, False):
+        with trainer.players.whole(live=live) as (_, decoder):
+            assert torch.equal(decoder.get_buffer("window"), torch.full((3,), 2.5))
+    again = begin(path)
+    assert again.images == 16 and torch.equal(gathered(again)["decoder_ema.window"], torch.full((3,), 2.5))
+    again.close()
 
 
-def test_buffers_are_refused_where_they_cannot_be_divided(data: Path, tmp_path: Path) -> None:
-    on_processes(1, _with_a_buffer, tmp_path / "run", data)
+def test_buffers_are_whole_in_every_process(data: Path, tmp_path: Path) -> None:
+    path = open_run(tmp_path / "run", data, ENGINES["zero3"], "checkpoint.every=8")
+    on_processes(2, _with_a_buffer, path, limit=120)
 
 
 def _bytes(tensors: Any) -> int:

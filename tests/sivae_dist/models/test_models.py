@@ -521,7 +521,7 @@ def test_training_runs_on_any_device(variant: str, stop_gradient: str) -> None:
         x = blend_real(x, blend)
         encoder.requires_grad_(True)
         decoder.requires_grad_(False)
-        loss, terms, z = players[0](x, at(resolution, blend), draws)
+        loss, terms, z, _ = players[0](x, at(resolution, blend), draws)
         loss.backward()
         encoder.requires_grad_(False)
         decoder.requires_grad_(True)

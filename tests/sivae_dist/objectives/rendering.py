@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sivae_dist.models import Decoder, Encoder
+from sivae_dist.models.layers.batch_norm import BatchStatistics, normalizing
 from sivae_dist.models.residual import ResidualSettings
 from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
@@ -284,7 +285,7 @@ def style(
 
 
 def residual(variant: str = "paper", norm: str = "group", seed: int = 0) -> Case:
-    """Networks without noise and styles."""
+    """Networks without noise and styles; each pass of the paper's is normalised by itself."""
     torch.manual_seed(seed)
     settings = ResidualSettings(variant=variant, norm=norm, resolution=16, latent=LATENT, widths=[4, 6])
     encoder, decoder = (network.double() for network in settings.networks())
@@ -293,12 +294,18 @@ def residual(variant: str = "paper", norm: str = "group", seed: int = 0) -> Case
             if parameter.dim() == 1:
                 parameter += 0.3 * torch.randn_like(parameter)
     cond = Cond(Stage(16))
-    net = Networks(
-        lambda image: encoder(image, cond),
-        lambda z, noise, mixing: decoder(z, cond),
-        parameters(encoder),
-        parameters(decoder),
-    )
+
+    def encode(image: Tensor) -> tuple[Tensor, Tensor]:
+        with normalizing(BatchStatistics()):
+            codes: tuple[Tensor, Tensor] = encoder(image, cond)
+        return codes
+
+    def decode(z: Tensor, noise: Tensor | None, mixing: Mixing | None) -> Tensor:
+        with normalizing(BatchStatistics()):
+            image: Tensor = decoder(z, cond)
+        return image
+
+    net = Networks(encode, decode, parameters(encoder), parameters(decoder))
     draws = draw(decoder, 16, seed + 1, noise=False, mixing=False)
     x = torch.tanh(torch.randn(BATCH, 3, 16, 16, dtype=torch.float64))
     return Case(encoder, decoder, net, x, cond, draws, 16, settings.dimensions)
@@ -346,11 +353,11 @@ def package(case: Case, settings: Any, *, warming_up: bool = False) -> Step:
     )
     freeze(encoder, False)
     freeze(decoder, True)
-    loss, _, z = encoder_objective(case.x, case.cond, case.draws)
+    loss, _, z, _ = encoder_objective(case.x, case.cond, case.draws)
     first = backward(loss, encoder, decoder)
     freeze(encoder, True)
     freeze(decoder, False)
-    loss, _ = decoder_objective(case.x, z, case.cond, case.draws)
+    loss, _, _ = decoder_objective(case.x, z, case.cond, case.draws)
     second = backward(loss, decoder, encoder)
     freeze(encoder, False)
     return Step(first, second, z)

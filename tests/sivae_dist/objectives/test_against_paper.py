@@ -258,7 +258,7 @@ def test_labels(stop_gradient: str, variant: str, gamma_r: float) -> None:
 
 
 @pytest.mark.parametrize("stop_gradient", ["none", "reencoded"])
-@pytest.mark.parametrize("norm", ["group", "none"])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
 @pytest.mark.parametrize("variant", ["paper", "official"])
 def test_residual_networks(variant: str, norm: str, stop_gradient: str) -> None:
     h = Hyper(stop_gradient=stop_gradient, beta_rec=0.03, beta_kl=3.0, s=0.002)
@@ -343,13 +343,13 @@ def test_three_iterations(stop_gradient: str) -> None:
         x = torch.tanh(torch.randn_like(ours.x))
 
         freeze(ours.decoder, True)
-        loss, _, z = encoder_objective(x, ours.cond, draws)
+        loss, _, z, _ = encoder_objective(x, ours.cond, draws)
         encoder_adam.zero_grad()
         loss.backward()
         encoder_adam.step()
         freeze(ours.decoder, False)
         freeze(ours.encoder, True)
-        loss, _ = decoder_objective(x, z, ours.cond, draws)
+        loss, _, _ = decoder_objective(x, z, ours.cond, draws)
         decoder_adam.zero_grad()
         loss.backward()
         decoder_adam.step()

@@ -254,7 +254,7 @@ def test_terms(kind: str) -> None:
     h = Hyper(between(case, kind), hinge=kind)
     encoder_objective, _ = h.settings().build(case.encoder, case.decoder, case.resolution, case.dimensions)
     freeze(case.decoder, True)
-    loss, terms, _ = encoder_objective(case.x, case.cond, case.draws)
+    loss, terms, *_ = encoder_objective(case.x, case.cond, case.draws)
     freeze(case.decoder, False)
     z = encode(case.net, case.x, case.draws.eps[:, 0])
     rec = l_rec("mse", case.x, case.net.decode(z.sample, noises(case.draws)[0], None)).mean()

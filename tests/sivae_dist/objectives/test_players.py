@@ -71,8 +71,8 @@ def test_losses_are_fp32_under_autocast(settings: Any, warming_up: bool) -> None
             if isinstance(layer, nn.Conv2d) or type(layer).__name__ == "Conv2d":
                 layer.register_forward_hook(lambda _module, _args, output: seen.add(output.dtype))
     encoder_objective, decoder_objective = build(case, settings, warming_up, torch.bfloat16)
-    loss, terms, z = encoder_objective(x, case.cond._replace(stage=Stage(8)), draws)
-    decoder_loss, more = decoder_objective(x, z, case.cond._replace(stage=Stage(8)), draws)
+    loss, terms, z, _ = encoder_objective(x, case.cond._replace(stage=Stage(8)), draws)
+    decoder_loss, more, _ = decoder_objective(x, z, case.cond._replace(stage=Stage(8)), draws)
     assert seen == {torch.bfloat16}
     assert {value.dtype for value in (loss, decoder_loss, *terms.values(), *more.values())} == {torch.float32}
 
