@@ -124,6 +124,34 @@ def test_the_authors_values(name: str, samples: int, per_resolution: int, rate: 
     assert settings.schedule.reset_optimizer and objective.warmup == samples
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "stop_gradient", "variant", "track"),
+    [("cifar10", 220, "none", "paper", "real"), ("official/cifar10", 250, "reencoded", "official", "all")],
+)
+def test_cifar10(name: str, epochs: int, stop_gradient: str, variant: str, track: str) -> None:
+    """Appendix 9.2.2, and the authors' command; their squared errors are of images in [0, 1]."""
+    settings = load_config(name)
+    plan = schedule(settings, 50_000)
+    assert plan.total == epochs * 50_000
+    assert [(p.resolution, p.batch, p.lr_encoder, p.lr_decoder) for p in plan.phases] == [(32, 32, 2e-4, 2e-4)]
+    objective, model = settings.objective, settings.model
+    weights: Any = objective.weights(32, model.dimensions)
+    assert (4 * weights.beta_rec, weights.beta_kl, weights.beta_neg) == (1, 1, 256)
+    assert weights.scale == pytest.approx(1 / 3072) and weights.gamma_r == 1e-8
+    assert (weights.stop_gradient, model.variant, model.norm, model.track) == (stop_gradient, variant, "batch", track)
+    assert (model.widths, model.latent) == ([64, 128, 256], 128)
+    assert (settings.optimizer.beta1, settings.optimizer.beta2) == (0.9, 0.999)
+    for processes in (1, 2, 4, 8, 16, 32):
+        plan.check_world_size(processes)
+
+
+def test_celebahq_at_1024_px_is_table_6() -> None:
+    settings = load_config("celebahq1024_residual")
+    model = settings.model
+    assert (model.widths, model.latent, model.resolution) == ([16, 32, 64, 128, 256, 512, 512, 512], 512, 1024)
+    schedule(settings, 29_000).check_world_size(8)
+
+
 def test_lsun() -> None:
     settings = load_config("lsun_bedroom128")
     assert [phase.images for phase in schedule(settings).phases] == [1_800_000] * 6
@@ -375,7 +403,8 @@ def test_configurations_that_are_not_there(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "folder").mkdir()
     (tmp_path / "mine.yml").write_text(MINE)
     for name, message in {
-        "tyny": r"there is no configuration tyny; did you mean tiny\? .*neither a file .* nor one .*: celebahq256, ",
+        "tyny": r"there is no configuration tyny; did you mean tiny\? .*neither a file .* nor one .*: "
+        "celebahq1024_residual, celebahq256, ",
         "ffhq-256": "did you mean ffhq256",
         "official/ffhq": "did you mean official/ffhq256",
         "mine.yaml": r"did you mean mine\.yml\?",
