@@ -46,7 +46,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cifar10"
 
 
-@pytest.mark.parametrize("config", ["cifar10", "official/cifar10"])
+@pytest.mark.parametrize("config", ["cifar10", "official/cifar10", "cifar10_conditional"])
 def test_the_command_of_the_configuration(cifar: Path, tmp_path: Path, config: str) -> None:
     """Checked as it is, then run with narrower networks for three steps of 32 images."""
     command = ("train", config, "--data", cifar, "--run-dir", tmp_path / "run", "device=cpu")
@@ -59,3 +59,5 @@ def test_the_command_of_the_configuration(cifar: Path, tmp_path: Path, config: s
     assert all(np.isfinite(row["loss/encoder"]) and row["kl/fake"] > 0 for row in found)
     sivae("sample", tmp_path / "run", "--out", tmp_path / "samples.png", "--device", "cpu")
     assert (tmp_path / "samples.png").exists()
+    recorded = (tmp_path / "run" / "config.yaml").read_text()
+    assert ("  - airplane\n" in recorded) == (config == "cifar10_conditional")

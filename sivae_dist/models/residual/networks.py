@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sivae_dist.models.base import Decoder, Encoder
+from sivae_dist.models.conditional import one_hot
 from sivae_dist.models.layers import Conv2d, GrowingNetwork, Linear, pass_through
 from sivae_dist.models.residual.blocks import ResidualBlock, Stem
 from sivae_dist.models.stage import Cond
@@ -18,11 +19,19 @@ if TYPE_CHECKING:
 
 
 class _Network(GrowingNetwork):
+    """Where there are classes, one-hot labels stand beside what the fully connected layer takes, as the authors' code
+    provides for."""
+
     def __init__(self, settings: "ResidualSettings") -> None:
         super().__init__()
         self.settings = settings
         self.concatenates = not settings.batch_statistics
         self.tracks_statistics = settings.batch_statistics
+
+    def with_labels(self, x: Tensor, cond: Cond) -> Tensor:
+        """x [B, n] -> [B, n + classes]."""
+        classes = self.settings.classes
+        return torch.cat((x, one_hot(cond, classes, x.dtype)), dim=1) if classes else x
 
 
 class ResidualEncoder(_Network, Encoder):
@@ -36,12 +45,14 @@ class ResidualEncoder(_Network, Encoder):
             pooled = k < len(widths) - 1
             block = ResidualBlock(settings, widths[k - 1], widths[k], resample="down" if pooled else None)
             self.blocks[str(settings.resolution >> k)] = block
-        self.posterior = Linear(math.prod(settings.entered), 2 * settings.latent, gain=1.0, equalized=False)
+        self.posterior = Linear(
+            math.prod(settings.entered) + settings.classes, 2 * settings.latent, gain=1.0, equalized=False
+        )
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         for resolution, block in self.blocks.items():
             x = pass_through(block, x, recompute=self.recomputes(int(resolution), self.settings.resolution))
-        out = self.posterior(x.flatten(1))
+        out = self.posterior(self.with_labels(x.flatten(1), cond))
         mu, logvar = out.to(torch.promote_types(out.dtype, torch.float32)).chunk(2, dim=1)
         return mu, logvar
 
@@ -53,7 +64,7 @@ class ResidualDecoder(_Network, Decoder):
         super().__init__(settings)
         # Each width is that of the block before an upsampling; the last block, at the images' size, changes none.
         widths = [settings.widths[-1], *reversed(settings.widths), settings.widths[0]]
-        self.entry = Linear(settings.latent, math.prod(settings.entered), equalized=False)
+        self.entry = Linear(settings.latent + settings.classes, math.prod(settings.entered), equalized=False)
         self.blocks = nn.ModuleDict()
         for k, (inputs, outputs) in enumerate(pairwise(widths)):
             self.blocks[str(4 << k)] = ResidualBlock(settings, inputs, outputs, resample="up" if k else None)
@@ -61,7 +72,8 @@ class ResidualDecoder(_Network, Decoder):
 
     def forward(self, z: Tensor, cond: Cond, noise: Tensor | None = None) -> Tensor:
         """There is no `noise` to take."""
-        x = F.relu(self.entry(z)).unflatten(1, self.settings.entered).contiguous(memory_format=self.map_format)
+        x = F.relu(self.entry(self.with_labels(z, cond))).unflatten(1, self.settings.entered)
+        x = x.contiguous(memory_format=self.map_format)
         for resolution, block in self.blocks.items():
             x = pass_through(block, x, recompute=self.recomputes(int(resolution), self.settings.resolution))
         image = self.to_rgb(x)

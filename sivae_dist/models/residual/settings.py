@@ -4,11 +4,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sivae_dist.models.base import ModelSettings
+from sivae_dist.models.conditional import ConditionalSettings
 from sivae_dist.models.residual.networks import ResidualDecoder, ResidualEncoder
 
 
-class ResidualSettings(ModelSettings):
+class ResidualSettings(ConditionalSettings):
     """IntroVAE's residual encoder and decoder (appendix 9.2.2, table 6)."""
 
     saved_whole: ClassVar[bool] = True

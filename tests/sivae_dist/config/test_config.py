@@ -126,7 +126,11 @@ def test_the_authors_values(name: str, samples: int, per_resolution: int, rate: 
 
 @pytest.mark.parametrize(
     ("name", "epochs", "stop_gradient", "variant", "track"),
-    [("cifar10", 220, "none", "paper", "real"), ("official/cifar10", 250, "reencoded", "official", "all")],
+    [
+        ("cifar10", 220, "none", "paper", "real"),
+        ("cifar10_conditional", 220, "none", "paper", "real"),
+        ("official/cifar10", 250, "reencoded", "official", "all"),
+    ],
 )
 def test_cifar10(name: str, epochs: int, stop_gradient: str, variant: str, track: str) -> None:
     """Appendix 9.2.2, and the authors' command; their squared errors are of images in [0, 1]."""
@@ -139,7 +143,7 @@ def test_cifar10(name: str, epochs: int, stop_gradient: str, variant: str, track
     assert (4 * weights.beta_rec, weights.beta_kl, weights.beta_neg) == (1, 1, 256)
     assert weights.scale == pytest.approx(1 / 3072) and weights.gamma_r == 1e-8
     assert (weights.stop_gradient, model.variant, model.norm, model.track) == (stop_gradient, variant, "batch", track)
-    assert (model.widths, model.latent) == ([64, 128, 256], 128)
+    assert (model.widths, model.latent, model.conditional) == ([64, 128, 256], 128, "conditional" in name)
     assert (settings.optimizer.beta1, settings.optimizer.beta2) == (0.9, 0.999)
     for processes in (1, 2, 4, 8, 16, 32):
         plan.check_world_size(processes)

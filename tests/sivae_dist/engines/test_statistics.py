@@ -18,7 +18,17 @@ from sivae_dist.step.schedule import Segment
 from sivae_dist.train.preview import preview
 from sivae_dist.train.trainer import Trainer
 from tests.engines import ENGINES
-from tests.helpers import assert_same, begin, disturb, gathered, on_processes, snapshot, tiny_settings, train
+from tests.helpers import (
+    assert_same,
+    begin,
+    disturb,
+    gathered,
+    labelled_set,
+    on_processes,
+    snapshot,
+    tiny_settings,
+    train,
+)
 
 MODEL = "model={{name: residual, resolution: 8, latent: 8, widths: [6], norm: batch, track: {track}}}"
 
@@ -84,6 +94,19 @@ def test_engines_take_the_same_steps(data: Path, tmp_path: Path) -> None:
 def _begun_equal(paths: list[Path]) -> list[dict[str, Tensor]] | None:
     results = [gathered(train(begin(path), steps=2)) for path in paths]
     return results if rank() == 0 else None
+
+
+@pytest.mark.slow
+def test_labels_go_with_their_images(tmp_path: Path) -> None:
+    """With classes, one process and two under ZeRO 2 take the same steps."""
+    labelled = labelled_set(tmp_path / "labelled")
+    results = []
+    for count, engine in ((1, "ddp"), (2, "zero2")):
+        path = opened(tmp_path / engine, labelled, "model.conditional=true", ENGINES[engine])
+        results.append(on_processes(count, _begun_equal, [path], limit=200)[0][0])
+    assert results[0]["decoder.entry.weight"].shape == (6 * 4 * 4, 8 + 3)
+    found = differences(*results)
+    assert max(found.values()) <= 1e-5, found
 
 
 # What moves statistics, and what does not.

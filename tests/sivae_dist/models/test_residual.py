@@ -218,6 +218,44 @@ def test_types_of_networks() -> None:
     assert decoder.noise_size(16) == decoder.layer_count(16) == 0 and not small().styled
 
 
+# Labels.
+
+
+def told(**changes: Any) -> tuple[ResidualEncoder, ResidualDecoder]:
+    return small(conditional=True, class_names=("ant", "bee", "cat"), **changes).build(0)
+
+
+def labelled(*labels: int) -> Cond:
+    return Cond(Stage(16), torch.tensor(labels))
+
+
+def test_labels_widen_the_fully_connected_layers_alone() -> None:
+    for with_labels, without in zip(told(), small().build(0), strict=True):
+        got, had = ({n: p.shape for n, p in one.named_parameters()} for one in (with_labels, without))
+        assert got.keys() == had.keys()
+        changed = {n: (list(had[n]), list(got[n])) for n in had if got[n] != had[n]}
+        assert changed in (
+            {"posterior.weight": ([16, 96], [16, 99])},
+            {"entry.weight": ([96, 8], [96, 11])},
+        )
+
+
+@NORMS
+def test_a_label_changes_its_own_row_by_its_column(norm: str) -> None:
+    encoder, decoder = told(norm=norm)
+    z, x = randn(3, 8), randn(3, 3, 16, 16, seed=1)
+    one, other = labelled(0, 1, 2), labelled(0, 2, 2)
+    images, codes = ([network(inputs, c) for c in (one, other)] for network, inputs in ((decoder, z), (encoder, x)))
+    assert torch.equal(images[0][[0, 2]], images[1][[0, 2]])
+    assert (images[0][1] - images[1][1]).abs().max() > 1e-2
+    moved = torch.cat(codes[1], 1) - torch.cat(codes[0], 1)
+    column = encoder.posterior.weight[:, 96:]
+    torch.testing.assert_close(moved, torch.stack((0 * column[:, 0], column[:, 2] - column[:, 1], 0 * column[:, 0])))
+    for network, inputs in ((encoder, x), (decoder, z)):
+        with pytest.raises(ValueError, match="has 3 classes, but no labels"):
+            network(inputs, at(16))
+
+
 # Memory.
 
 

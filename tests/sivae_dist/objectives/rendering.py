@@ -284,16 +284,23 @@ def style(
     return Case(encoder, decoder, net, x, cond, draws, 8, settings.dimensions)
 
 
-def residual(variant: str = "paper", norm: str = "group", seed: int = 0) -> Case:
-    """Networks without noise and styles; each pass of the paper's is normalised by itself."""
+def residual(variant: str = "paper", norm: str = "group", labels: tuple[int, ...] = (), seed: int = 0) -> Case:
+    """Networks without noise and styles, with classes if there are `labels`.
+
+    Each pass of the paper's is normalised by itself.
+    """
     torch.manual_seed(seed)
-    settings = ResidualSettings(variant=variant, norm=norm, resolution=16, latent=LATENT, widths=[4, 6])
+    names = ("ant", "bee", "cat") if labels else ()
+    settings = ResidualSettings(
+        variant=variant, norm=norm, resolution=16, latent=LATENT, widths=[4, 6], conditional=bool(labels),
+        class_names=names,
+    )  # fmt: skip
     encoder, decoder = (network.double() for network in settings.networks())
     with torch.no_grad():
         for parameter in (*encoder.parameters(), *decoder.parameters()):
             if parameter.dim() == 1:
                 parameter += 0.3 * torch.randn_like(parameter)
-    cond = Cond(Stage(16))
+    cond = Cond(Stage(16), torch.tensor(labels) if labels else None)
 
     def encode(image: Tensor) -> tuple[Tensor, Tensor]:
         with normalizing(BatchStatistics()):

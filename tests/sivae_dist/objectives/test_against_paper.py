@@ -257,6 +257,15 @@ def test_labels(stop_gradient: str, variant: str, gamma_r: float) -> None:
     check(style(h.reconstruction, variant=variant, labels=LABELS, seed=35), h)
 
 
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_labels_of_residual_networks(norm: str) -> None:
+    h = Hyper(beta_rec=0.03, beta_kl=3.0, s=0.002)
+    case, other = residual(norm=norm, labels=LABELS), residual(norm=norm, labels=(*LABELS[:3], 2))
+    check(case, h)
+    ours, printed = package(case, h.settings()), paper(other, h)
+    assert min(distance(ours.encoder, printed.encoder), distance(ours.decoder, printed.decoder)) > 1e-4
+
+
 @pytest.mark.parametrize("stop_gradient", ["none", "reencoded"])
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 @pytest.mark.parametrize("variant", ["paper", "official"])
