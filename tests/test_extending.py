@@ -85,9 +85,11 @@ def test_a_class_conditional_model(labelled: Path, images: Path, tmp_path: Path)
         torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-6)
     # The run knows what it imports, from anywhere.
     assert str(code / "dense_models.py") in (path / "config.yaml").read_text()
-    assert "3 samples" in sivae("sample", path, "--count", 3, "--out", tmp_path / "samples.png").stdout
+    drawn = sivae("sample", path, "--count", 3, "--classes", "class2,class0", "--out", tmp_path / "samples.png").stdout
+    assert "3 samples of 2 classes" in drawn
     refused = sivae(*command, *more, images, "--run-dir", tmp_path / "bare", code=1, folder=code)
-    assert f"{images} has no labels, but the model has 3 classes" in refused.stderr
+    assert f"{images} has no labels, which model.conditional=true needs" in refused.stderr
+    assert "  class_names:\n  - class0\n  - class1\n  - class2\n" in (path / "config.yaml").read_text()
 
 
 def test_a_data_set_that_is_drawn(tmp_path: Path) -> None:

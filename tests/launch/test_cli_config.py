@@ -31,7 +31,7 @@ def complete(*words: str) -> list[str]:
 
 @pytest.mark.parametrize("before", [["train"], ["submit"], ["config", "show"]])
 def test_names_of_configurations(before: list[str]) -> None:
-    assert complete("sivae", *before, "off") == ["official/celebahq256", "official/ffhq256"]
+    assert complete("sivae", *before, "off") == ["official/celebahq256", "official/cifar10", "official/ffhq256"]
     assert complete("sivae", *before, "") == config_names()
     assert complete("sivae", *before, "nothing") == []  # bash offers files
 
