@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sivae_dist.config.opening import settings_of
 from sivae_dist.models import Cond, Mixing, Stage
+from sivae_dist.models.residual.settings import ResidualSettings
 from sivae_dist.models.style import StyleSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
@@ -231,6 +232,18 @@ def test_growth_and_walks_are_of_one_class_after_the_other(model: Pretrained, tm
         figures.animate(model, tmp_path / "a.gif", walks=3, stops=2, frames=1)
         figures.animate(model, tmp_path / "b.gif", walks=3, stops=2, frames=1, classes=[2])
     assert [labels.tolist() for labels in drawn] == [[0, 1, 2]] * 2 + [[2, 2, 2]] * 2
+
+
+def test_networks_without_styles(tmp_path: Path) -> None:
+    settings = ResidualSettings(resolution=8, latent=4, widths=[4], norm="group", conditional=True, class_names=NAMES)
+    model = Pretrained(settings, *settings.build(0), Stage(8), 0)
+    sheet = figures.samples(model, [3], classes=[2, 0])
+    assert list(sheet.rows) == ["cat", "ant"]
+    close(cells(sheet)[0][0], decoded(model, model.latents(3, 1), 2)[0])
+    assert figures.animate(model, tmp_path / "a.gif", walks=2, stops=2, frames=2) == 4
+    assert model.interpolate(model.latents(0, 4), 2, labels="ant").shape == (3, 3, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"^a model of the kind residual has no styles w$"):
+        figures.style_mixing(model, [0], [1])
 
 
 # Training and exports.
