@@ -26,7 +26,7 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.train.trainer import Trainer
 
 CPU = torch.device("cpu")
-_PRELOADED = ["sivae_dist.train.trainer", "sivae_dist.use.pretrained", "torch.utils.tensorboard"]
+_PRELOADED = ["sivae_dist.train.trainer", "sivae_dist.use.loading", "torch.utils.tensorboard"]
 
 
 # Data sets and runs.

@@ -241,7 +241,7 @@ def growth(
     with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.process.devices import Place, pick_device
         from sivae_dist.use import figures
-        from sivae_dist.use.pretrained import load_growth
+        from sivae_dist.use.loading import load_growth
 
         figures.check_out(out)
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)

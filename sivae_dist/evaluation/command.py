@@ -17,7 +17,7 @@ from sivae_dist.process.processes import everyone, rank
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import append_rows
-from sivae_dist.use.pretrained import load_run
+from sivae_dist.use.loading import load_run
 
 
 def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: torch.device, stop: Stop) -> bool:

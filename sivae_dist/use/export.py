@@ -30,7 +30,8 @@ from sivae_dist.run.atomic import new_folder
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
 from sivae_dist.settings import Settings
-from sivae_dist.use.pretrained import Pretrained, choose, from_checkpoint, load_run
+from sivae_dist.use.loading import choose, from_checkpoint, load_run
+from sivae_dist.use.pretrained import Pretrained
 from sivae_dist.use.tensor_files import write_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"

@@ -15,7 +15,7 @@ from sivae_dist.checkpoint.initial import initial_tensors
 from sivae_dist.checkpoint.settings import InitSettings
 from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.run.directory import RunDirectory
-from sivae_dist.use.pretrained import load_run
+from sivae_dist.use.loading import load_run
 from tests.helpers import assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
 
 NETWORKS = ("encoder.", "decoder.", "encoder_ema.", "decoder_ema.")

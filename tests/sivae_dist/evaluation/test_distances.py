@@ -28,7 +28,7 @@ from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.evaluation.statistics import Collected
 from sivae_dist.evaluation.streams import share
 from sivae_dist.run.directory import RunDirectory
-from sivae_dist.use.pretrained import load_run
+from sivae_dist.use.loading import load_run
 from tests.helpers import CPU, begin, on_processes, random_set, tiny_settings, train
 
 SAMPLES = 41

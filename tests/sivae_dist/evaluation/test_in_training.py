@@ -14,7 +14,7 @@ from sivae_dist.evaluation.evaluator import Evaluator
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
-from sivae_dist.use.pretrained import choose, load_run
+from sivae_dist.use.loading import choose, load_run
 from tests.events import scalars
 from tests.helpers import CPU, assert_same, begin, on_processes, random_set, tiny_settings, train
 

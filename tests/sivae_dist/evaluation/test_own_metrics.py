@@ -25,7 +25,7 @@ from sivae_dist.evaluation.rows import describe
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
-from sivae_dist.use.pretrained import load_run
+from sivae_dist.use.loading import load_run
 from tests.events import scalars
 from tests.helpers import CPU, begin, on_processes, random_set, tiny_settings, train
 

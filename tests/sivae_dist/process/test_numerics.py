@@ -20,7 +20,7 @@ from sivae_dist.process.numerics import configure, ieee, set_environment
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.ends import Logs
 from sivae_dist.train import checkpoints
-from sivae_dist.use.pretrained import load_run
+from sivae_dist.use.loading import load_run
 from tests.helpers import begin, on_processes, random_set, tiny_settings, train
 
 GPU = torch.device("cuda", 0)

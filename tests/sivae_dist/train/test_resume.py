@@ -19,7 +19,7 @@ from sivae_dist.config.opening import prepare_run
 from sivae_dist.models import Cond, Stage
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
-from sivae_dist.use.pretrained import load_run
+from sivae_dist.use.loading import load_run
 from tests.checkpoints import flip, names, shard
 from tests.helpers import CPU, assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
 

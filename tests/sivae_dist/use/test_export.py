@@ -23,7 +23,8 @@ from sivae_dist.models import Stage
 from sivae_dist.run import atomic
 from sivae_dist.use import export as module
 from sivae_dist.use.export import ExportConfig, export, model_card
-from sivae_dist.use.pretrained import Pretrained, load_run
+from sivae_dist.use.loading import load_run
+from sivae_dist.use.pretrained import Pretrained
 from tests.checkpoints import contents
 from tests.command import ENVIRONMENT
 from tests.helpers import assert_same, begin, tiny_settings, train

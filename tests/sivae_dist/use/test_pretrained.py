@@ -15,7 +15,8 @@ from sivae_dist.models.stage import blend_real
 from sivae_dist.models.style import StyleSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
-from sivae_dist.use.pretrained import Pretrained, choose, load_growth, load_run
+from sivae_dist.use.loading import choose, load_growth, load_run
+from sivae_dist.use.pretrained import Pretrained
 from tests.checkpoints import flip, shard
 from tests.helpers import CPU, begin, random_set, tiny_settings, train
 
