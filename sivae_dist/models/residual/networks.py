@@ -29,9 +29,11 @@ class _Network(GrowingNetwork):
         self.tracks_statistics = settings.batch_statistics
 
     def with_labels(self, x: Tensor, cond: Cond) -> Tensor:
-        """x [B, n] -> [B, n + classes]."""
-        classes = self.settings.classes
-        return torch.cat((x, one_hot(cond, classes, x.dtype)), dim=1) if classes else x
+        """x [B, n] -> [B, n + classes]. The one is as long as a z of the prior: a plain 1 beside it went unused."""
+        if not self.settings.classes:
+            return x
+        labels = one_hot(cond, self.settings.classes, x.dtype) * math.sqrt(self.settings.latent)
+        return torch.cat((x, labels), dim=1)
 
 
 class ResidualEncoder(_Network, Encoder):
