@@ -5,11 +5,14 @@ from typing import Annotated
 from data_pipelines.choices import Registry, one_of
 from sivae_dist.models.base import Decoder, Encoder, ModelSettings
 from sivae_dist.models.conditional import ConditionalSettings
+from sivae_dist.models.mlp.settings import MlpSettings
 from sivae_dist.models.residual.settings import ResidualSettings
 from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style.settings import StyleSettings
 
-MODELS: Registry[type[ModelSettings]] = Registry("model", {"style": StyleSettings, "residual": ResidualSettings})
+MODELS: Registry[type[ModelSettings]] = Registry(
+    "model", {"style": StyleSettings, "residual": ResidualSettings, "mlp": MlpSettings}
+)
 AnyModel = Annotated[ModelSettings, one_of(MODELS, default="style")]
 
 __all__ = [

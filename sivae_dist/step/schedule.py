@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -38,6 +39,10 @@ class ScheduleSettings(Settings):
     """Learning rate of the encoder."""
     lr_decoder: PerResolution = 0.0015
     """Learning rate of the decoder."""
+    lr_milestones: tuple[Images, ...] = ()
+    """Images seen, in rising order, from each of which on both learning rates are multiplied by `lr_gamma`."""
+    lr_gamma: float = Field(0.1, ge=0, le=1)
+    """Factor on both learning rates at every milestone."""
     final_decay: float = Field(0.0, ge=0, le=1)
     """Share of the last phase, at its end, over which both learning rates fall linearly."""
     final_lr: float = Field(0.05, ge=0, le=1)
@@ -49,6 +54,8 @@ class ScheduleSettings(Settings):
     def _one_length(self) -> "ScheduleSettings":
         if (self.images is None) == (self.epochs is None):
             raise ValueError("give either schedule.images or schedule.epochs, and null for the other")
+        if any(before >= after for before, after in pairwise(self.lr_milestones)):
+            raise ValueError(f"schedule.lr_milestones must rise: {', '.join(map(str, self.lr_milestones))}")
         return self
 
 
@@ -192,7 +199,10 @@ class Schedule:
             }
             if blended:
                 facts["blend_curve"] = self.settings.blend_curve
-        if begun and self.decay_at(images - begun[-1][0].batch) < 1:
+        last_step = images - begun[-1][0].batch if begun else 0
+        if passed := self._milestones_passed(last_step):
+            facts["lr_milestones"] = (self.settings.lr_milestones[:passed], self.settings.lr_gamma)
+        if begun and self._final_decay_at(last_step) < 1:
             last = self.phases[-1]
             facts["final_decay"] = (last.end, self.settings.final_decay * last.images, self.settings.final_lr)
         if len(begun) > 1:
@@ -216,6 +226,13 @@ class Schedule:
 
     def decay_at(self, position: int) -> float:
         """The factor on both learning rates."""
+        factor: float = self.settings.lr_gamma ** self._milestones_passed(position)
+        return factor * self._final_decay_at(position)
+
+    def _milestones_passed(self, position: int) -> int:
+        return sum(milestone <= position for milestone in self.settings.lr_milestones)
+
+    def _final_decay_at(self, position: int) -> float:
         last = self.phases[-1]
         length = self.settings.final_decay * last.images
         done = position - (last.end - length)

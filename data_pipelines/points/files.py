@@ -1,0 +1,51 @@
+"""A user's own points: a .npy file of an array [N, D], or a .csv file of one point in each line."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def read_points(path: Path) -> NDArray[np.float32]:
+    """The points [N, D] in a file. ValueError, in one line, for anything that is no table of finite numbers."""
+    try:
+        if path.suffix == ".npy":
+            table = np.load(path, allow_pickle=False)
+        elif path.suffix == ".csv":
+            table = _read_csv(path)
+        else:
+            raise ValueError("points are read from .csv and .npy files")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    if table.ndim != 2 or not len(table) or table.shape[1] < 2 or table.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} must hold numbers [N, D], a row for each point of at least two, not {table.dtype} {table.shape}"
+        )
+    points = table.astype(np.float32)
+    if (wrong := np.flatnonzero(~np.isfinite(points).all(axis=1))).size:
+        raise ValueError(f"{path}: point {wrong[0]} is not finite: {', '.join(map(str, table[wrong[0]]))}")
+    return points
+
+
+def _read_csv(path: Path) -> NDArray[np.float64]:
+    """A first line that is not all numbers holds the names of the columns."""
+    with path.open(encoding="utf-8-sig") as file:
+        lines = file.read().splitlines()
+    names = bool(lines) and not all(_is_number(cell) for cell in lines[0].split(","))
+    try:
+        return np.loadtxt(lines[names:], delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"not a table of numbers: {error}") from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def digest_of(points: NDArray[np.float32]) -> str:
+    return hashlib.sha256(str(points.shape).encode() + points.tobytes()).hexdigest()

@@ -1,0 +1,39 @@
+"""Settings of the fully connected networks."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from sivae_dist.models.base import ModelSettings
+from sivae_dist.models.mlp.networks import MlpDecoder, MlpEncoder
+
+
+class MlpSettings(ModelSettings):
+    """Fully connected encoder and decoder with ReLU, for vectors (appendix 9.2.1)."""
+
+    saved_whole: ClassVar[bool] = True
+
+    name: Literal["mlp"] = "mlp"
+    """The family of networks."""
+    features: int = Field(2, ge=1)
+    """Dimensions of the data."""
+    latent: int = Field(2, ge=1)
+    """Dimensions of z."""
+    layers: int = Field(3, ge=1)
+    """Hidden layers of each network: the paper's three; the authors' code has four, so that five are linear."""
+    width: int = Field(256, ge=1)
+    """Units of a hidden layer."""
+
+    @property
+    def resolutions(self) -> list[int]:
+        """A single stage, named 1: vectors have no resolution."""
+        return [1]
+
+    def shape(self, resolution: int) -> tuple[int]:
+        return (self.features,)
+
+    def feature_values(self, resolution: int) -> int:
+        return self.layers * self.width
+
+    def networks(self) -> tuple[MlpEncoder, MlpDecoder]:
+        return MlpEncoder(self), MlpDecoder(self)
