@@ -11,6 +11,7 @@ from data_pipelines.choices import Registry
 from data_pipelines.images.loaders import LOADERS
 from data_pipelines.images.sources.opening import SOURCES
 from data_pipelines.kinds import DATASETS
+from data_pipelines.points.distributions import DISTRIBUTIONS
 from launch.clusters import CLUSTERS
 from sivae_dist.engines.settings import ENGINES
 from sivae_dist.evaluation.extractors import EXTRACTORS
@@ -26,7 +27,8 @@ ROOMS: tuple[tuple[Registry[Any], tuple[str, ...]], ...] = (
     (ENGINES, ("sivae_dist.engines",)),
     (METRICS, ("sivae_dist.evaluation.metrics",)),
     (EXTRACTORS, ("sivae_dist.evaluation.extractors",)),
-    (DATASETS, ("data_pipelines.kinds", "data_pipelines.images.dataset")),
+    (DATASETS, ("data_pipelines.kinds", "data_pipelines.images.dataset", "data_pipelines.points.dataset")),
+    (DISTRIBUTIONS, ("data_pipelines.points",)),
     (LOADERS, ("data_pipelines.images.loader", "data_pipelines.images.dali_loader", "data_pipelines.images.loaders")),
     (SOURCES, ("data_pipelines.images.sources",)),
     (CLUSTERS, ("launch.clusters",)),

@@ -78,7 +78,7 @@ class PointSet(Dataset):
 
     scale: float
     """They lie inside about [-2 scale, 2 scale] in each dimension, where they are drawn and measured."""
-    distribution: Distribution | None = None
+    distribution: type[Distribution] | None = None
     """Where they are drawn from one that is known."""
 
     def _describe(self, where: str, dimensions: int, train: int, test: int, digest: str) -> None:

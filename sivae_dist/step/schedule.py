@@ -39,9 +39,9 @@ class ScheduleSettings(Settings):
     """Learning rate of the encoder."""
     lr_decoder: PerResolution = 0.0015
     """Learning rate of the decoder."""
-    lr_milestones: tuple[Images, ...] = ()
-    """Images seen, in rising order, from each of which on both learning rates are multiplied by `lr_gamma`."""
-    lr_gamma: float = Field(0.1, ge=0, le=1)
+    milestones: tuple[Images, ...] = ()
+    """Images seen, in rising order, from each of which on both learning rates are multiplied by `gamma`."""
+    gamma: float = Field(0.1, ge=0, le=1)
     """Factor on both learning rates at every milestone."""
     final_decay: float = Field(0.0, ge=0, le=1)
     """Share of the last phase, at its end, over which both learning rates fall linearly."""
@@ -54,8 +54,8 @@ class ScheduleSettings(Settings):
     def _one_length(self) -> "ScheduleSettings":
         if (self.images is None) == (self.epochs is None):
             raise ValueError("give either schedule.images or schedule.epochs, and null for the other")
-        if any(before >= after for before, after in pairwise(self.lr_milestones)):
-            raise ValueError(f"schedule.lr_milestones must rise: {', '.join(map(str, self.lr_milestones))}")
+        if any(before >= after for before, after in pairwise(self.milestones)):
+            raise ValueError(f"schedule.milestones must rise: {', '.join(map(str, self.milestones))}")
         return self
 
 
@@ -201,7 +201,7 @@ class Schedule:
                 facts["blend_curve"] = self.settings.blend_curve
         last_step = images - begun[-1][0].batch if begun else 0
         if passed := self._milestones_passed(last_step):
-            facts["lr_milestones"] = (self.settings.lr_milestones[:passed], self.settings.lr_gamma)
+            facts["milestones"] = (self.settings.milestones[:passed], self.settings.gamma)
         if begun and self._final_decay_at(last_step) < 1:
             last = self.phases[-1]
             facts["final_decay"] = (last.end, self.settings.final_decay * last.images, self.settings.final_lr)
@@ -226,11 +226,11 @@ class Schedule:
 
     def decay_at(self, position: int) -> float:
         """The factor on both learning rates."""
-        factor: float = self.settings.lr_gamma ** self._milestones_passed(position)
+        factor: float = self.settings.gamma ** self._milestones_passed(position)
         return factor * self._final_decay_at(position)
 
     def _milestones_passed(self, position: int) -> int:
-        return sum(milestone <= position for milestone in self.settings.lr_milestones)
+        return sum(milestone <= position for milestone in self.settings.milestones)
 
     def _final_decay_at(self, position: int) -> float:
         last = self.phases[-1]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class _Dense(Network):
     def __init__(self, settings: "MlpSettings", inputs: int, outputs: int) -> None:
         super().__init__()
-        widths = [inputs, *[settings.width] * settings.layers, outputs]
+        widths = [inputs, *[settings.hidden_units] * settings.hidden_layers, outputs]
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
 
     def through(self, x: Tensor) -> Tensor:

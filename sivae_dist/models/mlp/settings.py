@@ -19,10 +19,10 @@ class MlpSettings(ModelSettings):
     """Dimensions of the data."""
     latent: int = Field(2, ge=1)
     """Dimensions of z."""
-    layers: int = Field(3, ge=1)
-    """Hidden layers of each network: the paper's three; the authors' code has four, so that five are linear."""
-    width: int = Field(256, ge=1)
-    """Units of a hidden layer."""
+    hidden_layers: int = Field(3, ge=1)
+    """Hidden layers of each network: the paper's 3. The authors' code has 4, so that five layers are linear."""
+    hidden_units: int = Field(256, ge=1)
+    """Units of each of them."""
 
     @property
     def resolutions(self) -> list[int]:
@@ -33,7 +33,7 @@ class MlpSettings(ModelSettings):
         return (self.features,)
 
     def feature_values(self, resolution: int) -> int:
-        return self.layers * self.width
+        return self.hidden_layers * self.hidden_units
 
     def networks(self) -> tuple[MlpEncoder, MlpDecoder]:
         return MlpEncoder(self), MlpDecoder(self)

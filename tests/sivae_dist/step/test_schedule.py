@@ -192,3 +192,23 @@ def test_the_segment_after_a_step(warmup: int, blend: float) -> None:
     for index, step in enumerate(steps):
         expected = next((later for later in steps[index:] if later.segment != step.segment), None)
         assert schedule.following(step) == expected
+
+
+def test_milestones() -> None:
+    schedule = plan([1], images=100, batch=10, lr_encoder=2.0, lr_decoder=1.0, milestones=[30, 55], gamma=0.5)
+    rates = [(step.lr_encoder, step.lr_decoder) for step in schedule.steps(0)]
+    assert rates == [(2.0, 1.0)] * 3 + [(1.0, 0.5)] * 3 + [(0.5, 0.25)] * 4
+    assert plan(images=100, milestones=[150], final_decay=1, final_lr=0).decay_at(250) == pytest.approx(0.05)
+    with pytest.raises(ValueError, match=r"schedule\.milestones must rise: 30, 30"):
+        plan(milestones=[30, 30])
+
+
+def test_a_milestone_is_past_once_a_step_has_its_rate() -> None:
+    """Until then a run may be resumed with another."""
+
+    def past(images: int, *milestones: int) -> dict[str, object]:
+        return plan([1], images=100, batch=10, milestones=milestones).past(images)
+
+    assert past(30, 30) == past(30) == past(30, 40)
+    assert past(40, 30) != past(40) and past(40, 30) != past(40, 20, 30)
+    assert past(40, 30) == past(40, 30, 80)
