@@ -20,7 +20,7 @@ STYLE = ["celebahq256", "ffhq256", "lsun_bedroom128", "official/celebahq256", "o
 
 
 def schedule(settings: RunSettings, samples: int = 60_000) -> Schedule:
-    return Schedule(settings.schedule, settings.model.resolutions, samples, settings.objective.warmup)
+    return Schedule(settings.schedule, settings.model.resolutions, samples, settings.objective.warmup_images)
 
 
 MINE = """
@@ -61,9 +61,10 @@ def test_every_configuration(name: str, tmp_path: Path) -> None:
     plan = schedule(settings)
     assert [phase.resolution for phase in plan.phases] == settings.model.resolutions
     assert next(iter(plan.steps(0))).position == 0
-    assert settings.objective.warmup < plan.total
+    assert settings.objective.warmup_images < plan.total
     head = (CONFIGS / f"{name}.yaml").read_text().split("data:")[0]
-    assert f"sivae train {name} --data" in head, "a configuration begins with its own command"
+    own = f"sivae train {name} --data" if settings.data.folder else f"sivae train {name}\n"
+    assert own in head, "a configuration begins with its own command"
     assert all(line.startswith("#") for line in head.splitlines())
 
 
@@ -98,6 +99,35 @@ def test_the_papers_values(name: str, samples: int, total_epochs: int, beta_rec:
     assert (settings.optimizer.beta1, settings.optimizer.beta2) == (0.9, 0.999)
     assert settings.objective.warmup == samples
     assert settings.objective.style_mixing == 0.9
+
+
+@pytest.mark.parametrize(
+    ("data", "vae", "intro", "soft_intro"),
+    [
+        ("8gaussians", (0.8, 0.05), (0.3, 0.5, 1.0, 1.0), (0.2, 0.3, 0.9)),
+        ("spiral", (1.0, 0.05), (0.2, 0.5, 0.5, 2.0), (0.2, 0.5, 1.0)),
+        ("checkerboard", (0.8, 0.1), (0.4, 0.2, 0.2, 8.0), (0.2, 0.1, 0.2)),
+        ("rings", (0.8, 0.05), (0.8, 0.5, 0.5, 5.0), (0.2, 0.2, 1.0)),
+    ],
+)
+def test_table_5(data: str, vae: tuple[float, ...], intro: tuple[float, ...], soft_intro: tuple[float, ...]) -> None:
+    """And the rest of appendix 9.2.1, with the warm-up and the milestones of the authors' code."""
+    keys = ("beta_rec", "beta_kl", "beta_neg", "margin")
+    for name, values in {"vae": vae, "intro": intro, "soft_intro": soft_intro}.items():
+        settings = load_config(f"toy/{data}_{name}")
+        assert settings.data.distribution == data
+        objective = settings.objective.model_dump()
+        assert {key: objective[key] for key in keys if key in objective} == dict(zip(keys, values, strict=False))
+        assert (objective["name"], objective["scale"], settings.objective.warmup_images) == (
+            (name, 0.5, 0 if name == "vae" else 2000 * 512)
+        )
+        steps = list(schedule(settings).steps(0))
+        assert len(steps) == 30_000 and {step.batch for step in steps} == {512}
+        rates = [steps[k].lr_encoder for k in (0, 9_999, 10_000, 14_999, 15_000, 29_999)]
+        assert rates == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6])
+        assert [step.lr_decoder for step in steps[::5000]] == [step.lr_encoder for step in steps[::5000]]
+        model = settings.model
+        assert (model.latent, model.hidden_layers, model.hidden_units) == (2, 3, 256)
 
 
 @pytest.mark.parametrize(
