@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env pinned check compiler unit slow test lint format pinned-bin reference demo faults bench bench-checkpoint bench-communication bench-counts bench-engines bench-evaluation bench-gpu bench-iteration bench-loader bench-peers bench-plan bench-prepare bench-scale bench-verify bench-weak-scaling sivae wheel clean
+.PHONY: help env pinned check compiler unit slow test lint format pinned-bin reference demo faults bench bench-checkpoint bench-communication bench-counts bench-engines bench-evaluation bench-gpu bench-iteration bench-loader bench-peers bench-plan bench-prepare bench-scale bench-toy bench-verify bench-weak-scaling sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
@@ -42,7 +42,7 @@ help:
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"
 	echo "make faults  kill, signal, fill disks and damage files, and print the table (40 minutes; ARGS='--help' lists the options)"
 	echo "make bench   run all benchmarks; bench-loader, -prepare, -scale, -verify, -checkpoint, -evaluation, -engines,"
-	echo "             -counts, -iteration, -plan, -communication, -weak-scaling, -gpu: one (ARGS='--help')"
+	echo "             -counts, -iteration, -toy, -plan, -communication, -weak-scaling, -gpu: one (ARGS='--help')"
 	echo "make sivae   run the command: make sivae ARGS='train --help'"
 	echo "make wheel   build dist/sivae-*.whl      make clean    remove files that the tools left in the clone"
 	echo "The environment lies under SIVAE_ENVS (now $(SIVAE_ENVS)), about 7 GB; delete that folder to remove it."
@@ -162,9 +162,9 @@ faults: pinned
 	export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 	exec "$(BIN)/python" -m tests.faults $(ARGS)
 
-bench: bench-loader bench-prepare bench-scale bench-verify bench-checkpoint bench-evaluation bench-engines bench-counts bench-iteration bench-communication bench-weak-scaling bench-plan $(if $(wildcard /dev/nvidia0),bench-gpu)
+bench: bench-loader bench-prepare bench-scale bench-verify bench-checkpoint bench-evaluation bench-engines bench-counts bench-iteration bench-communication bench-toy bench-weak-scaling bench-plan $(if $(wildcard /dev/nvidia0),bench-gpu)
 
-bench-checkpoint bench-communication bench-counts bench-engines bench-evaluation bench-gpu bench-iteration bench-plan bench-prepare bench-scale bench-verify bench-weak-scaling: bench-%: pinned
+bench-checkpoint bench-communication bench-counts bench-engines bench-evaluation bench-gpu bench-iteration bench-plan bench-prepare bench-scale bench-toy bench-verify bench-weak-scaling: bench-%: pinned
 	exec "$(BIN)/python" -m benchmarks.$(subst -,_,$*) $(ARGS)
 
 # Other loaders are installed into an environment on top of the pinned one, which they must not change. The table names
