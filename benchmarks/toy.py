@@ -4,10 +4,10 @@
 
 An iteration is all that training does for a batch of 512 points: drawing them, both updates with their checks, the
 guard and the averages. The authors' is that of their own training function, unpatched, from a clone of
-taldatech/soft-intro-vae-pytorch, with their networks of four hidden layers; ours with as many takes turns with it in one
-process. The table has medians over the rounds, and beside them the rate at which the machine multiplies matrices of the
-hidden layers' size, 512 x 256 x 256, in the same minutes: what an iteration reaches of it is the share of its floating
-point operations, as counted in products of matrices, in what so much time would allow.
+taldatech/soft-intro-vae-pytorch, with their networks of four hidden layers. Ours, with as many and with three, take
+turns with it in one process; the table has medians over the rounds. The last column compares the rate of an iteration's
+products of matrices, by their floating-point operations, with that of products of 512 x 256 x 256 alone, measured in
+the same rounds.
 """
 
 import argparse
