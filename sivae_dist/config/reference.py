@@ -78,7 +78,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> list[Setting]:
 
 
 def _choice(key: str, field: FieldInfo, choice: OneOf) -> Iterator[Setting]:
-    """A group whose `name` says which kind it is: what all kinds have first, then what only some have."""
+    """A group whose `name` says which kind it is: what all kinds have first, then what only some have, then groups."""
     kinds: dict[str, type[BaseModel]] = dict(choice.registry)
     abouts = [f"`{name}`: {_of_class(kind)}" for name, kind in kinds.items() if _of_class(kind)]
     about = " ".join(filter(None, [_sentence(field.description), *abouts]))
@@ -92,7 +92,8 @@ def _choice(key: str, field: FieldInfo, choice: OneOf) -> Iterator[Setting]:
                 having.setdefault(setting, []).append(kind)
     shared = [setting for setting, those in having.items() if len(those) == len(kinds)]
     yield from shared
-    yield from (replace(setting, of=tuple(those)) for setting, those in having.items() if setting not in shared)
+    some = [replace(setting, of=tuple(those)) for setting, those in having.items() if setting not in shared]
+    yield from sorted(some, key=lambda setting: setting.group or setting.key.count(".") > name.count("."))
 
 
 def _value(key: str, field: FieldInfo) -> Setting:

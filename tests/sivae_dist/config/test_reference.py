@@ -148,3 +148,14 @@ def test_the_page_breaks_no_code_and_no_line_is_too_long() -> None:
     lines = page().splitlines()
     assert max(map(len, lines)) <= 120
     assert not [line for line in lines if line.count("`") % 2]
+
+
+def test_a_setting_stands_under_its_own_group() -> None:
+    """One that only some kinds have as well."""
+    group, misplaced = "", []
+    for line in page().splitlines():
+        if line.startswith("## "):
+            group = line.removeprefix("## ")
+        elif line.startswith("- `") and "." in (key := line.split("`")[1]):
+            misplaced += [(group, key)] * (key.rpartition(".")[0] != group)
+    assert group and misplaced == []
