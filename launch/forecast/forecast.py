@@ -10,7 +10,7 @@ from sivae_dist.models.layers import forms
 from sivae_dist.models.layers.forms import Form
 from sivae_dist.process import startup
 from sivae_dist.step.schedule import Phase, Schedule, Segment
-from sivae_dist.train.communication import communication
+from sivae_dist.train.communication import Communication, communication
 from sivae_dist.train.counts import trace_step
 from sivae_dist.train.memory import Estimate, estimate, form_on
 
@@ -112,8 +112,15 @@ def _phase(
             settings, segment.resolution, batch, parts, blending=segment.blending, warming_up=segment.warming_up
         )
         time = time_of_step(traced.work, machine, settings.engine.precision)
-        exchange = communication(settings, segment.resolution, gpus, blending=segment.blending, parts=parts)
-        alone = exposed(exchange.reduced, exchange.gathered, time.backward / parts, machine, gpus)
+        exchange = communication(
+            settings,
+            segment.resolution,
+            gpus,
+            blending=segment.blending,
+            warming_up=segment.warming_up,
+            parts=parts,
+        )
+        alone = exposed(exchange, time.backward / parts, machine)
         seconds += steps * (time.total + alone)
         waited += steps * alone
         sent += steps * exchange.sent
@@ -138,16 +145,19 @@ def segments(schedule: Schedule, phase: Phase, first: int, end: int) -> dict[Seg
     }
 
 
-def exposed(reduced: int, gathered: int, backward: float, machine: Machine, gpus: int) -> float:
+def exposed(exchange: Communication, backward: float, machine: Machine) -> float:
     """Seconds of a step in which a GPU only communicates: the end of the last backward hides some of the gradients'
-    sums, but not of the last ones; weights that are gathered come after the step. 0 where links are unknown."""
+    sums, but not of the last ones; weights that are gathered come after the step, and sums of batch statistics are
+    waited for, one by one. 0 where links are unknown."""
+    reduced, gathered, gpus, statistics, sums = exchange
     link = machine.within_node if gpus <= machine.per_node else machine.between_nodes
     if gpus == 1 or link is None:
         return 0.0
     others = (gpus - 1) / gpus
-    sums, gathers = 2 * reduced * others / link, gathered * others / link
+    gradients, gathers = 2 * reduced * others / link, gathered * others / link
     last = 2 * min(_BUCKET, reduced) * others / link
-    return max(sums - _HIDES * backward, last) + gathers
+    waited = sums * machine.sum_seconds + 2 * statistics * others / link
+    return max(gradients - _HIDES * backward, last) + gathers + waited
 
 
 def _fitted(

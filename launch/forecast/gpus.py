@@ -13,6 +13,8 @@ _KERNEL_SECONDS = 4e-6
 """Assumed time of the shortest kernel."""
 _OPERATION_SECONDS = 12e-6
 """Assumed time in which the host issues an operation, forward and backward, without torch.compile and CUDA graphs."""
+_SUM_SECONDS = 30e-6
+"""Assumed time of the smallest sum over several GPUs."""
 _PROCESS_BYTES = 1_000_000_000
 """Assumed, of the CUDA context, NCCL and workspaces (train/memory.py)."""
 
@@ -24,7 +26,8 @@ _ARITHMETIC: tuple[Kind, ...] = (
 _ASSUMED = (
     f"assumed, not measured: {_REACHED['fp32']:.0%} of the peak in fp32, {_REACHED['bf16']:.0%} in tf32 and bf16, "
     f"{_BANDWIDTH_REACHED:.0%} of the bandwidths, {_KERNEL_SECONDS * 1e6:g} us for the shortest kernel, "
-    f"{_OPERATION_SECONDS * 1e6:g} us of the host for an operation"
+    f"{_OPERATION_SECONDS * 1e6:g} us of the host for an operation, "
+    f"{_SUM_SECONDS * 1e6:g} us for the smallest sum over GPUs"
 )
 
 
@@ -68,6 +71,7 @@ def _gpu(
         per_node=8,
         within_node=within * _BANDWIDTH_REACHED * 1e9,
         between_nodes=min(within, between) * _BANDWIDTH_REACHED * 1e9,
+        sum_seconds=_SUM_SECONDS,
         watts=watts,
     )
 

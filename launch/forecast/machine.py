@@ -57,6 +57,8 @@ class Machine(Settings):
     """Bytes per second that a ring of the GPUs of one node passes on; None if unknown."""
     between_nodes: float | None = Field(None, gt=0)
     """The same of a ring through several nodes."""
+    sum_seconds: float = Field(0.0, ge=0)
+    """Least time of a sum over several GPUs, however small."""
     watts: float | None = Field(None, gt=0)
     """Of a GPU's board; None if unknown."""
 

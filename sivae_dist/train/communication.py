@@ -1,4 +1,4 @@
-"""What the processes of a run send each other in a step: in closed form for any number of them, and as it happens."""
+"""What the processes of a run send each other in a step: said for any number of them, and noted as it happens."""
 
 import sys
 from collections import Counter
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.process import processes
-from sivae_dist.train.memory import meta_networks
+from sivae_dist.train.memory import meta_networks, sums_of_statistics
 from sivae_dist.train.tracing import Tracker
 
 
@@ -24,21 +24,32 @@ class Communication(NamedTuple):
     """Of weights, which are put together from the slices of all processes: with ZeRO 1 and 2 those in use, once; with
     ZeRO 3 at least this much."""
     processes: int
+    statistics: int = 0
+    """Of batch normalization's statistics and their gradients, which are summed over all processes."""
+    sums: int = 0
+    """Sums that these are sent in, layer by layer, each of which is waited for."""
 
     @property
     def sent(self) -> int:
         """Bytes that each process sends, and receives as many, by collectives that send the least (rings)."""
         others = self.processes - 1
-        return (2 * self.reduced + self.gathered) * others // self.processes
+        return (2 * (self.reduced + self.statistics) + self.gathered) * others // self.processes
 
 
 def communication(
-    settings: RunSettings, resolution: int, count: int, *, blending: bool = False, parts: int = 1
+    settings: RunSettings,
+    resolution: int,
+    count: int,
+    *,
+    blending: bool = False,
+    warming_up: bool = False,
+    parts: int = 1,
 ) -> Communication:
     """What a step at `resolution` px, in its transition or not, communicates among `count` processes.
 
-    In the warm-up it is the same. `parts`: micro-batches of a process. Votes, padding and logged values, some bytes
-    each, are left out, and so is what a segment begins with. Takes milliseconds: nothing is traced.
+    `warming_up` decides about the statistics of batch normalization alone. `parts`: micro-batches of a process. Votes,
+    padding and logged values, some bytes each, are left out, and so is what a segment begins with. Takes milliseconds;
+    only where batches are normalised, a step is traced.
     """
     if count == 1:
         return Communication(0, 0, 1)
@@ -46,7 +57,8 @@ def communication(
         sum(p.nbytes for part in network.parts_in_use(resolution, blending) for p in part.parameters())
         for network in meta_networks(settings)
     ]
-    return Communication(*settings.engine.communicated(updated, parts), count)
+    sums = sums_of_statistics(settings, resolution, blending=blending, warming_up=warming_up)
+    return Communication(*settings.engine.communicated(updated, parts), count, sum(sums), len(sums))
 
 
 class Collective(NamedTuple):

@@ -15,6 +15,7 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import BUFFERS
 from sivae_dist.models import Decoder, Encoder
 from sivae_dist.models.layers import forms
+from sivae_dist.models.layers.batch_norm import Over
 from sivae_dist.models.layers.forms import Form
 from sivae_dist.objectives import DecoderTurn, EncoderTurn
 from sivae_dist.train.sizes import Peak, at, traced_batch
@@ -74,7 +75,7 @@ def estimate(
     engine = settings.engine
     kept = processes > 1 or share > batch
     traced = TracedSettings(settings, form_on(device))
-    activations, flops, _ = _trace(traced, resolution, blending, traced_batch(batch), warming_up, kept)
+    activations, flops, *_ = _trace(traced, resolution, blending, traced_batch(batch), warming_up, kept)
     networks = meta_networks(settings)
     whole = sum(map(_bytes, networks))
     trained = sum(_unique_bytes(_trained(n, settings.model.resolutions, resolution)) for n in networks)
@@ -90,10 +91,20 @@ def estimate(
 
 def logged_terms(settings: RunSettings) -> set[str]:
     """Values that a row of metrics.jsonl has by name once the warm-up is over."""
-    *_, terms = _trace(TracedSettings(settings, "plain"), 4, False, 1, False, False)
+    terms = _trace(TracedSettings(settings, "plain"), 4, False, 1, False, False)[2]
     keys = ("resolution", "blend", "batch", "lr_encoder", "lr_decoder")
     skipped = {"guard/skipped_steps"} if settings.guard.policy == "skip" else set()
     return {*terms, "gradient/encoder", "gradient/decoder", *(f"schedule/{key}" for key in keys), *skipped}
+
+
+def sums_of_statistics(
+    settings: RunSettings, resolution: int, *, blending: bool = False, warming_up: bool = False
+) -> tuple[int, ...]:
+    """Bytes of each sum over processes that batch normalization takes in a step, of both players, in order."""
+    if not settings.model.batch_statistics:
+        return ()
+    traced = TracedSettings(settings, form_on("cpu"))
+    return _trace(traced, resolution, blending, traced_batch(1), warming_up, False)[3]
 
 
 def remedy(settings: RunSettings) -> str:
@@ -126,10 +137,16 @@ def form_on(device: str) -> Form:
 @lru_cache(maxsize=256)
 def _trace(
     traced: TracedSettings, resolution: int, blending: bool, batch: int, warming_up: bool, kept: bool
-) -> tuple[Peak, int, frozenset[str]]:
+) -> tuple[Peak, int, frozenset[str], tuple[int, ...]]:
     """Traces one micro-batch: bytes at the peak beyond weights and `kept` gradients and operations, as polynomials in
-    the batch (sizes.py), and names of terms."""
+    the batch (sizes.py), names of terms, and bytes of sums over the statistics' processes."""
     run = traced.settings
+    sums: list[int] = []
+
+    def summed(tensor: Tensor) -> Tensor:
+        sums.append(tensor.nbytes)
+        return tensor
+
     with FakeMode(), torch.random.fork_rng(devices=[]), forms.using(traced.form):
         networks = fake_networks(run)
         x, cond, draws = micro_batch(run, networks[1], resolution, blending, batch)
@@ -140,6 +157,7 @@ def _trace(
         names: set[str] = set()
         crossing: list[Tensor] = []
         for network, objective in zip(networks, objectives, strict=True):
+            objective.over = Over(summed, 2) if run.model.batch_statistics else None
             for one in networks:
                 one.requires_grad_(False)
             used = [p for part in network.parts_in_use(resolution, blending) for p in part.parameters()]
@@ -155,7 +173,7 @@ def _trace(
             peak.include(tracker.peaks)
             flops += tracker.flops
             names |= turn.terms.keys()
-    return peak, flops, frozenset(names)
+    return peak, flops, frozenset(names), tuple(sums)
 
 
 def _input_bytes(settings: RunSettings, decoder: Decoder, resolution: int) -> int:

@@ -21,7 +21,7 @@ from sivae_dist.models.layers import forms
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import append_rows
 from sivae_dist.step.schedule import Segment
-from sivae_dist.train.communication import communication
+from sivae_dist.train.communication import Communication, communication
 from sivae_dist.train.counts import trace_step
 from sivae_dist.train.memory import estimate
 from sivae_dist.train.trainer import make_schedule
@@ -154,12 +154,20 @@ def test_communication_is_hidden_behind_the_end_of_backward_but_for_the_last_buc
     links = machine(per_node=4, within_node=1e9, between_nodes=1e8)
     gradients, bucket = 100 << 20, 25 << 20
     others = 2 * 3 / 4
-    assert exposed(gradients, 0, 0.0, links, 4) == pytest.approx(others * gradients / 1e9)
-    assert exposed(gradients, 0, 2.0, links, 4) == pytest.approx(others * gradients / 1e9 - 0.1)
-    assert exposed(gradients, 0, 180.0, links, 4) == pytest.approx(others * bucket / 1e9)
-    assert exposed(gradients, 0, 0.0, links, 8) == pytest.approx(2 * 7 / 8 * gradients / 1e8)  # through several nodes
-    assert exposed(0, gradients, 180.0, links, 4) == pytest.approx(others / 2 * gradients / 1e9)
-    assert exposed(gradients, 0, 0.0, links, 1) == exposed(gradients, 0, 0.0, machine(), 4) == 0
+    four, eight = Communication(gradients, 0, 4), Communication(gradients, 0, 8)
+    assert exposed(four, 0.0, links) == pytest.approx(others * gradients / 1e9)
+    assert exposed(four, 2.0, links) == pytest.approx(others * gradients / 1e9 - 0.1)
+    assert exposed(four, 180.0, links) == pytest.approx(others * bucket / 1e9)
+    assert exposed(eight, 0.0, links) == pytest.approx(2 * 7 / 8 * gradients / 1e8)  # through several nodes
+    assert exposed(Communication(0, gradients, 4), 180.0, links) == pytest.approx(others / 2 * gradients / 1e9)
+    assert exposed(Communication(gradients, 0, 1), 0.0, links) == exposed(four, 0.0, machine()) == 0
+
+
+def test_sums_of_batch_statistics_are_waited_for_one_by_one() -> None:
+    links = machine(per_node=4, within_node=1e9, sum_seconds=1e-4)
+    statistics = Communication(0, 0, 4, statistics=10**6, sums=300)
+    assert statistics.sent == 2 * 10**6 * 3 // 4
+    assert exposed(statistics, 180.0, links) == pytest.approx(300 * 1e-4 + 2 * 3 / 4 * 1e6 / 1e9)
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,11 @@ from sivae_dist.train.trainer import Trainer, make_schedule
 from tests.engines import ENGINES
 from tests.helpers import CPU, begin, on_processes, open_run, tiny_settings
 
-DDP, STOP, QUARANTINE, LOG = (
-    f"sivae_dist.{name}" for name in ("engines.ddp", "process.stopping", "step.quarantine", "train.trainer")
+DDP, STATISTICS, STOP, QUARANTINE, LOG = (
+    f"sivae_dist.{name}"
+    for name in ("engines.ddp", "models.layers.batch_norm", "process.stopping", "step.quarantine", "train.trainer")
 )
+BATCH_NORM = ("model={name: residual, resolution: 8, latent: 8, widths: [6], norm: batch}", "objective.style_mixing=0")
 SEGMENTS = [
     Segment(resolution, blending, warming_up)
     for resolution, blending in ((4, False), (8, True), (8, False))
@@ -53,8 +55,23 @@ def test_ddp_reduces_the_gradients_in_use_once_and_nothing_else(count: int, part
         said = communication(
             tiny_settings(Path("none")), segment.resolution, count, blending=segment.blending, parts=parts
         )
-        assert said == (sum(turn.in_use for turn in players), 0, count)
+        assert said == (sum(turn.in_use for turn in players), 0, count, 0, 0)
         assert said.sent == 2 * said.reduced * (count - 1) // count
+
+
+@pytest.mark.slow
+def test_statistics_of_batches_are_summed_as_is_said() -> None:
+    segments = [Segment(8, False, warming_up) for warming_up in (True, False)]
+    settings = tiny_settings(Path("none"), *BATCH_NORM)
+    for recompute in ("false", "true"):
+        assignments = (*BATCH_NORM, f"engine.checkpoint_activations={recompute}")
+        (found,) = on_processes(1, of_segments, assignments, 8, segments, 1, limit=200)
+        for segment, players in zip(segments, found, strict=True):
+            sums = [one.bytes for turn in players for one in turn.noted if one.origin == STATISTICS]
+            said = communication(settings, 8, 8, warming_up=segment.warming_up)
+            assert (said.statistics, said.sums) == (sum(sums), len(sums)) != (0, 0)
+            assert said.reduced == sum(one.bytes for turn in players for one in turn.noted if one.origin == DDP)
+            assert said.sent == 2 * (said.reduced + said.statistics) * 7 // 8
 
 
 @pytest.mark.slow
@@ -78,7 +95,7 @@ def test_zero_communicates_what_is_said(stage: int) -> None:
 
 
 def test_a_process_alone_sends_nothing() -> None:
-    assert communication(tiny_settings(Path("none")), 8, 1) == (0, 0, 1)
+    assert communication(tiny_settings(Path("none")), 8, 1) == (0, 0, 1, 0, 0)
     assert communication(tiny_settings(Path("none")), 8, 1).sent == 0
 
 
