@@ -34,10 +34,18 @@ class Stepper:
         self.settings = settings
         self.device = device
         self.resolution = resolution
-        self.cond = Cond(Stage(resolution, torch.full((), 0.5, device=device) if blending else None))
+        self.stage = Stage(resolution, torch.full((), 0.5, device=device) if blending else None)
         self.players = Players(settings, device)
         self.players.prepare(Segment(resolution, blending, warming_up))
         self.allowed = torch.ones((), dtype=torch.bool, device=device)
+
+    def cond(self, count: int) -> Cond:
+        """Of `count` images: with random labels where the networks are told them, the same on every device."""
+        classes = self.settings.model.classes
+        if not classes:
+            return Cond(self.stage)
+        labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(SEED))
+        return Cond(self.stage, labels.to(self.device))
 
     def images(self, count: int, seed: int = SEED) -> Tensor:
         """Random images [count, C, R, R] in [-1, 1], the same on every device."""
@@ -64,10 +72,10 @@ class Stepper:
 
     def step(self, x: Tensor, draws: Draws, lr: float = 1e-3) -> dict[str, Tensor]:
         """Takes a step (Algorithm 2, lines 4 to 28) and updates the averages; returns its terms, on the device."""
-        x = blend_real(x, self.cond.stage.blend)
-        encoder = self.players.encoder_engine.update([(x, self.cond, draws)], lr, self.allowed)
+        x, cond = blend_real(x, self.stage.blend), self.cond(x.shape[0])
+        encoder = self.players.encoder_engine.update([(x, cond, draws)], lr, self.allowed)
         (first,) = encoder.turns
-        decoder = self.players.decoder_engine.update([(x, first.crossing, self.cond, draws)], lr, encoder.taken)
+        decoder = self.players.decoder_engine.update([(x, first.crossing, cond, draws)], lr, encoder.taken)
         (second,) = decoder.turns
         self.players.average(x.shape[0])
         return first.terms | second.terms | {"taken": decoder.taken}
