@@ -26,18 +26,37 @@ def latest(run: Path) -> Checkpoint:
     return CheckpointFolder(run / "checkpoints").readable()[-1]
 
 
-def test_killed_three_times_is_as_if_undisturbed(tmp_path: Path) -> None:
+GROWING = (
+    *NARROW, "model.resolution=16", "schedule.images={4: 160, 8: 320, 16: 480}", "objective.style_mixing=0.5",
+    "model.noise=true",
+)  # fmt: skip
+BATCH_NORM = (
+    "model={name: residual, resolution: 16, latent: 8, widths: [4, 8], norm: batch}", "objective.warmup=0",
+    "objective.style_mixing=0", "schedule.images=320", "device=cpu",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("networks", "kills", "end"),
+    [
+        # Before the first checkpoint, inside the transition to 8 px, and at 16 px; the last time only the launcher is
+        # killed, which must not leave processes that go on training.
+        (GROWING, ((40, True), (250, True), (700, False)), 960),
+        (BATCH_NORM, ((150, True),), 320),
+    ],
+    ids=["growing", "batch_norm"],
+)
+def test_killed_again_and_again_is_as_if_undisturbed(
+    tmp_path: Path, networks: tuple[str, ...], kills: tuple[tuple[int, bool], ...], end: int
+) -> None:
     data = random_set(tmp_path / "data", samples=40, resolution=16, array_max_resolution=8)
     settings = (
-        "tiny", *NARROW, "model.resolution=16", "schedule.images={4: 160, 8: 320, 16: 480}", "schedule.batch=8",
-        "checkpoint.every=120", "monitoring.scalars_every=8", "monitoring.images_every=200",
-        "objective.style_mixing=0.5", "model.noise=true", "--data", data, "--nproc", 2,
+        "tiny", *networks, "schedule.batch=8", "checkpoint.every=120", "monitoring.scalars_every=8",
+        "monitoring.images_every=200", "--data", data, "--nproc", 2,
     )  # fmt: skip
     straight, killed, log = tmp_path / "straight", tmp_path / "killed", tmp_path / "log"
     sivae("train", *settings, "--run-dir", straight)
-    # Before the first checkpoint, inside the transition to 8 px, and at 16 px; the last time only the launcher is
-    # killed, which must not leave processes that go on training.
-    for images, whole_group in ((40, True), (250, True), (700, False)):
+    for images, whole_group in kills:
         with started("train", *settings, "--run-dir", killed, log=log) as process:
             wait_for_images(process, killed, images, log)
             assert len(worker_ids(killed)) == 2
@@ -46,13 +65,13 @@ def test_killed_three_times_is_as_if_undisturbed(tmp_path: Path) -> None:
             else:
                 process.kill()
             process.wait()
-            end = time.monotonic() + 20
+            deadline = time.monotonic() + 20
             while worker_ids(killed):
-                assert time.monotonic() < end, "processes outlived their launcher"
+                assert time.monotonic() < deadline, "processes outlived their launcher"
                 time.sleep(0.1)
     done = sivae("train", *settings, "--run-dir", killed)
     assert "continuing from" in done.stdout
-    assert latest(killed).images == latest(straight).images == 960
+    assert latest(killed).images == latest(straight).images == end
     assert latest(killed).manifest["world_size"] == 2
     assert_same(latest(killed).load(), latest(straight).load())
     assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
