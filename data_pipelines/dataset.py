@@ -46,6 +46,15 @@ class SampleError(ValueError):
     """A sample is damaged or missing; the message, in one line, says where it is stored and which it is."""
 
 
+ONLY_STAGE = 1
+"""The one stage of samples that have no resolution, such as points."""
+
+
+def pixels(stage: int, before: str = "") -> str:
+    """`64 px`, with a text before it: nothing at all for samples that have no resolution."""
+    return "" if stage == ONLY_STAGE else f"{before}{stage} px"
+
+
 @dataclass(frozen=True)
 class Request:
     """The positions [position, position + count) of the run, at one stage."""
@@ -53,7 +62,7 @@ class Request:
     position: int
     count: int
     stage: int
-    """Which of the shapes of `Spec`; of images their resolution."""
+    """Which of the shapes of `Spec`; of images their resolution, else ONLY_STAGE."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,9 @@ class Dataset(ABC):
     """Samples [train, train + test) are for testing."""
     digest: str
     """Digest of all its samples; checkpoints record it, and statistics of its samples are kept under it."""
+    scale: float | None = None
+    """Of samples that are no images: they are drawn inside [-2 scale, 2 scale] in each dimension, or, with None, where
+    they happen to lie."""
     device: "torch.device"
     """Device of batches and samples."""
     max_faults: float | None = None

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
+from data_pipelines.dataset import pixels
 from data_pipelines.settings import MAY_CHANGE as MAY_CHANGE
 from data_pipelines.settings import Settings as Settings
 
@@ -46,7 +47,7 @@ def at(value: T | dict[int, T], resolution: int, name: str) -> T:
     if not isinstance(value, dict):
         return value
     if resolution not in value:
-        raise ValueError(f"{name} has no value for {resolution} px; it has {sorted(value)}")
+        raise ValueError(f"{name} has no value{pixels(resolution, ' for ')}; it has {sorted(value)}")
     return value[resolution]
 
 

@@ -96,8 +96,9 @@ def test_a_data_set_that_is_drawn(tmp_path: Path) -> None:
     path, code = tmp_path / "run", tmp_path / "code"
     command = written("moons.py", code)
     short = ("schedule.images=64", "schedule.batch=16", "device=cpu", "checkpoint.every=32", "objective.warmup=16",
-             "monitoring.scalars_every=16", "--run-dir", path)  # fmt: skip
+             "monitoring.scalars_every=16", "monitoring.images_every=64", "--run-dir", path)  # fmt: skip
     sivae(*command, *short, "--nproc", 2, folder=code)
+    assert (path / "figures" / "training" / "sample_ema-000000000064.png").exists()
     checkpoint = CheckpointFolder(path / "checkpoints").readable()[-1]
     assert checkpoint.images == 64 and checkpoint.meta.data == "moons, 1000"
     assert checkpoint.load()["decoder.layers.2.bias"].shape == (2,)

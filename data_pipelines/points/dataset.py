@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from data_pipelines.choices import name_in
-from data_pipelines.dataset import Batch, Dataset, DatasetSettings, Numbers, Request, SampleOrder, Samples, Spec
+from data_pipelines.dataset import (
+    ONLY_STAGE,
+    Batch,
+    Dataset,
+    DatasetSettings,
+    Numbers,
+    Request,
+    SampleOrder,
+    Samples,
+    Spec,
+)
 from data_pipelines.order import Order
 from data_pipelines.points.distributions import DISTRIBUTIONS, Distribution
 from data_pipelines.points.files import digest_of, read_points
 from data_pipelines.settings import MAY_CHANGE, expand
 from data_pipelines.streams import stream
-
-STAGE = 1
-"""Points have no resolution: the name of their only stage."""
 
 EPOCH = 100_000
 """Points of a distribution that count as an epoch; there is no end to them."""
@@ -74,7 +81,7 @@ class PointSettings(DatasetSettings):
 
 
 class PointSet(Dataset):
-    """Points. Their x are [B, D] without bounds, at the one stage 1."""
+    """Points. Their x are [B, D] without bounds, at ONLY_STAGE."""
 
     scale: float
     """They lie inside about [-2 scale, 2 scale] in each dimension, where they are drawn and measured."""
@@ -83,7 +90,7 @@ class PointSet(Dataset):
 
     def _describe(self, where: str, dimensions: int, train: int, test: int, digest: str) -> None:
         self.where, self.train, self.test, self.digest = where, train, test, digest
-        self.spec = Spec({STAGE: (dimensions,)}, bounds=(-math.inf, math.inf))
+        self.spec = Spec({ONLY_STAGE: (dimensions,)}, bounds=(-math.inf, math.inf))
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         for request in requests:

@@ -20,15 +20,17 @@ def checkpoints(
         from rich.console import Console
         from rich.table import Table
 
+        from data_pipelines.dataset import pixels
         from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError, kept_of
         from sivae_dist.config.opening import settings_of
         from sivae_dist.run.directory import RunDirectory
 
         directory = RunDirectory(run)
-        settings = settings_of(directory).checkpoint
+        settings = settings_of(directory)
         folder = CheckpointFolder(directory.checkpoints)
-        kept = kept_of(folder.readable(), settings)
-        table = Table("images", "px", "written", "MB", "files", "by", "stays as", "state", box=SIMPLE)
+        kept = kept_of(folder.readable(), settings.checkpoint)
+        sized = any(map(pixels, settings.model.resolutions))
+        table = Table("images", *["px"] * sized, "written", "MB", "files", "by", "stays as", "state", box=SIMPLE)
         damaged = []
         for path in folder.paths():
             try:
@@ -37,12 +39,12 @@ def checkpoints(
                     checkpoint.verify()
             except DamagedError as error:
                 damaged.append(str(error))
-                table.add_row(path.name, *[""] * 6, "damaged")
+                table.add_row(path.name, *[""] * (5 + sized), "damaged")
                 continue
             meta, manifest = checkpoint.meta, checkpoint.manifest
             written = datetime.fromtimestamp(path.stat().st_mtime)
             table.add_row(
-                f"{checkpoint.images:,}", f"{meta.resolution}", f"{written:%Y-%m-%d %H:%M:%S}",
+                f"{checkpoint.images:,}", *[f"{meta.resolution}"] * sized, f"{written:%Y-%m-%d %H:%M:%S}",
                 f"{checkpoint.bytes / 1e6:,.1f}", str(len(manifest["files"])), f"{manifest['world_size']} process(es)",
                 kept.get(path, "goes with the next"), "whole" if verify else "complete",
             )  # fmt: skip

@@ -32,10 +32,10 @@ def curves(
         from sivae_dist.run.directory import RunDirectory
         from sivae_dist.run.jsonl import read_rows
         from sivae_dist.use import figures
-        from sivae_dist.use.figures.metrics import CURVES
+        from sivae_dist.use.figures.plots import PLOTS
 
         if out is not None:
-            figures.check_out(out, CURVES)
+            figures.check_out(out, PLOTS)
         found: dict[str, list[dict[str, Any]]] = {}
         for path in (run, *(beside or ())):
             settings_of(RunDirectory(path))  # ValueError when this is not a run

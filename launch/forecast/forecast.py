@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from data_pipelines.dataset import pixels
 from launch.forecast.machine import Machine
 from launch.forecast.roofline import time_of_step
 from sivae_dist.config.run_settings import RunSettings
@@ -107,7 +108,7 @@ def _phase(
     seconds = waited = 0.0
     sent = 0
     for segment, steps in segments(schedule, phase, first, end).items():
-        startup.doing(f"tracing a step at {segment.resolution} px")
+        startup.doing(f"tracing a step{pixels(segment.resolution, ' at ')}")
         traced = trace_step(
             settings, segment.resolution, batch, parts, blending=segment.blending, warming_up=segment.warming_up
         )
@@ -179,7 +180,7 @@ def estimated(
     settings: RunSettings, schedule: Schedule, phase: Phase, gpus: int, batch: int, machine: Machine
 ) -> Estimate:
     """Memory of the phase's largest step (train/memory.py)."""
-    startup.doing(f"tracing a step at {phase.resolution} px for its memory")
+    startup.doing(f"tracing a step{pixels(phase.resolution, ' at ')} for its memory")
     return estimate(
         settings,
         phase.resolution,

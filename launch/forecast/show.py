@@ -6,6 +6,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.dataset import pixels
 from launch.forecast.actual import Actual
 from launch.forecast.forecast import HOUR, Forecast, PhaseForecast
 from launch.forecast.machine import Machine
@@ -57,7 +58,7 @@ def show(machine: Machine, many: dict[int, Found], remedy: str) -> None:
         console.print(_table(facts(found)))
         for phase in found.phases:
             if not phase.fits:
-                console.print(f"warning: {phase.resolution} px do not fit: set {remedy}")
+                console.print(f"warning: {pixels(phase.resolution) or 'the steps'} do not fit: set {remedy}")
     console.print("Without the start, evaluations, checkpoints and waits for data.")
     if machine.watts is not None:
         console.print(f"kWh: {machine.watts:g} W of a GPU's board all the time; hosts and cooling come on top.")
@@ -79,6 +80,8 @@ def _table(run: dict[str, Any]) -> Table:
 
 
 def _has(run: dict[str, Any], title: str) -> bool:
+    if title == "px":
+        return any(pixels(phase["resolution"]) for phase in run["phases"])
     return not (title in ("cost", "kWh") and run[title.lower()] is None)
 
 

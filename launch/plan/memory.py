@@ -5,6 +5,7 @@ from typing import Self
 
 import torch
 
+from data_pipelines.dataset import pixels
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.process import startup
 from sivae_dist.process.host import host_memory
@@ -47,7 +48,7 @@ def images_at_once(settings: RunSettings, phase: Phase, processes: int) -> int:
 
 def estimate_phase(settings: RunSettings, schedule: Schedule, phase: Phase, processes: int, device: str) -> Estimate:
     """The estimate for the phase's largest step."""
-    startup.doing(f"tracing a step at {phase.resolution} px for its memory")
+    startup.doing(f"tracing a step{pixels(phase.resolution, ' at ')} for its memory")
     return estimate(
         settings,
         phase.resolution,
@@ -69,7 +70,7 @@ def check_memory(settings: RunSettings, schedule: Schedule, processes: int, plac
     phase = max(schedule.phases, key=lambda p: images_at_once(settings, p, processes) * features(p.resolution))
     found = estimate_phase(settings, schedule, phase, processes, place.device)
     batch = images_at_once(settings, phase, processes)
-    step = f"{batch} image{'s' if batch > 1 else ''} at once at {phase.resolution} px"
+    step = f"{batch} image{'s' if batch > 1 else ''} at once{pixels(phase.resolution, ' at ')}"
     what = f"{step} take about {found.peak / 1e9:.1f} GB per process"
     room = place.of_process(processes)
     if room is None or found.peak <= room:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from data_pipelines.dataset import pixels
 from sivae_dist.config.names import config_path
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.config.yaml_reading import read_yaml
@@ -36,8 +37,9 @@ def check_resolutions(settings: RunSettings, untrained: Sequence[str]) -> None:
         return
     trained = settings.model.resolutions
     mapping, _, last = untrained[-1].rpartition(".")
-    larger = int(last) > trained[-1] and not int(last) & (int(last) - 1) and int(last) <= 1024
-    way = f"or set model.resolution={last}" if larger else f"the model has {', '.join(map(str, trained))} px"
+    larger = pixels(trained[-1]) and int(last) > trained[-1] and not int(last) & (int(last) - 1) and int(last) <= 1024
+    sizes = f"{', '.join(map(str, trained))} px" if any(map(pixels, trained)) else "no resolutions"
+    way = f"or set model.resolution={last}" if larger else f"the model has {sizes}"
     several = "are for resolutions that are" if len(untrained) > 1 else "is for a resolution that is"
     without = "them" if len(untrained) > 1 else "it"
     raise ValueError(

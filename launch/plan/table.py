@@ -4,6 +4,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.dataset import pixels
 from launch.plan.memory import estimate_phase, images_at_once
 from launch.plan.preflight import Plan
 from launch.plan.trial import check_space
@@ -31,10 +32,11 @@ def show(plan: Plan, run: RunDirectory) -> None:
         tables = [((*_SCHEDULE, *columns), [a + b for a, b in zip(left, right, strict=True)])]
     else:
         tables = [(_SCHEDULE, left), (columns, right)]
+    sizes = [[str(phase.resolution)] if pixels(phase.resolution) else [] for phase in phases]
     for names, rows in tables:
-        table = Table("px", *names, box=SIMPLE)
-        for phase, row in zip(phases, rows, strict=True):
-            table.add_row(str(phase.resolution), *row)
+        table = Table(*["px"] * any(sizes), *names, box=SIMPLE)
+        for size, row in zip(sizes, rows, strict=True):
+            table.add_row(*size, *row)
         console.print(table)
     for line in (*plan.settings.objective.legend, *_summary(plan, run, estimates)):
         console.print(line)

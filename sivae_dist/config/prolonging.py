@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from data_pipelines.dataset import pixels
 from sivae_dist.config.run_settings import RunSettings, changes_the_past, differences
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Schedule
@@ -73,7 +74,7 @@ def _schedule(settings: RunSettings, train_samples: int | None) -> Schedule:
 
 def _what(fact: str) -> str:
     kind, _, resolution = fact.partition(".")
-    where = f" at {resolution} px" if resolution else ""
+    where = pixels(int(resolution), " at ") if resolution else ""
     if kind == "final_decay":
         return "the learning rates, which have begun to fall (schedule.final_decay)"
     return {
@@ -111,6 +112,8 @@ def prolonging_command(run: Path, settings: RunSettings, schedule: Schedule) -> 
     longer = 2 * (value[last] if isinstance(value, dict) else value)
     if isinstance(value, dict):
         assignment = f"schedule.{key}.{last}={longer}"
+    elif len(settings.model.resolutions) == 1:
+        assignment = f"schedule.{key}={longer}"
     else:
         lengths = ", ".join(f"{r}: {longer if r == last else value}" for r in settings.model.resolutions)
         assignment = f"schedule.{key}={{{lengths}}}"

@@ -9,9 +9,10 @@ A family is a folder beside this file, or a module anywhere, with three things:
 
 What they may rely on, and what is relied upon:
 
-- **Stages.** A growing network stands at one of `settings.resolutions`, a fixed one has a single entry there. A sample
-  has `settings.shape(resolution)`. `parts_in_use` names the submodules that a pass at a stage goes through: only their
-  parameters are trained, averaged and reduced over processes.
+- **Stages.** A growing network stands at one of `settings.resolutions`, a fixed one has a single entry there; for
+  samples without a resolution, such as points, that is 1 (ONLY_STAGE), which is not shown as a number of pixels. A
+  sample has `settings.shape(resolution)`. `parts_in_use` names the submodules that a pass at a stage goes through: only
+  their parameters are trained, averaged and reduced over processes.
 - **Labels.** A model whose `classes` is not 0 gets those of the images as `cond.label`, in every pass; latents of the
   prior have the labels of the batch that they are drawn for. conditional.py has what such families share.
 - **Randomness.** Nothing is drawn inside a network. What a decoding needs beside z comes in as `noise`, a flat
@@ -135,6 +136,11 @@ class ModelSettings(Settings, ABC):
     def bounded(self) -> bool:
         """Whether x is inside [-1, 1] by construction."""
         return False
+
+    @property
+    def of_images(self) -> bool:
+        """Whether samples are images (C, R, R). All others are drawn as points, by their first two values."""
+        return len(self.shape(self.final_resolution)) == 3
 
     @property
     def dimensions(self) -> int:

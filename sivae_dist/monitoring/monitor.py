@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines.dataset import Dataset
+from data_pipelines.dataset import Dataset, pixels
 from sivae_dist.checkpoint.saver import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter
@@ -70,14 +70,15 @@ class Monitor:
     def step(self, step: Step) -> None:
         """After every step; costs next to nothing."""
         if self.speaks:
-            resolution = f"{step.phase.resolution} px"
+            resolution = pixels(step.phase.resolution)
             states = ["warm-up"] * step.segment.warming_up
             if step.segment.blending:
                 states.append(f"blend {step.blend:.2f}")
+            phase = [text for text in (", ".join(filter(None, [resolution, *states])), resolution) if text]
             began, start = self._began
             elapsed = perf_counter() - began
             rate = self._rate or ((step.end - start) / elapsed if elapsed > 1 else None)
-            self.reporter.progress(step.end, (", ".join([resolution, *states]), resolution), rate, self._details)
+            self.reporter.progress(step.end, phase, rate, self._details)
 
     def scalars(self, step: Step, terms: dict[str, float], data: Dataset, replaced: int, device: torch.device) -> None:
         """Logs a row of metrics and one of speed. `replaced`: damaged samples so far, of all processes."""

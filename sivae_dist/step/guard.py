@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from data_pipelines.dataset import pixels
 from sivae_dist.process.processes import everyone
 from sivae_dist.settings import Settings
 from sivae_dist.step.schedule import Step
@@ -74,7 +75,7 @@ class Guard:
             return None
         self._reported = skipped
         message = (
-            f"{self._culprit()} was not finite at {step.phase.resolution} px, before {step.end:,} images; "
+            f"{self._culprit()} was not finite{pixels(step.phase.resolution, ' at ')}, before {step.end:,} images; "
             "it has not reached the weights"
         )
         if self.settings.policy == "skip" and in_row <= self.settings.limit:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data_pipelines.dataset import pixels
 from sivae_dist.settings import (
     Images,
     ImagesPerResolution,
@@ -86,7 +87,8 @@ class Segment:
     warming_up: bool
 
     def __str__(self) -> str:
-        return f"{self.resolution} px{', in transition' * self.blending}{', warming up' * self.warming_up}"
+        states = ["in transition"] * self.blending + ["warming up"] * self.warming_up
+        return ", ".join([*filter(None, [pixels(self.resolution)]), *states]) or "every step"
 
 
 @dataclass(frozen=True)
@@ -124,21 +126,21 @@ class Schedule:
             images = self._images(resolution, train_samples)
             batch = at(settings.batch, resolution, "schedule.batch")
             if batch < 1:
-                raise ValueError(f"schedule.batch is {batch} at {resolution} px; it must be at least 1")
+                raise ValueError(f"schedule.batch is {batch}{pixels(resolution, ' at ')}; it must be at least 1")
             first = not any(phase.images for phase in self.phases)
             blend = 0.0 if first else at(settings.blend, resolution, "schedule.blend")
             if not 0 <= blend <= 1:
-                raise ValueError(f"schedule.blend is {blend} at {resolution} px; it is a share, from 0 to 1")
+                raise ValueError(f"schedule.blend is {blend}{pixels(resolution, ' at ')}; it is a share, from 0 to 1")
             blend_images = round(blend * settings.blend_of.get(resolution, images))
             if blend_images > images:
                 raise ValueError(
-                    f"the {images:,} images at {resolution} px are fewer than its transition of {blend_images:,} "
-                    f"(schedule.blend of schedule.blend_of.{resolution})"
+                    f"the {images:,} images{pixels(resolution, ' at ')} are fewer than its transition of "
+                    f"{blend_images:,} (schedule.blend of schedule.blend_of.{resolution})"
                 )
             rates = {key: at(getattr(settings, key), resolution, f"schedule.{key}") for key in _RATES}
             for key, rate in rates.items():
                 if not 0 <= rate < math.inf:
-                    raise ValueError(f"schedule.{key} is {rate} at {resolution} px; it must be 0 or more")
+                    raise ValueError(f"schedule.{key} is {rate}{pixels(resolution, ' at ')}; it must be 0 or more")
             self.phases.append(
                 Phase(
                     index=index,
@@ -164,7 +166,7 @@ class Schedule:
         assert self.settings.epochs is not None
         epochs = at(self.settings.epochs, resolution, "schedule.epochs")
         if not 0 <= epochs < math.inf:
-            raise ValueError(f"schedule.epochs is {epochs} at {resolution} px; it must be 0 or more")
+            raise ValueError(f"schedule.epochs is {epochs}{pixels(resolution, ' at ')}; it must be 0 or more")
         return round(epochs * train_samples)
 
     def _spans(self) -> list[tuple[Phase, int, int]]:
@@ -278,9 +280,11 @@ class Schedule:
             if phase.batch % world_size:
                 below = phase.batch // world_size * world_size
                 nearest = below if below and phase.batch - below <= world_size / 2 else below + world_size
+                where = pixels(phase.resolution, " at ")
+                key = f"schedule.batch.{phase.resolution}" if where else "schedule.batch"
                 raise ValueError(
-                    f"the batch of {phase.batch} at {phase.resolution} px cannot be divided among {world_size} "
-                    f"processes; the nearest that can is schedule.batch.{phase.resolution}={nearest}"
+                    f"the batch of {phase.batch}{where} cannot be divided among {world_size} processes; the nearest "
+                    f"that can is {key}={nearest}"
                 )
 
 

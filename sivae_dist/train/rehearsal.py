@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from data_pipelines.dataset import pixels
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models import Cond, Stage
@@ -100,7 +101,7 @@ class Rehearsal:
         raise ValueError(self._refusal(step, batch, smaller))
 
     def _refusal(self, step: Step, batch: int, smaller: int | None) -> str:
-        where = f"{batch} images at {step.phase.resolution} px do not fit into the memory of {self._memory()}"
+        where = f"{batch} images{pixels(step.phase.resolution, ' at ')} do not fit into the memory of {self._memory()}"
         if self.settings.model.batch_statistics:
             return f"{where}: set {remedy(self.settings)}"
         if smaller is not None:
@@ -134,9 +135,8 @@ class Rehearsal:
         found = known | dict(sorted(found.items()))
         on_first(lambda: write_text(record, json.dumps({"hardware": hardware, "images": found})))
         why = "as before on the same hardware" if found == known else "found anew" if before else "found"
-        self.say(
-            f"engine.max_batch_per_rank=auto, {why}: {', '.join(f'{b} at {r} px' for r, b in sorted(found.items()))}"
-        )
+        images = ", ".join(f"{b}{pixels(r, ' at ')}" for r, b in sorted(found.items()))
+        self.say(f"engine.max_batch_per_rank=auto, {why}: {images}")
         return found
 
     def _fits(self, step: Step, batch: int, *, binding: bool = False) -> bool:
@@ -166,8 +166,8 @@ class Rehearsal:
                 else (f"{remedy(self.settings)} finds a batch that fits")
             )
             self.say(
-                f"warning: {batch} images at {segment.resolution} px need {peak / 1e9:.1f} GB per process, and "
-                f"{room / 1e9:.1f} GB are free now; {way}"
+                f"warning: {batch} images{pixels(segment.resolution, ' at ')} need {peak / 1e9:.1f} GB per process, "
+                f"and {room / 1e9:.1f} GB are free now; {way}"
             )
         return peak <= memory.total // sharing
 
@@ -176,7 +176,7 @@ class Rehearsal:
     def _rehearse(self, step: Step, batch: int) -> bool:
         watchdog.expect(slow=True)
         resolution = step.phase.resolution
-        startup.doing(f"rehearsing a step of {batch} images at {resolution} px")
+        startup.doing(f"rehearsing a step of {batch} images{pixels(resolution, ' at ')}")
         fits = True
         try:
             self._untaken_step(step, batch)
@@ -189,7 +189,9 @@ class Rehearsal:
         if self.device.type == "cuda":
             if fits:
                 peak = torch.cuda.max_memory_reserved(self.device)
-                self.say(f"memory: {batch} images at {resolution} px take {peak / 1e9:.1f} GB of {self._memory()}")
+                self.say(
+                    f"memory: {batch} images{pixels(resolution, ' at ')} take {peak / 1e9:.1f} GB of {self._memory()}"
+                )
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         if not fits and self.engine.waits and world_size() > 1:

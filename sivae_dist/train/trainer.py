@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from data_pipelines.dataset import Dataset, Needs, Request
+from data_pipelines.dataset import Dataset, Needs, Request, pixels
 from sivae_dist.config.prolonging import what_next
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.monitoring.monitor import Monitor
@@ -158,7 +158,7 @@ class Trainer:
         self._phase = step.phase.index
         if step.segment != self._segment:
             compiled = ", which compiles" if self.settings.engine.compile else ""
-            startup.doing(f"taking the first step at {step.phase.resolution} px{compiled}")
+            startup.doing(f"taking the first step{pixels(step.phase.resolution, ' at ')}{compiled}")
             self._segment = step.segment
             for line in self.ahead.wait(step.segment) if self.ahead is not None else ():
                 self.monitor.say(line)

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from data_pipelines.dataset import ONLY_STAGE
 from sivae_dist.models.base import ModelSettings
 from sivae_dist.models.mlp.networks import MlpDecoder, MlpEncoder
 
@@ -26,8 +27,7 @@ class MlpSettings(ModelSettings):
 
     @property
     def resolutions(self) -> list[int]:
-        """A single stage, named 1: vectors have no resolution."""
-        return [1]
+        return [ONLY_STAGE]
 
     def shape(self, resolution: int) -> tuple[int]:
         return (self.features,)

@@ -1,10 +1,12 @@
-"""Pictures: plain grids for TensorBoard, labelled sheets of what a model does, animations, and curves of a run."""
+"""Pictures: grids for TensorBoard, labelled sheets of what a model does, animations, points, and curves of a run."""
 
 from sivae_dist.use.figures.animation import animate
 from sivae_dist.use.figures.files import check_out, save_picture
 from sivae_dist.use.figures.grids import grid, in_rows
 from sivae_dist.use.figures.metrics import curves
 from sivae_dist.use.figures.pictures import growth, interpolation, reconstructions, samples, style_mixing
+from sivae_dist.use.figures.plots import plotted, save_plot
+from sivae_dist.use.figures.points import scatter
 from sivae_dist.use.figures.sheet import Sheet
 
 __all__ = [
@@ -16,8 +18,11 @@ __all__ = [
     "growth",
     "in_rows",
     "interpolation",
+    "plotted",
     "reconstructions",
     "samples",
     "save_picture",
+    "save_plot",
+    "scatter",
     "style_mixing",
 ]

@@ -5,18 +5,9 @@ from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from sivae_dist.objectives import Objective
-from sivae_dist.run.atomic import replacing
-from sivae_dist.use.figures.files import PICTURES, check_out, save_picture
-
-_VECTOR = {".pdf": "CreationDate", ".svg": "Date"}
-"""Formats that are drawn at any size, and where each would hold the date of writing."""
-
-CURVES = (*PICTURES, *_VECTOR)
-"""Endings of curves."""
+from sivae_dist.use.figures.files import check_out
+from sivae_dist.use.figures.plots import PLOTS, SMALL, new_figure, save_plot
 
 Rows = list[dict[str, Any]]
 
@@ -28,16 +19,12 @@ def curves(rows: Rows, path: Path, name: str, objective: Objective, beside: Mapp
     """Draws the metrics of the run `name` over images seen; dashed lines stand where the resolution changes.
 
     `beside`: rows of other runs by their names, drawn into the same panels in other styles of lines. The ending of
-    `path` decides the format (CURVES). The same rows make the same bytes.
+    `path` decides the format (PLOTS). The same rows make the same bytes.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    ending = check_out(path, CURVES)
+    check_out(path, PLOTS)
     panels = objective.panels
     height, width = min(len(panels), 2), -(-len(panels) // 2)
-    figure = Figure(figsize=(6 * width, 3.25 * height), dpi=110, layout="constrained")
+    figure = new_figure(6 * width, 3.25 * height)
     figure.suptitle(f"{name}, {objective.title}, {rows[-1]['images']:,} images")
     changes = [
         (after["images"], after["schedule/resolution"])
@@ -55,14 +42,10 @@ def curves(rows: Rows, path: Path, name: str, objective: Objective, beside: Mapp
                     axes.plot(*zip(*points, strict=True), style, color=f"C{number}", label=line, linewidth=1)
         for images, resolution in changes:
             axes.axvline(images, color="grey", linestyle="--", linewidth=0.8)
-            axes.annotate(f"{resolution} px", (images, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+            axes.annotate(
+                f"{resolution} px", (images, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=SMALL
+            )
         axes.set(ylabel=label, xlabel="images seen", yscale="log")
         if axes.lines:
-            axes.legend(fontsize=8)
-    if ending in _VECTOR:
-        with replacing(path, durable=False) as partial, rc_context({"svg.hashsalt": "sivae"}):
-            figure.savefig(partial, format=ending[1:], metadata={_VECTOR[ending]: None})
-        return
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    save_picture(path, Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+            axes.legend(fontsize=SMALL)
+    save_plot(path, figure)
