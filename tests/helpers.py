@@ -26,7 +26,6 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.train.trainer import Trainer
 
 CPU = torch.device("cpu")
-_PRELOADED = ["sivae_dist.train.trainer", "sivae_dist.use.loading", "torch.utils.tensorboard"]
 
 
 # Data sets and runs.
@@ -180,11 +179,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _context() -> Any:
+def _context(fresh: bool = False) -> Any:
     # A server forks the processes, with torch imported once: they start in no time, and from no running threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if fresh:
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(["tests.preloaded"])
     return context
 
 
@@ -208,13 +209,15 @@ def _child(
     os._exit(0)  # no orderly end of the group, in which one process would wait for another that failed
 
 
-def on_processes(count: int, function: Callable[..., Any], *arguments: Any, limit: float = 60) -> list[Any]:
+def on_processes(
+    count: int, function: Callable[..., Any], *arguments: Any, limit: float = 60, fresh: bool = False
+) -> list[Any]:
     """What `function(*arguments)` returns on each process of a gloo group, by rank.
 
     `function` is one of a module's own. An error on any process is raised here with its traceback, as is a run of
-    more than `limit` seconds; no process is left behind in either case.
+    more than `limit` seconds; no process is left behind in either case. `fresh` processes have imported nothing.
     """
-    context, port = _context(), free_port()
+    context, port = _context(fresh), free_port()
     processes, pipes = [], []
     for rank in range(count):
         ours, theirs = context.Pipe(duplex=False)
