@@ -3,7 +3,8 @@
 config: tiny                  # as `sivae train` takes it
 overrides: [data.path=data/faces]
 grid:                         # every combination
-  objective.beta_neg: [64, 256]
+  objective.beta_kl: [0.5, 1]
+  objective.beta_neg: {times: [64, 256], of: objective.beta_kl}    # 32 and 128, or 64 and 256
   seed: [0, 1, 2]
 runs:                         # and these
   - {objective.name: vae}
@@ -17,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
-from data_pipelines.problems import problems
+from data_pipelines.problems import did_you_mean, nearest, problems
 from sivae_dist.config.yaml_reading import read_yaml
 from sivae_dist.settings import Settings, flatten
 
@@ -27,18 +28,61 @@ _LONGEST = 60
 """Maximum length of a run's name, not counting its number."""
 
 
+class Multiples(Settings):
+    """Values of a key of a grid that depend on another key's: in each run, a multiple of that run's value."""
+
+    times: tuple[float | int, ...]
+    of: str
+    """A key of the grid above this one, whose values are numbers."""
+
+
 class Sweep(Settings):
     config: str
     overrides: tuple[str, ...] = ()
-    grid: dict[str, tuple[Any, ...]] = {}
+    grid: dict[str, tuple[Any, ...] | Multiples] = {}
     runs: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _have_numbers_to_multiply(self) -> "Sweep":
+        above: list[str] = []
+        for key, values in self.grid.items():
+            if isinstance(values, Multiples):
+                if values.of not in above:
+                    hint = did_you_mean(nearest(values.of, above))
+                    raise ValueError(
+                        f"grid.{key} is a multiple of {values.of}, which is no key of the grid above it{hint}"
+                    )
+                of = self.grid[values.of]
+                wrong = [] if isinstance(of, Multiples) else [value for value in of if not _is_number(value)]
+                if wrong:
+                    raise ValueError(f"grid.{key} is a multiple of {values.of}, but {wrong[0]!r} is not a number")
+            above.append(key)
+        return self
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The settings of each run, on top of the common ones."""
         if self.grid:
-            for values in itertools.product(*self.grid.values()):
-                yield dict(zip(self.grid, values, strict=True))
+            choices = [values.times if isinstance(values, Multiples) else values for values in self.grid.values()]
+            for chosen in itertools.product(*choices):
+                yield self._resolved(dict(zip(self.grid, chosen, strict=True)))
         yield from self.runs
+
+    def _resolved(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        """A point whose factors have been multiplied, from the top down: one may be a multiple of a multiple."""
+        point: dict[str, Any] = {}
+        for key, value in chosen.items():
+            given = self.grid[key]
+            point[key] = _product(value, point[given.of]) if isinstance(given, Multiples) else value
+        return point
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _product(first: float, second: float) -> float:
+    """Without the digits that binary fractions add: three times 0.1 is 0.3."""
+    return first * second if isinstance(first, int) and isinstance(second, int) else float(f"{first * second:.12g}")
 
 
 def load_sweep(path: Path) -> Sweep:

@@ -8,7 +8,7 @@ import pytest
 
 from launch.cli.tables import TableRow, show
 from launch.record import load_index, runs_in
-from launch.sweep import Sweep, run_names
+from launch.sweep import Sweep, load_sweep, run_names
 from sivae_dist.run.directory import SweepFolder
 
 
@@ -25,6 +25,39 @@ def test_names_hold_what_varies() -> None:
     assert names(runs=runs) == ["0000-name=vae", "0001-name=intro", "0002"]
     same_last_part = [{"schedule.batch": 8, "evaluation.batch": 16}, {"schedule.batch": 16, "evaluation.batch": 8}]
     assert names(runs=same_last_part)[0] == "0000-schedule.batch=8-evaluation.batch=16"
+
+
+def test_values_that_are_multiples_of_another_key(tmp_path: Path) -> None:
+    grid = {
+        "objective.beta_kl": [0.1, 2],
+        "objective.beta_neg": {"times": [1, 3], "of": "objective.beta_kl"},
+        "seed": [0, 1],
+        "objective.margin": {"times": [0.5], "of": "objective.beta_neg"},
+    }
+    points = [tuple(point.values()) for point in Sweep.model_validate({"config": "tiny", "grid": grid}).points()]
+    assert points[::2] == [
+        (0.1, 0.1, 0, 0.05),
+        (0.1, 0.3, 0, 0.15),
+        (2, 2, 0, 1),
+        (2, 6, 0, 3),
+    ]  # not 0.30000000000000004
+    assert points[1] == (0.1, 0.1, 1, 0.05)
+    assert isinstance(points[-1][1], int)  # what has to be a whole number stays one
+    assert names(grid=grid)[2] == "0002-beta_kl=0.1-beta_neg=0.3-seed=0-margin=0.15"
+
+    def problem(grid: str) -> str:
+        (tmp_path / "wrong.yaml").write_text(f"config: tiny\ngrid: {grid}\n")
+        with pytest.raises(ValueError) as caught:
+            load_sweep(tmp_path / "wrong.yaml")
+        return str(caught.value).removeprefix(f"{tmp_path / 'wrong.yaml'}: ")
+
+    above = "which is no key of the grid above it"
+    assert problem("{a: {times: [1], of: b}, b: [1]}") == f"grid.a is a multiple of b, {above}"
+    assert problem("{a.b: [1], c: {times: [1], of: b}}") == f"grid.c is a multiple of b, {above}; did you mean a.b?"
+    assert problem("{a: [1, x], b: {times: [1], of: a}}") == "grid.b is a multiple of a, but 'x' is not a number"
+    assert problem("{a: [1], b: {times: [x], of: a}}") == "grid.b.times: a number is needed, not 'x'"
+    assert problem("{a: [1], b: {times: [2]}}") == "grid.b.of is not set"
+    assert problem("{a: 1}") == "grid.a: a list is needed ([a, b]), not 1"
 
 
 def test_names_are_short_differ_and_suit_any_file_system() -> None:
