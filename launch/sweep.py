@@ -72,7 +72,7 @@ class Sweep(Settings):
         point: dict[str, Any] = {}
         for key, value in chosen.items():
             given = self.grid[key]
-            point[key] = _product(value, point[given.of]) if isinstance(given, Multiples) else value
+            point[key] = rounded(value * point[given.of]) if isinstance(given, Multiples) else value
         return point
 
 
@@ -80,9 +80,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _product(first: float, second: float) -> float:
-    """Without the digits that binary fractions add: three times 0.1 is 0.3."""
-    return first * second if isinstance(first, int) and isinstance(second, int) else float(f"{first * second:.12g}")
+def rounded(value: float) -> float:
+    """Without the digits that binary fractions add: three times 0.1 is 0.3. A whole number stays one."""
+    return value if isinstance(value, int) else float(f"{value:.12g}")
 
 
 def load_sweep(path: Path) -> Sweep:

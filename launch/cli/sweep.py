@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from launch.cli.errors import one_line_errors
-from launch.cli.options import Overrides
+from launch.cli.options import Overrides, expanded
 from launch.cli.resources import ClusterName, Given, asked_for, with_resources
+from sivae_dist.process import startup
 from sivae_dist.process.output import outlast_watchers
 from sivae_dist.run.atomic import write_text
 from sivae_dist.run.directory import RunDirectory, SweepFolder
@@ -90,8 +91,22 @@ def sweep_table(
         str, typer.Option(help="Sort by this value of metrics.jsonl, or evaluation/NAME.")
     ] = RECONSTRUCTION,
     largest: Annotated[bool, typer.Option("--largest", help="Put the largest value first.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw a heat map, as .png, .pdf or .svg.", callback=expanded),
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Of the heat map: a key, or KEY/KEY; the first by default.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Of the heat map; the second key by default.")
+    ] = None,
+    panels: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="One heat map for each of its values, instead of the best over all."),
+    ] = None,
 ) -> None:
-    """List the runs of a sweep, best first."""
+    """List the runs of a sweep, best first, and draw a heat map of them."""
     with one_line_errors():
         from launch.cli.tables import TableRow, show
         from launch.jobs import states_of
@@ -99,6 +114,8 @@ def sweep_table(
         from launch.sweep import short_keys
         from sivae_dist.settings import flatten
 
+        if plot is None and (rows or columns or panels):
+            raise ValueError("--rows, --columns and --panels are those of a heat map: give --plot FILE as well")
         index = load_index(folder)
         if not index:
             raise ValueError(f"{folder} is not the folder of a sweep: it has no {SweepFolder(folder).index.name}")
@@ -111,7 +128,7 @@ def sweep_table(
         sign = -1 if largest else 1
         order = sorted(range(len(runs)), key=lambda at: (values[at] is None, sign * (values[at] or 0)))
         states = states_of(runs)
-        rows = [
+        lines = [
             TableRow(
                 runs[at].name.partition("-")[0],
                 states[at].name,
@@ -119,7 +136,39 @@ def sweep_table(
             )
             for at in order
         ]
-        show([metric, *short.values()], rows)
+        measured = [
+            (run.name.partition("-")[0], point, value, state.name)
+            for run, point, value, state in zip(runs, points, values, states, strict=True)
+        ]
+        drawn = _heat_map(plot, folder, metric, measured, (rows, columns, panels), short, largest) if plot else []
+        show([metric, *short.values()], lines)
+        for line in drawn:
+            typer.echo(line)
+
+
+def _heat_map(
+    plot: Path,
+    folder: Path,
+    metric: str,
+    measured: list[tuple[str, dict[str, Any], float | None, str]],
+    asked: tuple[str | None, str | None, str | None],
+    short: dict[str, str],
+    largest: bool,
+) -> list[str]:
+    """Draws it; returns what there is to say about it. ValueError before anything is drawn."""
+    with startup.loading("matplotlib"):
+        from launch.comparison import Measured, compare, usual_axes
+        from sivae_dist.use.figures.files import check_out
+        from sivae_dist.use.figures.heat_map import heat_map
+        from sivae_dist.use.figures.plots import PLOTS
+
+    check_out(plot, PLOTS)
+    axes = usual_axes(*asked, short)
+    found = compare([Measured(*one) for one in measured], axes, largest)
+    if found.drawing.best() is None:
+        raise ValueError(f"no run has a value of {metric} yet, so there is nothing to draw")
+    heat_map(found.drawing, plot, f"{folder.resolve().name}: {metric}{found.meaning(short)}", found.footnote())
+    return [f"{plot}: {found.best_cell()}", *found.remarks(axes)]
 
 
 def _cell(value: Any) -> str:
