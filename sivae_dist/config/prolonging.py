@@ -84,6 +84,7 @@ def _what(fact: str) -> str:
         "lr_decoder": f"the decoder's learning rate{where}",
         "blend": f"the transition{where}",
         "blend_curve": "the transitions",
+        "milestones": "the learning rates, which have fallen at a milestone",
         "reset_optimizer": "the optimizer's state",
     }[kind]
 

@@ -77,6 +77,7 @@ def test_a_prolonged_run_is_one_that_was_longer_from_the_start(
         (16, "schedule.batch.8=4"),
         (48, "schedule.lr_encoder.16=1"),
         (32, "schedule.final_decay=0.3"),
+        (32, "schedule.milestones=[32]"),
         (8, "schedule.reset_optimizer=true"),
     ],
 )
@@ -107,6 +108,7 @@ def test_what_lies_ahead_may_change(data: Path, tmp_path: Path, images: int, cha
         (16, "schedule.batch=16", "the batch at 4 px"),
         (16, "schedule.lr_decoder={4: 0.5, 8: 0.01}", "the decoder's learning rate at 4 px"),
         (48, "schedule.final_decay=0.5", "the learning rates, which have begun to fall"),
+        (24, "schedule.milestones=[16]", "the learning rates, which have fallen at a milestone"),
         (24, "schedule.reset_optimizer=true", "the optimizer's state"),
     ],
 )
