@@ -18,6 +18,7 @@ from sivae_dist.evaluation.extractors import EXTRACTORS
 from sivae_dist.evaluation.metrics import METRICS
 from sivae_dist.models import MODELS
 from sivae_dist.objectives import DISTANCES, OBJECTIVES
+from sivae_dist.use.figures.paper import FIGURES
 from tests.test_imports import ORDER, ROOT, modules_of
 
 ROOMS: tuple[tuple[Registry[Any], tuple[str, ...]], ...] = (
@@ -32,12 +33,14 @@ ROOMS: tuple[tuple[Registry[Any], tuple[str, ...]], ...] = (
     (LOADERS, ("data_pipelines.images.loader", "data_pipelines.images.dali_loader", "data_pipelines.images.loaders")),
     (SOURCES, ("data_pipelines.images.sources",)),
     (CLUSTERS, ("launch.clusters",)),
+    (FIGURES, ("sivae_dist.use.figures.paper",)),
 )
 """Every list, and the packages and modules that may name its kinds: the list itself and what is listed."""
 
 WORDS = {
     "cpu": "a device of torch",
     "images": "the count of images seen, and the axis of files of images",
+    "points": "samples that are no images",
     "folder": "a directory",
     "tar": "how a level of a prepared set is stored, and a suffix",
     "zip": "a suffix",

@@ -1,10 +1,13 @@
-"""A user's own points: a .npy file of an array [N, D], or a .csv file of one point in each line."""
+"""Points in files: a .npy of an array [N, D], or a .csv of one point in each line."""
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+TABLES = (".csv", ".npy")
+"""Endings of files of points."""
 
 
 def read_points(path: Path) -> NDArray[np.float32]:
@@ -45,6 +48,15 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def write_points(path: Path, points: NDArray[np.float32]) -> None:
+    """Points [N, D], as `read_points` reads them; the ending is one of TABLES."""
+    with path.open("wb") as file:
+        if path.suffix.lower() == ".npy":
+            np.save(file, points, allow_pickle=False)
+        else:
+            np.savetxt(file, points, fmt="%.9g", delimiter=",")
 
 
 def digest_of(points: NDArray[np.float32]) -> str:

@@ -20,6 +20,7 @@ from launch.cli import (
     draw,
     evaluate,
     export,
+    figure,
     jobs,
     pictures,
     plan,
@@ -100,6 +101,7 @@ app.command()(pictures.interpolate)
 app.command()(pictures.growth)
 app.command()(pictures.animate)
 app.command()(curves.curves)
+app.command()(figure.figure)
 app.command()(export.export)
 app.command()(checkpoints.checkpoints)
 

@@ -58,6 +58,14 @@ Out = Annotated[
         callback=expanded,
     ),
 ]
+OutOrTable = Annotated[
+    Path,
+    typer.Option(
+        help="The picture to write; the extension decides the format: .png, .jpg, .webp, .tiff or .bmp; of points also "
+        ".pdf, .svg, or .csv or .npy for the points themselves.",
+        callback=expanded,
+    ),
+]
 CheckpointOption = Annotated[
     str,
     typer.Option(

@@ -16,6 +16,7 @@ from launch.cli.options import (
     NoLabels,
     Numbers,
     Out,
+    OutOrTable,
     Run,
     Seed,
     expanded,
@@ -26,6 +27,9 @@ from launch.cli.options import (
 )
 from sivae_dist.process import startup
 
+_POINTS = 5_000
+"""Samples that are no images, by default."""
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,10 +38,12 @@ if TYPE_CHECKING:
 
 def sample(
     run: Model,
-    out: Out,
+    out: OutOrTable,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of samples; by default 64, or 8 if each is a row, or for each class."),
+        typer.Option(
+            min=1, help="Number of samples; by default 64, or 8 if each is a row, or for each class; of points 5,000."
+        ),
     ] = None,
     seeds: Numbers = None,
     seed: Seed = 0,
@@ -72,11 +78,15 @@ def sample(
     device: Device = "auto",
     no_labels: NoLabels = False,
 ) -> None:
-    """Draw samples from the prior, by class, at one or several truncations, or mixed in style."""
+    """Draw samples from the prior, by class, at one or several truncations, or mixed in style.
+
+    Samples that are no images are drawn as points, or written as a table.
+    """
     with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.use import figures
+        from sivae_dist.use.figures.points import POINTS
 
-        figures.check_out(out)
+        figures.check_out(out, POINTS)
         psis = parse_truncation(truncation)
         if style_mixing is None and cutoff is not None:
             raise ValueError("--cutoff needs --style-mixing")
@@ -84,6 +94,13 @@ def sample(
             raise ValueError("--style-mixing takes a single --truncation")
         model = load(run, checkpoint, live, device)
         shown = parse_classes(classes, model)
+        if not model.settings.of_images:
+            if style_mixing is not None or psis != [1]:
+                raise ValueError(f"--truncation and --style-mixing are for images; {_vectors(model)}")
+            numbers = list(range(count or _POINTS)) if seeds is None else parse_numbers(seeds)
+            figures.sample_points(model, numbers, out, seed, classes=shown)
+            return _report(out, f"{len(numbers):,} samples", model)
+        figures.check_out(out)
         mixed = style_mixing is not None or len(psis) > 1
         if mixed and len(shown) > 1:
             raise ValueError("with --style-mixing or several truncations, --classes takes a single one")
@@ -102,7 +119,7 @@ def sample(
 
 def reconstruct(
     run: Model,
-    out: Out,
+    out: OutOrTable,
     images: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -114,7 +131,8 @@ def reconstruct(
         int | None,
         typer.Option(
             min=1,
-            help="Number of images from the start of a folder or the test split; by default 24, or 8 with --as.",
+            help="Number of images from the start of a folder or the test split; by default 24, or 8 with --as; of "
+            "points 5,000.",
         ),
     ] = None,
     label: Annotated[
@@ -142,13 +160,24 @@ def reconstruct(
     device: Device = "auto",
     no_labels: NoLabels = False,
 ) -> None:
-    """Reconstruct images: draw pairs of a real image (left) and its reconstruction (right)."""
+    """Reconstruct images: draw pairs of a real image (left) and its reconstruction (right).
+
+    Of samples that are no images, the test split is drawn beside its reconstructions, or those are written as a table.
+    """
     with one_line_errors(), startup.loading("PyTorch"):
         from sivae_dist.use import figures
         from sivae_dist.use.figures import real
+        from sivae_dist.use.figures.points import POINTS
 
-        figures.check_out(out)
+        figures.check_out(out, POINTS)
         model = load(run, checkpoint, live, device)
+        if not model.settings.of_images:
+            if images or data is not None or label is not None or others is not None:
+                raise ValueError(f"only the run's own test split can be reconstructed: {_vectors(model)}")
+            x, labels = _test_split(model, run, None, count or _POINTS)
+            figures.reconstruct_points(model, x, labels, out)
+            return _report(out, f"{len(x):,} reconstructions", model)
+        figures.check_out(out)
         classes = parse_classes(others, model)
         count = count or (8 if classes else 24)
         if images:
@@ -199,6 +228,7 @@ def interpolate(
 
         figures.check_out(out)
         model = load(run, checkpoint, live, device)
+        _only_images(model)
         label = _class(model, name)
         codes: list[torch.Tensor] = []
         names: list[str] = []
@@ -246,6 +276,7 @@ def growth(
         figures.check_out(out)
         numbers = list(range(count)) if seeds is None else parse_numbers(seeds)
         models = load_growth(run, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
+        _only_images(models[-1])
         sheet = figures.growth(models, numbers, seed, classes=parse_classes(classes, models[-1]))
         figures.save_picture(out, sheet.draw(labels=not no_labels))
         _report(out, f"{len(numbers)} samples at {len(models)} resolutions", models[-1])
@@ -273,12 +304,23 @@ def animate(
 
         figures.check_out(out, MOVING)
         model = load(run, checkpoint, live, device)
+        _only_images(model)
         total = figures.animate(
             model, out, seed,
             walks=count, stops=stops, frames=frames, fps=fps, truncation=truncation, columns=columns,
             classes=parse_classes(classes, model),
         )  # fmt: skip
         _report(out, f"{count} walks in {total} frames", model)
+
+
+def _only_images(model: "Pretrained") -> None:
+    """ValueError for a model whose samples are no images."""
+    if not model.settings.of_images:
+        raise ValueError(f"this command draws images; {_vectors(model)}, which `sivae sample` draws")
+
+
+def _vectors(model: "Pretrained") -> str:
+    return f"the samples of this model are points of {model.settings.dimensions} values"
 
 
 def _class(model: "Pretrained", name: str | None) -> int | None:

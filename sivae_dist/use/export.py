@@ -137,12 +137,12 @@ _CARD = """\
 # {name}
 
 {kind}: an encoder and a decoder
-of images of {size}, trained with `sivae`.
+of {what}, trained with `sivae`.
 
 | | |
 |---|---|
-| images seen in training | {images:,} |
-| resolution | {size}{growth} |
+| {noun} seen in training | {images:,} |
+| {extent} |
 | latent dimensions | {latent} |
 {classes}| parameters | encoder {encoder:,}, decoder {decoder:,} |
 | weights | {weights} |
@@ -155,11 +155,11 @@ of images of {size}, trained with `sivae`.
 from sivae_dist import load_pretrained
 
 model = load_pretrained(".")  # this directory; device="cuda" for a GPU
-images = model.sample(16, seed=0{of_class})  # [16, {channels}, {resolution}, {resolution}] around [-1, 1]
-mu, logvar = model.encode(images{label})
+{noun} = model.sample(16, seed=0{of_class})  # {shape}
+mu, logvar = model.encode({noun}{label})
 ```
 
-There are also `decode`, `reconstruct`, `interpolate` and `style_mix`, and `sample` takes a `truncation`. Pictures come
+There are also {methods}. Pictures come
 from the command line: `sivae sample . --out samples.png`.
 
 `model.safetensors` holds the tensors, `config.json` the settings; there is no code in here.
@@ -169,8 +169,7 @@ from the command line: `sivae sample . --out samples.png`.
 {values}
 ## Limits
 
-The model shows what its training data shows, with their biases; that data is not part of this directory. Images that do
-not look like it are not reconstructed well.
+The model shows what its training data shows, with their biases; that data is not part of this directory. {unlike}
 """
 
 
@@ -181,26 +180,23 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
     objective = OBJECTIVES[config.objective]
     names = model.named_classes()
     front: dict[str, Any] = {"license": license, "library_name": "sivae"}
-    if not names:
+    if model.of_images and not names:
         front["pipeline_tag"] = "unconditional-image-generation"
-    front["tags"] = [*objective.tags, *(["class-conditional"] if names else []), "image-generation"]
-    final = model.final_resolution
-    growth = "" if config.resolution == final else f", on the way to {final}x{final}"
-    if config.blend is not None:
-        growth += f", blended in to {config.blend:.2f}"
+    tags = [*(["class-conditional"] if names else []), *(["image-generation"] if model.of_images else [])]
+    front["tags"] = [*objective.tags, *tags]
     return _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         name=name,
         kind=objective.card,
-        size=f"{config.resolution}x{config.resolution} px",
-        growth=growth,
+        **(_of_images(config) if model.of_images else _of_points(config)),
+        methods="`decode`, `reconstruct`, `interpolate` and `style_mix`, and `sample` takes a `truncation`"
+        if model.styled
+        else "`decode`, `reconstruct` and `interpolate`",
         images=config.images,
         latent=model.latent,
         classes=f"| classes | {_listed(names)} |\n" if names else "",
         of_class=f", classes={names[0]!r}" if names else "",
         label=f", {names[0]!r}" if names else "",
-        channels=model.shape(config.resolution)[0],
-        resolution=config.resolution,
         encoder=counts[0],
         decoder=counts[1],
         weights="moving averages (EMA)" if config.weights == "ema" else "as they stood in training, not averaged",
@@ -208,6 +204,33 @@ def model_card(name: str, config: ExportConfig, evaluations: list[dict[str, Any]
         license="none was stated: ask the author of this model" if license == UNKNOWN_LICENSE else license,
         values=_values(config, evaluations),
     )
+
+
+def _of_images(config: ExportConfig) -> dict[str, str]:
+    """What the card says of a model of images."""
+    size, final = f"{config.resolution}x{config.resolution} px", config.model.final_resolution
+    growth = "" if config.resolution == final else f", on the way to {final}x{final}"
+    if config.blend is not None:
+        growth += f", blended in to {config.blend:.2f}"
+    return {
+        "noun": "images",
+        "what": f"images of {size}",
+        "extent": f"resolution | {size}{growth}",
+        "shape": f"{[16, *config.model.shape(config.resolution)]} around [-1, 1]",
+        "unlike": "Images that do\nnot look like it are not reconstructed well.",
+    }
+
+
+def _of_points(config: ExportConfig) -> dict[str, str]:
+    """The same of a model of other samples."""
+    shape = config.model.shape(config.resolution)
+    return {
+        "noun": "points",
+        "what": f"points of {config.model.dimensions} values",
+        "extent": f"shape of a point | {list(shape)}",
+        "shape": f"{[16, *shape]}",
+        "unlike": "Points that are\nfar from it are not reconstructed well.",
+    }
 
 
 def _listed(names: Sequence[str]) -> str:

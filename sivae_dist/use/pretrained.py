@@ -1,5 +1,10 @@
-"""Trained networks for pictures, evaluation and your own programs."""
+"""Trained networks for pictures, evaluation and your own programs.
 
+What is said here of images [N, C, R, R] holds for points [N, D] of models whose samples are such vectors, but that they
+have no bounds.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,15 +77,18 @@ class Pretrained:
 
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Classes | None = None) -> tuple[Tensor, Tensor]:
-        """Images [N, C, R, R] in [-1, 1] -> (mu, logvar) of q(z|x), each [N, latent].
+        """Images [N, C, R, R] in [-1, 1], or points [N, D] -> (mu, logvar) of q(z|x), each [N, latent].
 
         ValueError when they do not have the stage's resolution or the model's channels, are not of a floating-point
-        type, or hold values far outside of [-1, 1], as pixels 0..255 do.
+        type, or hold values far outside of [-1, 1], as pixels 0..255 do; of points when one is not finite.
         """
-        _check(x, "images", self.settings.shape(self.stage.resolution))
+        images = self.settings.of_images
+        _check(x, "images" if images else "points", self.settings.shape(self.stage.resolution))
         largest = x.abs().amax().item() if x.numel() else 0.0
-        if not largest <= _LARGEST_PIXEL:
+        if images and not largest <= _LARGEST_PIXEL:
             raise ValueError(f"images must lie in [-1, 1], but these reach {largest:g}; {_FROM_PIXELS}")
+        if not math.isfinite(largest):
+            raise ValueError("points must be finite")
         mu, logvar = self.encoder(
             blend_real(x.to(self.device, self.dtype), self.stage.blend), self._cond(len(x), labels)
         )

@@ -6,7 +6,7 @@ from sivae_dist.use.figures.grids import grid, in_rows
 from sivae_dist.use.figures.metrics import curves
 from sivae_dist.use.figures.pictures import growth, interpolation, reconstructions, samples, style_mixing
 from sivae_dist.use.figures.plots import plotted, save_plot
-from sivae_dist.use.figures.points import scatter
+from sivae_dist.use.figures.points import reconstruct_points, sample_points, scatter
 from sivae_dist.use.figures.sheet import Sheet
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "in_rows",
     "interpolation",
     "plotted",
+    "reconstruct_points",
     "reconstructions",
+    "sample_points",
     "samples",
     "save_picture",
     "save_plot",

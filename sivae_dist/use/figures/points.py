@@ -1,16 +1,24 @@
 """Samples that are no images, as points in the plane: their first two values."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sivae_dist.use.figures.plots import SMALL, new_figure
+from data_pipelines.points.files import TABLES, write_points
+from sivae_dist.run.atomic import replacing
+from sivae_dist.use.figures.files import check_out
+from sivae_dist.use.figures.pictures import labels_of, latents
+from sivae_dist.use.figures.plots import PLOTS, SMALL, new_figure, save_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from sivae_dist.use.pretrained import Pretrained
 
 REAL, DRAWN = "0.45", "C0"
 """Colours of real points and of a model's."""
@@ -21,6 +29,11 @@ _ROOM = 0.05
 """Around points that say themselves where they are drawn, as a share of the square's side."""
 _MOST_NAMES = 16
 """Sets that a legend names."""
+
+POINTS = (*PLOTS, *TABLES)
+"""Endings of points: plots, and tables of the points themselves."""
+
+_BATCH = 4096
 
 Sets = Mapping[str, Tensor]
 """Points [N, D] by the name of the set."""
@@ -100,3 +113,34 @@ def by_class(points: Tensor, labels: Tensor | None, names: Sequence[str]) -> Ten
         return points
     numbers = labels.tolist()
     return {names[label]: points[labels == label] for label in sorted(set(numbers))}
+
+
+def sample_points(
+    model: "Pretrained", numbers: Sequence[int], out: Path, seed: int = 0, *, classes: Sequence[int] = ()
+) -> None:
+    """Writes the samples with these numbers, of one of the `classes` after the other: as a plot, each class in a colour
+    of its own, or as a table, which the ending of `out` (POINTS) decides."""
+    labels = labels_of(model, numbers, classes)
+    points = model.draw(latents(model, numbers, seed), labels, batch=_BATCH)
+    sets = by_class(points, labels, model.class_names)
+    note = f"seed {seed}, {_origin(model)}"
+    _write(out, points, {f"{len(points):,} samples": sets}, Square.of(points), note)
+
+
+def reconstruct_points(model: "Pretrained", real: Tensor, labels: Tensor | None, out: Path) -> None:
+    """Writes the reconstructions of real points [N, D]: beside them as a plot, or, in their order, as a table."""
+    points = model.reconstruct(real, batch=_BATCH, labels=labels)
+    square = Square.of(torch.cat((real, points.to(real))))
+    _write(out, points, {"real": real, "reconstructions": points}, square, _origin(model))
+
+
+def _write(out: Path, points: Tensor, panels: Mapping[str, Tensor | Sets], square: Square, note: str) -> None:
+    if check_out(out, POINTS) in TABLES:
+        with replacing(out, durable=False) as partial:
+            write_points(partial, points.flatten(1).cpu().numpy())
+    else:
+        save_plot(out, scatter(panels, square, note=note))
+
+
+def _origin(model: "Pretrained") -> str:
+    return f"{model.images:,} points seen" + (", live weights" if model.live else "")

@@ -11,7 +11,6 @@ from sivae_dist.config.run_settings import RunSettings, validate
 from sivae_dist.run.directory import RunDirectory
 from tests.helpers import assert_same, begin, gathered, largest_difference, on_processes, snapshot, train
 
-
 pytestmark = pytest.mark.slow
 
 
