@@ -99,6 +99,14 @@ class PointSet(Dataset):
     def samples(self, stage: int, numbers: Numbers) -> Samples:
         return Samples(self._on_device(self._numbered(np.asarray(numbers, np.int64))), None)
 
+    def to_measure(self, seed: int, purpose: str, count: int) -> NDArray[np.float32]:
+        """Points [n, D] to measure a model by, other ones for another seed or purpose.
+
+        Of a distribution `count` new ones. Of a file as many of those for testing (of all, if none are), or fewer where
+        there are fewer.
+        """
+        raise NotImplementedError
+
     def _at(self, position: int, count: int) -> NDArray[np.float32]:
         """The points [count, D] at the positions from `position` on."""
         raise NotImplementedError
@@ -132,6 +140,10 @@ class DrawnPoints(PointSet):
     @property
     def order(self) -> SampleOrder:
         return _Endless()
+
+    def to_measure(self, seed: int, purpose: str, count: int) -> NDArray[np.float32]:
+        assert self.distribution is not None
+        return self.distribution.draw(stream(seed, f"{purpose}, {self.where}", 0), count).astype(np.float32)
 
     def _at(self, position: int, count: int) -> NDArray[np.float32]:
         return self._drawn(self._seed, "points", position, count)
@@ -180,6 +192,10 @@ class PointFile(PointSet):
     @property
     def order(self) -> Order:
         return self._order
+
+    def to_measure(self, seed: int, purpose: str, count: int) -> NDArray[np.float32]:
+        pool = self._points[self.train :] if self.test else self._points
+        return pool[stream(seed, purpose, 0).permutation(len(pool))[:count]]
 
     def _at(self, position: int, count: int) -> NDArray[np.float32]:
         numbers, _ = self._order.at(position, count)

@@ -9,7 +9,7 @@ from data_pipelines.images.mirroring import why_not_mirrored
 from launch.configure.hardware import Hardware
 from launch.configure.recipes import FEW, Name, Recipe
 from sivae_dist.evaluation.extractors import EXTRACTORS
-from sivae_dist.evaluation.metrics import METRICS, USUAL_METRICS, Features, Metric, Reconstructions
+from sivae_dist.evaluation.metrics import METRICS, USUAL_METRICS, Features, Metric, Need, Reconstructions, Trained
 from sivae_dist.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -78,9 +78,12 @@ class Plan:
         return self.hardware.kind == "cuda" and self.fid
 
     def _can_measure(self, metric: type[Metric]) -> bool:
-        return (self.measures_features or Features not in metric.needs) and (
-            self.manifest.test > 0 or Reconstructions not in metric.needs
-        )
+        unmet: set[Need] = {Trained}  # a need of metrics of other data than images
+        if not self.measures_features:
+            unmet.add(Features)
+        if not self.manifest.test:
+            unmet.add(Reconstructions)
+        return unmet.isdisjoint(metric.needs)
 
     @property
     def engine(self) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class _Examination:
         if self.begun:
             return None
         check_resolutions(self.settings, self.untrained)
-        check_best_metric(self.settings)
+        check_best_metric(self.settings, self.plan.data)
         if warning := self.settings.objective.check_length(self.plan.schedule.total):
             self.plan.warnings.append(warning)
         return f"{self.plan.schedule.end:,} images"
@@ -168,7 +168,7 @@ class _Examination:
     def evaluation(self) -> str | None:
         """Looks for the extractor's weights, without which a run would fail at its start or only print a warning."""
         measured, best = self.settings.evaluation, self.settings.checkpoint
-        if not measured.every or not measured.needs(Features):
+        if not measured.every or not measured.needs(Features, self.plan.data):
             return None
         if not self.here and measured.weights is None:
             return None  # the job's machine may have them
@@ -179,7 +179,9 @@ class _Examination:
         except ExtractorError as error:
             if measured.weights is not None:
                 raise
-            without = [f"evaluation/{name}" for name in measured.metrics if Features in METRICS[name].needs]
+            without = [
+                f"evaluation/{name}" for name in measured.chosen(self.plan.data) if Features in METRICS[name].needs
+            ]
             if best.keep_best and best.best_metric in without and not self.begun:
                 raise ValueError(
                     f"checkpoint.best_metric={best.best_metric} is never measured: {error}; or set "

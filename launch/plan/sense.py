@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from data_pipelines.dataset import pixels
+from data_pipelines.dataset import Dataset, pixels
 from sivae_dist.config.names import config_path
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.config.yaml_reading import read_yaml
@@ -57,13 +57,13 @@ def _by_resolution(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
                 yield from _by_resolution(value, f"{key}.")
 
 
-def check_best_metric(settings: RunSettings) -> None:
+def check_best_metric(settings: RunSettings, data: Dataset) -> None:
     """ValueError when checkpoint.best_metric is never measured."""
     best, measured = settings.checkpoint.best_metric, settings.evaluation
     if not settings.checkpoint.keep_best:
         return
     if best.startswith("evaluation/"):
-        known = [f"evaluation/{name}" for name in measured.reported()]
+        known = [f"evaluation/{name}" for name in measured.reported(data)]
         what = "the evaluation has" if not best.startswith(tuple(known)) else ""
     else:
         known = sorted(logged_terms(settings))

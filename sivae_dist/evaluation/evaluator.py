@@ -20,6 +20,7 @@ from sivae_dist.evaluation.metrics import (
     Reconstructions,
     Samples,
     Total,
+    Trained,
 )
 from sivae_dist.evaluation.reference import References
 from sivae_dist.evaluation.rows import Row
@@ -47,12 +48,13 @@ class Evaluator:
         tick: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> None:
         """`say` gets warnings. `tick` is called after every batch, on all processes equally often, with what was done
-        to how many images out of how many; it may raise on all of them."""
+        to how many images out of how many; it may raise on all of them. ValueError when the metrics are not for such
+        data."""
         self.settings = settings
         self._data = data
         self._device = device
         self._tick = tick
-        self._metrics = {name: METRICS[name]() for name in settings.metrics}
+        self._metrics = {name: METRICS[name]() for name in settings.chosen(data)}
         self._streams = Streams(settings, data)
         self._references = References(settings.folder, say)
         self._real_sums: tuple[int, Sums] | None = None  # at the level that was asked for last
@@ -63,9 +65,10 @@ class Evaluator:
 
         ValueError when there are no real images to compare with.
         """
-        if self.settings.needs(Features) or self.settings.needs(RealImages):
+        features = self.settings.needs(Features, self._data)
+        if features or self.settings.needs(RealImages, self._data):
             self._streams.check_reference()
-        if not self.settings.needs(Features) or self._extractor is not None:
+        if not features or self._extractor is not None:
             return None
         if problem := on_first(self._make_extractor):  # the others need not look in vain
             return problem
@@ -89,9 +92,7 @@ class Evaluator:
         common = {
             "weights": "live" if model.live else "ema",
             "data": self._data.digest,
-            "level": model.stage.resolution,
-            "blend": None if model.stage.blend is None else float(model.stage.blend),
-            "filter": "2x2 means",
+            **self._stage(model),
             "precision": evaluated_in(model),
             "device": device_model(self._device),
         }
@@ -100,6 +101,17 @@ class Evaluator:
             found = self._found(model, list(metrics.values()))
             rows = on_first(lambda: [self._row(model, name, metric, found[metric]) for name, metric in metrics.items()])
         return [{"images": model.images, "metric": row["metric"], "value": row["value"]} | common | row for row in rows]
+
+    def _stage(self, model: Pretrained) -> dict[str, Any]:
+        """The images that a model of images is measured on; other samples have one size."""
+        if self._data.spec.channels is None:
+            return {}
+        blend = model.stage.blend
+        return {
+            "level": model.stage.resolution,
+            "blend": None if blend is None else float(blend),
+            "filter": "2x2 means",
+        }
 
     def _measurable(self, resolution: int) -> dict[str, Metric]:
         """Metrics whose needs can be met, those of reconstructions last."""
@@ -135,7 +147,8 @@ class Evaluator:
             pairs = self._reconstructions(model)
             sums[Reconstructions], _ = self._through("reconstructions", pairs, len(streams.held_out), some)
         both = None if real is None or generated is None else Features(real, generated)
-        return {m: Found({need: of[m] for need, of in sums.items() if m in of}, both) for m in metrics}
+        itself = Trained(model, self._data, settings.seed) if needing(Trained) else None
+        return {m: Found({need: of[m] for need, of in sums.items() if m in of}, both, itself) for m in metrics}
 
     def _through(
         self, what: str, batches: Iterable[Batch], total: int, metrics: list[Metric], extractor: Extractor | None = None
@@ -207,6 +220,8 @@ class Evaluator:
     def _origin(self, need: Need, found: Found) -> dict[str, Any]:
         """The record about the images of a need."""
         settings = self.settings
+        if need is Trained:
+            return {"seed": settings.seed}
         if need is Features:
             assert self._extractor is not None
             return {

@@ -18,8 +18,12 @@ def describe(row: Row) -> str:
         of.append(f"{row['samples']:,} samples")
     if "reference" in row:
         of.append(f"{row['reference_samples']:,} images of {row['reference']}")
+    if "test_points" in row:
+        of.append(f"{row['test_points']:,} test points")
     what = [" against ".join(of)] if of else []
     if "split" in row:
         what.append(f"reconstructions of {row['count']:,} images of {row['split']}")
-    where = f"{row['level']} px, {row['weights']} weights, {row['images']:,} images seen"
+    if "level" in row:
+        what.append(f"{row['level']} px")
+    where = f"{row['weights']} weights, {row['images']:,} images seen"
     return f"{row['metric']} {row['value']:.6g} ({', '.join([*what, where])})"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from data_pipelines.choices import name_in
+from data_pipelines.dataset import Dataset
 from data_pipelines.settings import expand
 from sivae_dist.evaluation.extractors import EXTRACTORS, USUAL_EXTRACTOR
 from sivae_dist.evaluation.metrics import METRICS, USUAL_METRICS, Need
@@ -16,11 +17,13 @@ from sivae_dist.settings import Images, Settings
 class EvaluationSettings(Settings):
     every: Images = 0
     """Images between evaluations in training, with one more at the end; 0 for none."""
-    metrics: tuple[Annotated[str, name_in(METRICS)], ...] = USUAL_METRICS
-    """`fid` and `kid` of samples, with an extractor; `psnr`, `ssim` and `mse` of reconstructions of the test split; and
-    metrics that were added (docs/evaluation.md)."""
+    metrics: tuple[Annotated[str, name_in(METRICS)], ...] | None = None
+    """Of images `fid` and `kid` of samples, with an extractor, and `psnr`, `ssim` and `mse` of reconstructions of the
+    test split. Of points in the plane `gnelbo`, `kl_official`, `jsd_official`, `kl_histogram` and `jsd_histogram`, and
+    `modes` and `high_quality` where they are a mixture of Gaussians. And metrics that were added (docs/evaluation.md).
+    null: all of these that the data have what it takes for, except kid."""
     samples: int = Field(50_000, ge=2)
-    """Number of samples drawn, for metrics that need them."""
+    """Number of samples drawn, for metrics of images that need them."""
     reference: Literal["train", "test", "all"] = "train"
     """The real images that samples are compared with."""
     reference_samples: Annotated[int, Field(ge=2)] | None = None
@@ -60,14 +63,26 @@ class EvaluationSettings(Settings):
             raise ValueError("at least 8 lower-case hexadecimal digits are needed")
         return value
 
-    def needs(self, need: Need) -> bool:
-        """Whether any metric has this need."""
-        return any(need in METRICS[name].needs for name in self.metrics)
+    def chosen(self, data: Dataset) -> tuple[str, ...]:
+        """The names of the metrics to measure. ValueError for one that is not for such data, and when none is."""
+        possible = [name for name, metric in METRICS.items() if metric.lacks(data) is None]
+        names = tuple(name for name in USUAL_METRICS if name in possible) if self.metrics is None else self.metrics
+        here = f"those for {data.where} are {', '.join(possible)}" if possible else f"none is for {data.where}"
+        for name in names:
+            if lacking := METRICS[name].lacks(data):
+                raise ValueError(f"evaluation.metrics: {name} is measured on {lacking}; {here}")
+        if not names:
+            raise ValueError(f"evaluation.metrics: there is nothing to measure; {here}")
+        return names
 
-    def reported(self) -> list[str]:
+    def needs(self, need: Need, data: Dataset) -> bool:
+        """Whether any metric has this need. ValueError as `chosen`."""
+        return any(need in METRICS[name].needs for name in self.chosen(data))
+
+    def reported(self, data: Dataset) -> list[str]:
         """The names of all values as far as they are known without the extractor's weights: their beginnings."""
         label = EXTRACTORS[self.extractor](self).label
-        return [METRICS[name].reported(name, label).removesuffix("]") for name in self.metrics]
+        return [METRICS[name].reported(name, label).removesuffix("]") for name in self.chosen(data)]
 
     @property
     def folder(self) -> Path:

@@ -12,10 +12,19 @@ from sivae_dist.evaluation.metrics.base import (
     Reconstructions,
     Samples,
     Total,
+    Trained,
 )
 from sivae_dist.evaluation.metrics.fid import FrechetDistance
 from sivae_dist.evaluation.metrics.kid import KernelDistance
 from sivae_dist.evaluation.metrics.mse import MeanSquaredError
+from sivae_dist.evaluation.metrics.points.gnelbo import GridNormalizedElbo
+from sivae_dist.evaluation.metrics.points.histograms import (
+    HistogramDivergence,
+    HistogramJensenShannon,
+    OfficialDivergence,
+    OfficialJensenShannon,
+)
+from sivae_dist.evaluation.metrics.points.modes import HighQuality, ModesCovered
 from sivae_dist.evaluation.metrics.psnr import PeakSignalNoiseRatio
 from sivae_dist.evaluation.metrics.ssim import StructuralSimilarity
 
@@ -27,11 +36,21 @@ METRICS: Registry[type[Metric]] = Registry(
         "psnr": PeakSignalNoiseRatio,
         "ssim": StructuralSimilarity,
         "mse": MeanSquaredError,
+        "gnelbo": GridNormalizedElbo,
+        "kl_official": OfficialDivergence,
+        "jsd_official": OfficialJensenShannon,
+        "kl_histogram": HistogramDivergence,
+        "jsd_histogram": HistogramJensenShannon,
+        "modes": ModesCovered,
+        "high_quality": HighQuality,
     },
 )
 
-USUAL_METRICS = ("fid", "psnr", "ssim", "mse")
-"""What is measured unless something else is asked for."""
+USUAL_METRICS = (
+    *("fid", "psnr", "ssim", "mse"),
+    *("gnelbo", "kl_official", "jsd_official", "kl_histogram", "jsd_histogram", "modes", "high_quality"),
+)
+"""What is measured unless something else is asked for: those of these that the data have what it takes for."""
 
 __all__ = [
     "METRICS",
@@ -46,4 +65,5 @@ __all__ = [
     "Reconstructions",
     "Samples",
     "Total",
+    "Trained",
 ]

@@ -12,7 +12,7 @@ To add one, write a class and put it into the list, in a file of its own here or
 Then `evaluation.metrics=sharpness` measures it, in training and by `sivae evaluate`, on any number of processes.
 Nothing else knows it: the evaluator makes batches of everything that the chosen metrics need (`needs`) and gives them
 to `add`, on every process those of its own share; sums over all of them are given to `value`, on the first process.
-A mean over images needs `each` alone.
+A mean over images needs `each` alone. A metric of data that are no images needs the model itself (`Trained`).
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,9 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from torch import Tensor
 
+from data_pipelines.dataset import Dataset
 from sivae_dist.evaluation.statistics import FeatureSet
+from sivae_dist.use.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,18 @@ class Features:
     generated: FeatureSet
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The model itself and its data set, for a metric that makes samples of its own; on the first process."""
+
+    model: Pretrained
+    data: Dataset
+    seed: int
+    """`evaluation.seed`, on which all that the metric draws depends."""
+
+
 Batch = Samples | RealImages | Reconstructions
-Need = type[Batch] | type[Features]
+Need = type[Batch] | type[Features] | type[Trained]
 
 
 @dataclass(frozen=True)
@@ -84,10 +96,11 @@ class Total:
 
 @dataclass(frozen=True)
 class Found:
-    """What a value is made of: the total of each need of the metric, and the features if any metric needs them."""
+    """What a value is made of: the total of each need of the metric; features or the model where one needs them."""
 
     totals: Mapping[type[Batch], Total]
     both: Features | None = None
+    itself: Trained | None = None
 
     def total(self, need: type[Batch]) -> Total:
         """What is found for a need of the metric."""
@@ -99,6 +112,12 @@ class Found:
         assert self.both is not None
         return self.both
 
+    @property
+    def trained(self) -> Trained:
+        """For a metric that needs it."""
+        assert self.itself is not None
+        return self.itself
+
 
 class Metric(ABC):
     """A number that says how good a model is, made without arguments once per process; it has no state.
@@ -107,8 +126,9 @@ class Metric(ABC):
     """
 
     needs: ClassVar[tuple[Need, ...]]
-    """Of Samples, RealImages, Reconstructions and Features. How many images that are is the user's choice, the same for
-    all metrics. A metric is left out where a need cannot be met: without a test split, or without the extractor."""
+    """Of Samples, RealImages, Reconstructions, Features and Trained. How many images that are is the user's choice, the
+    same for all metrics. A metric is left out where a need cannot be met: without a test split, or without the
+    extractor."""
     sums: ClassVar[int] = 0
     """How many numbers `add` returns."""
     least_resolution: ClassVar[int] = 1
@@ -124,15 +144,15 @@ class Metric(ABC):
     def __init_subclass__(cls) -> None:
         """TypeError for a metric that cannot be computed: before an hour of samples has been drawn for it."""
         super().__init_subclass__()
-        if cls.add is Metric.add and any(need is not Features for need in getattr(cls, "needs", ())):
+        if cls.add is Metric.add and any(need not in (Features, Trained) for need in getattr(cls, "needs", ())):
             raise TypeError(f"{cls.__name__} needs batches of images and has no `add`")
 
     def add(self, batch: Batch) -> Tensor:
         """A batch of one of the needs, on the device -> fp64 [sums], which is summed over batches and processes.
 
-        Computed in IEEE fp32 or fp64, without gradients. Batches of Features do not come; no batch is empty.
+        Computed in IEEE fp32 or fp64, without gradients. Batches of Features or Trained do not come; none is empty.
         """
-        raise NotImplementedError  # a metric of Features alone, which is given none
+        raise NotImplementedError  # a metric of Features or Trained alone, which is given none
 
     @abstractmethod
     def value(self, found: Found) -> float:
@@ -141,6 +161,11 @@ class Metric(ABC):
     def details(self, found: Found) -> dict[str, Any]:
         """Further columns of the value's row in evaluation.jsonl: what it depends on beside its needs."""
         return {}
+
+    @classmethod
+    def lacks(cls, data: Dataset) -> str | None:
+        """What a data set would have to be made of for this metric, such as `images`; None when it can be measured."""
+        return "images" if data.spec.channels is None and any(need is not Trained for need in cls.needs) else None
 
     @classmethod
     def reported(cls, name: str, features: str | None) -> str:
