@@ -99,6 +99,7 @@ class IntroSettings(IntrospectiveSettings):
     legend = ("m: KL(fake) in nats up to which fakes are pushed away (aim above KL(real))",)
     panels = IntrospectiveSettings.panels | {"missing to the margin (nats)": ("hinge/rec", "hinge/fake")}
     players = (IntroEncoderObjective, IntroDecoderObjective)
+    against_collapse = "shorten objective.warmup, or raise objective.margin"
 
     name: Literal["intro"] = "intro"
     beta_kl: PerResolution = 1.0
@@ -130,8 +131,9 @@ class IntroSettings(IntrospectiveSettings):
         return super().columns(resolution, dimensions) | {"m": f"{self.weights(resolution, dimensions).margin:g}"}
 
     def fault(self, terms: Mapping[str, float]) -> str | None:
-        if "kl/fake" not in terms:
-            return None  # warm-up
+        fault = super().fault(terms)
+        if fault or "kl/fake" not in terms:  # warm-up
+            return fault
         if terms["kl/fake"] < terms["kl/real"]:
             return BELOW_REAL
         return BEYOND_MARGIN if terms["hinge/fake"] == terms["hinge/rec"] == 0 else None

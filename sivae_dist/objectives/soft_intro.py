@@ -121,6 +121,9 @@ class SoftIntroSettings(IntrospectiveSettings):
     )
     panels = IntrospectiveSettings.panels | {"expELBO": ("exp_elbo/rec", "exp_elbo/fake")}
     players = (SoftIntroEncoderObjective, SoftIntroDecoderObjective)
+    against_collapse = (
+        "shorten objective.warmup, or set objective.beta_neg to what gives a larger 'resting KL' in the dry run"
+    )
 
     name: Literal["soft_intro"] = "soft_intro"
     beta_kl: PerResolution = 1.0
@@ -153,4 +156,5 @@ class SoftIntroSettings(IntrospectiveSettings):
         return {"beta_neg": f"KL(fake) settles near {resting:.0f} nats: should be 1 to 2 times kl/real"}
 
     def fault(self, terms: Mapping[str, float]) -> str | None:
-        return DEAD_EXPONENT if "kl/fake" in terms and terms["kl/fake"] < terms["kl/real"] else None
+        dead = "kl/fake" in terms and terms["kl/fake"] < terms["kl/real"]
+        return super().fault(terms) or (DEAD_EXPONENT if dead else None)

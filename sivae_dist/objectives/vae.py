@@ -34,6 +34,16 @@ from sivae_dist.objectives.elbo import (
 from sivae_dist.settings import PerResolution, at
 
 
+COLLAPSED = 0.05
+"""KL(real), in nats, below which z says nothing of an image: at most that much. The squared error of Gaussian data can
+then be no less than exp(-2 * 0.05) = 0.90 of that of their mean."""
+
+_COLLAPSE = (
+    "posterior collapse: KL(real) {kl/real:.3g} has stayed below 0.05 nats, so that the decoder ignores z and generates "
+    "one mean image. Lower objective.beta_kl or raise objective.beta_rec"
+)
+
+
 @dataclass(frozen=True)
 class VaeWeights:
     """The settings that hold at one resolution."""
@@ -75,6 +85,8 @@ class ElboSettings(Objective):
     """The objectives of encoder and decoder once the warm-up is over."""
     betas: ClassVar[tuple[str, ...]] = ("rec", "kl")
     """Weights that a dry run shows, by the end of their names."""
+    against_collapse: ClassVar[str] = ""
+    """What else helps against posterior collapse (appendix 9.5): the end of a sentence, after a comma."""
     panels = {
         "reconstruction error of a value": ("reconstruction/per_value",),
         "KL divergence (nats)": ("kl/real",),
@@ -133,6 +145,11 @@ class ElboSettings(Objective):
         kl = terms["kl/real"]
         return [(f"rec {terms['reconstruction/per_value']:.4f}",), (f"KL {kl:.1f}", f"KL {kl:.3g}")]
 
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        if terms["kl/real"] >= COLLAPSED:
+            return None
+        return ", ".join(filter(None, (_COLLAPSE, self.against_collapse))) + "."
+
     def _distance(self, network: nn.Module) -> Distance:
         """L_rec, frozen, where the network is."""
         distance, place = DISTANCES[self.reconstruction](), next(network.parameters())
@@ -153,5 +170,6 @@ class VaeSettings(ElboSettings):
     card = "A variational autoencoder ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114))"
     tags = ("vae",)
     players = (VaeEncoderObjective, VaeDecoderObjective)
+    against_collapse = "or train Soft-IntroVAE with the same weights"
 
     name: Literal["vae"] = "vae"
