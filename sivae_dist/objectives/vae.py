@@ -33,14 +33,13 @@ from sivae_dist.objectives.elbo import (
 )
 from sivae_dist.settings import PerResolution, at
 
-
 COLLAPSED = 0.05
 """KL(real), in nats, below which z says nothing of an image: at most that much. The squared error of Gaussian data can
 then be no less than exp(-2 * 0.05) = 0.90 of that of their mean."""
 
 _COLLAPSE = (
-    "posterior collapse: KL(real) {kl/real:.3g} has stayed below 0.05 nats, so that the decoder ignores z and generates "
-    "one mean image. Lower objective.beta_kl or raise objective.beta_rec"
+    "posterior collapse: KL(real) {kl/real:.3g} has stayed below 0.05 nats, so that the decoder ignores z and "
+    "generates a single mean. Lower objective.beta_kl or raise objective.beta_rec"
 )
 
 

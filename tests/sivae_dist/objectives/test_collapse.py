@@ -1,0 +1,71 @@
+"""Posterior collapse (appendix 9.5): where it happens, that a run warns of it, and that Soft-IntroVAE is spared."""
+
+from pathlib import Path
+
+import pytest
+
+from sivae_dist.config.run_settings import RunSettings, load_config
+from sivae_dist.objectives import OBJECTIVES, IntroSettings, Objective, SoftIntroSettings, VaeSettings
+from sivae_dist.run.directory import RunDirectory
+from sivae_dist.run.jsonl import read_rows
+from tests.helpers import begin, train
+
+SMALL = (
+    "device=cpu", "schedule.batch=64", "schedule.lr_encoder=0.001", "schedule.lr_decoder=0.001", "checkpoint.every=0",
+    "model.hidden_units=32", "monitoring.scalars_every=640", "monitoring.images_every=0", "evaluation.every=0",
+)  # fmt: skip
+
+WARNING = "warning: posterior collapse: KL(real) "
+
+
+def small_run(method: str, rows: int, *assignments: str) -> RunSettings:
+    """Figure 21's settings with narrow networks, ten steps a row."""
+    return load_config(f"toy/collapse_{method}", [*SMALL, f"schedule.images={640 * rows}", *assignments])
+
+
+def kl_of(path: Path, settings: RunSettings) -> list[float]:
+    train(begin(path, settings))
+    return [row["kl/real"] for row in read_rows(RunDirectory(path).metrics)]
+
+
+def test_weights_of_figure_21() -> None:
+    runs = [load_config(f"toy/collapse_{method}") for method in ("vae", "soft_intro")]
+    assert [(run.objective.beta_kl, run.objective.beta_rec) for run in runs] == [(1.0, 0.5)] * 2
+    assert runs[1].objective.beta_neg == 5.0
+    assert {(run.data.distribution, run.model.hidden_layers, run.objective.reconstruction) for run in runs} == {
+        ("8gaussians", 3, "mse")
+    }
+
+
+@pytest.mark.slow
+def test_a_vae_collapses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kl = kl_of(tmp_path / "run", small_run("vae", 30))
+    assert max(kl[2:]) < 0.05 and len(kl) == 30
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert line.startswith(WARNING)
+    assert line.endswith("raise objective.beta_rec, or train Soft-IntroVAE with the same weights.")
+
+
+@pytest.mark.slow
+def test_soft_introvae_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It even leaves the collapse into which a warm-up as a VAE has led it."""
+    kl = kl_of(tmp_path / "run", small_run("soft_intro", 60, "objective.warmup=6400"))
+    assert max(kl[2:10]) < 0.05 and kl[-1] > 0.5
+    assert WARNING not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_vae_with_half_the_weight_does_not(tmp_path: Path) -> None:
+    """Collapse begins where beta_kl is 2 beta_rec times the variance of a dimension, which is 1."""
+    assert kl_of(tmp_path / "run", small_run("vae", 50, "objective.beta_kl=0.5"))[-1] > 0.2
+
+
+@pytest.mark.parametrize("settings", [VaeSettings(), SoftIntroSettings(), IntroSettings(margin=10.0)])
+def test_every_objective_warns_of_it(settings: Objective) -> None:
+    assert set(OBJECTIVES) == {"vae", "soft_intro", "intro"}
+    terms = {"kl/real": 0.049, "kl/fake": 0.2, "hinge/rec": 1.0, "hinge/fake": 1.0}
+    fault = settings.fault(terms)
+    assert fault is not None and fault.format_map(terms).startswith("posterior collapse: KL(real) 0.049 has stayed")
+    assert "Lower objective.beta_kl or raise objective.beta_rec, " in fault and fault.endswith(".")
+    assert settings.fault({"kl/real": 0.01}) == fault  # in a warm-up as well
+    assert settings.fault(terms | {"kl/real": 0.051}) is None
