@@ -23,7 +23,8 @@ def toy(*more: str) -> RunSettings:
         "toy/8gaussians_soft_intro",
         [
             "device=cpu", "model.hidden_units=8", "schedule.images=48", "schedule.batch=16", "objective.warmup=16",
-            "schedule.milestones=[]", "monitoring.images_every=48", "monitoring.scalars_every=16", *more,
+            "schedule.milestones=[]", "monitoring.images_every=48", "monitoring.scalars_every=16", "evaluation.every=0",
+            *more,
         ],
     )  # fmt: skip
 
