@@ -1,4 +1,9 @@
-"""The `sivae` command as a user runs it: in processes of its own, with time limits, ended by id."""
+"""The `sivae` command as a user runs it: in processes of its own, with time limits, ended by id.
+
+Most commands are forked from a process that has imported torch and what training needs (tests/preloaded.py), which is
+nearly all of their work. Those with an environment or a folder of their own, on which a start may depend, and those
+that are watched while they run start as a shell starts them.
+"""
 
 import os
 import re
@@ -9,9 +14,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from sivae_dist.run.jsonl import read_rows
+from tests.helpers import start_process
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, commands would ignore it as well
 
@@ -32,18 +39,50 @@ def sivae(
     env: Mapping[str, str] = MappingProxyType({}),
     folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `sivae ARGUMENTS` in a folder, with `env` beside the usual environment, and checks how it ends."""
-    done = subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        env={**ENVIRONMENT, **env},
-        cwd=folder,
-        check=False,
-    )
+    """Runs `sivae ARGUMENTS` in a folder, with `env` beside the usual environment, and checks how it ends.
+
+    With neither, what it imports is there already.
+    """
+    if env or folder:
+        done = subprocess.run(
+            command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            env={**ENVIRONMENT, **env},
+            cwd=folder,
+            check=False,
+        )
+    else:
+        done = _forked(list(map(str, arguments)), limit)
     assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+def _forked(arguments: list[str], limit: float) -> subprocess.CompletedProcess[str]:
+    with TemporaryDirectory() as place:
+        streams = [Path(place) / "stdout", Path(place) / "stderr"]
+        process = start_process(_become_the_command, arguments, streams, ENVIRONMENT, Path.cwd(), daemon=False)
+        process.join(limit)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, limit, *(path.read_bytes() for path in streams))
+        return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in streams))
+
+
+def _become_the_command(arguments: list[str], streams: list[Path], environment: dict[str, str], folder: Path) -> None:
+    for number, path in enumerate(streams, start=1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv[:] = [str(ROOT / "launch" / "cli" / "__main__.py"), *arguments]
+    from launch.cli import main
+
+    main()
 
 
 def told(stderr: str) -> list[str]:

@@ -256,8 +256,8 @@ def on_processes(
     return [results[rank] for rank in range(count)]
 
 
-def start_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """A process of its own that runs a module's function; whoever starts it ends it."""
-    process = _context().Process(target=function, args=arguments, daemon=True)
+def start_process(function: Callable[..., Any], *arguments: Any, daemon: bool = True) -> Any:
+    """A process of its own that runs a module's function; whoever starts it ends it. Daemons start no processes."""
+    process = _context().Process(target=function, args=arguments, daemon=daemon)
     process.start()
     return process
