@@ -1,11 +1,12 @@
 """Whether the images of a class-conditional model are of the class that was asked for, and as diverse as real ones.
 
-    python -m benchmarks.conditional RUN --data SET [--samples 200] [--epochs 3] [--width 32] [--out FILE]
+    python -m benchmarks.conditional RUN... --data SET [--samples 200] [--epochs 3] [--width 32] [--out FILE]
 
-RUN is a run or an exported model. A small network is trained to tell the classes of the real training images at the
-resolution that the model has reached, and its accuracy on the test split is printed. Of each class the model's samples
-are rounded to pixels, and of those and of as many real ones (of the test split where there is one) are printed the
-share that the network takes for that class, and the mean distance of two images of it in the network's last features.
+A RUN is a run or an exported model. A small network is trained to tell the classes of the real training images at the
+resolution that the models have reached, and its accuracy on the test split is printed; it judges all runs. Of each
+class a model's samples are rounded to pixels, and of those and of as many real ones (of the test split where there is
+one) are printed the share that the network takes for that class, and the mean distance of two images of it in the
+network's last features.
 
 A network that errs now and then sees errors in real images too, whose row is what to compare with. Samples, network and
 order of training follow from `--seed`; the CPU of a Fashion-MNIST at 32 px is busy for some minutes.
@@ -169,7 +170,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run, or an exported model")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run, or an exported model")
     parser.add_argument("--data", required=True, help="the prepared data set, with labels")
     parser.add_argument("--checkpoint", default="latest", help="latest, best, or the images that it was saved after")
     parser.add_argument("--samples", type=int, default=200, help="of each class")
@@ -179,28 +180,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="a file for the results")
     given = parser.parse_args(arguments)
     try:
-        model = load_pretrained(given.run, checkpoint=given.checkpoint)
-        if not model.class_names:
-            raise ValueError(f"{given.run} is a model without classes")
+        models = {run: load_pretrained(run, checkpoint=given.checkpoint) for run in given.runs}
+        resolution = next(iter(models.values())).stage.resolution
         with ImageSettings(path=given.data).open(0, torch.device("cpu")) as data:
-            if data.spec.classes != model.class_names:
-                raise ValueError(f"{given.data} has other classes than {given.run}")
-            resolution = model.stage.resolution
+            for run, model in models.items():
+                if not model.class_names:
+                    raise ValueError(f"{run} is a model without classes")
+                if data.spec.classes != model.class_names:
+                    raise ValueError(f"{given.data} has other classes than {run}")
+                if model.stage.resolution != resolution:
+                    raise ValueError(
+                        f"{run} has images of {model.stage.resolution} px, and {given.runs[0]} {resolution}"
+                    )
             real = read(data, resolution, range(data.train))
             test = read(data, resolution, range(data.train, data.train + data.test)) if data.test else None
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with report(given.out, "Classes of generated images", PACKAGES) as say:
-        classifier = train(real, len(model.class_names), given.epochs, given.width, given.seed)
+        names = data.spec.classes
+        classifier = train(real, len(names), given.epochs, given.width, given.seed)
         own = "no test split" if test is None else f"{accuracy(classifier, test):.2%} of the test split"
-        say(f"{given.run.name} at {model.images:,} images, {resolution} px, {given.samples} samples of each class")
-        say(f"classifier: {accuracy(classifier, real):.2%} of the training images are taken for what they are, {own}\n")
-        held_out, draw = test or real, sampled(model, given.samples, given.seed)
-        labels = range(len(model.class_names))
-        generated = [measure(classifier, draw(label), label) for label in labels]
-        beside = [measure(classifier, held_out.of(label, given.samples), label) for label in labels]
-        for line in table(model.class_names, generated, beside):
-            say(line)
+        say(f"classifier: {accuracy(classifier, real):.2%} of the training images are taken for what they are, {own}")
+        held_out = test or real
+        beside = [measure(classifier, held_out.of(label, given.samples), label) for label in range(len(names))]
+        for run, model in models.items():
+            say(f"\n{run.name} at {model.images:,} images, {resolution} px, {given.samples} samples of each class\n")
+            draw = sampled(model, given.samples, given.seed)
+            generated = [measure(classifier, draw(label), label) for label in range(len(names))]
+            for line in table(names, generated, beside):
+                say(line)
 
 
 if __name__ == "__main__":

@@ -95,13 +95,19 @@ def test_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     capsys.readouterr()
     out = tmp_path / "out.md"
     arguments = [str(tmp_path / "run"), "--data", str(told), "--samples", "4", "--epochs", "1", "--width", "4"]
-    conditional.main([*arguments, "--out", str(out)])
+    train_run(begin(tmp_path / "other", tiny_settings(told, "model.conditional=true", "schedule.images={4: 8, 8: 8}")))
+    conditional.main([str(tmp_path / "other"), *arguments, "--out", str(out)])
     lines = out.read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == 2 * [
         "| class", "| ant", "| bee", "| cat", "| mean",
     ]  # fmt: skip
-    assert any(line.startswith("run at 48 images, 8 px, 4 samples of each class") for line in lines)
-    assert any("of the test split" in line for line in lines)
+    for start in ("run at 48 images, 8 px, 4 samples of each class", "other at 16 images, 8 px, 4 samples"):
+        assert any(line.startswith(start) for line in lines)
+    assert sum("of the test split" in line for line in lines) == 1
+    train_run(begin(tmp_path / "small", tiny_settings(told, "model.conditional=true", "schedule.images={4: 8, 8: 0}")))
+    with pytest.raises(SystemExit):
+        conditional.main([str(tmp_path / "small"), *arguments])
+    assert "run has images of 8 px, and " in capsys.readouterr().err
     train_run(begin(tmp_path / "plain", tiny_settings(told)))
     bare = random_set(tmp_path / "bare", samples=8)
     for run, data, message in (
