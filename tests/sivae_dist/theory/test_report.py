@@ -1,0 +1,46 @@
+"""The table and sentences of docs/theory.md, and the command that makes them."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sivae_dist.theory.__main__ import main
+from sivae_dist.theory.game import Game
+from sivae_dist.theory.report import gammas, line, measure
+
+PAGE = Path(__file__).parents[3] / "docs" / "theory.md"
+GIVEN = ("--data", "0.6", "0.4", "--prior", "0.5", "0.5")
+EXAMPLE = Game([0.4, 0.25, 0.15, 0.12, 0.08], [0.5, 0.3, 0.2])
+
+
+def test_the_page_has_what_is_measured() -> None:
+    """As far as it is no rounding."""
+    for text in (line(measure(Game(EXAMPLE.data, EXAMPLE.prior, 1, 0.2))), gammas(EXAMPLE)):
+        assert "|".join(text.split("|")[:5]) in PAGE.read_text()
+
+
+def test_the_command_prints_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*GIVEN, "--alpha", "2", "--gamma", "0.1", "0.2", "--seed", "1"])
+    printed = capsys.readouterr().out.splitlines()
+    assert [row[: len("| 2 | 0.1 |")] for row in printed[2:4]] == ["| 2 | 0.1 |", "| 2 | 0.2 |"]
+    game = Game([0.6, 0.4], [0.5, 0.5], 2, 0.2)
+    assert printed[3] == line(measure(game, 1)) != line(measure(game, 2))
+    assert printed[4] == gammas(game)
+
+
+@pytest.mark.slow
+def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*GIVEN, "--alpha", "1", "--gamma", "0.1", "--out", str(tmp_path / "new")])
+    drawn = [Path(path) for path in capsys.readouterr().out.splitlines()[-3:]]
+    assert {path.parent for path in drawn} == {tmp_path / "new"}
+    assert {path.name for path in drawn} == {path.name for path in (PAGE.parent / "figures").glob("theory-*")}
+    for path in drawn:
+        colors = Image.open(path).getcolors(1 << 20)
+        assert colors is not None and len(colors) > 20
+
+
+def test_what_is_no_game_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--data", "0.6", "0.6"])
+    assert "data sums to 1.2" in capsys.readouterr().err
