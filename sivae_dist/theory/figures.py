@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sivae_dist.theory.equilibrium import Pair, best_responses, gradients, random_pair
 from sivae_dist.theory.game import Array, Game, divergence, entropy
 from sivae_dist.theory.minimum import largest_gamma, margin, minimum
-from sivae_dist.use.figures.files import save_picture
+from sivae_dist.use.figures.plots import new_figure, save_plot
 
 ROUNDS = 40
 STEPS = 2000
@@ -100,12 +99,7 @@ def _errors(game: Game, p: Array, pairs: Iterator[Pair]) -> Iterator[tuple[float
 
 
 def _save(path: Path, width: float, draw: Callable[[Any], None]) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 3.5), dpi=90, layout="constrained")
+    figure = new_figure(width, 3.5, dpi=90)
     draw(figure)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    save_picture(path, Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    save_plot(path, figure)
     return path
