@@ -21,7 +21,9 @@ from sivae_dist.run.terms import RECONSTRUCTION
 
 @with_resources
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A YAML file with config, overrides, and grid or runs.")],
+    file: Annotated[
+        Path, typer.Argument(help="A YAML file with config, overrides, and grid or runs; or the name of one of ours.")
+    ],
     overrides: Overrides = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of the runs; runs/FILE by default.")] = None,
     parallel: Annotated[
@@ -39,12 +41,14 @@ def sweep(
         from launch.plan import cluster_checks, on_device, preflight, states_before, untrained_keys
         from launch.record import load_index
         from launch.sweep import assignments, load_sweep, run_names
+        from sivae_dist.config.names import run_name, shipped
         from sivae_dist.config.opening import prepare_run
         from sivae_dist.config.run_settings import load_config
         from sivae_dist.run.progress import saved_images
 
+        file = file if file.exists() else shipped(file) or file
         described = load_sweep(file)
-        place = folder or Path("runs") / file.stem
+        place = folder or Path("runs") / run_name(file)
         points = list(described.points())
         before = load_index(place)
         names = run_names(points, before)

@@ -20,29 +20,36 @@ def config_path(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
-    for folder in _config_folders():
-        for candidate in (folder / relative, folder / f"{relative}.yaml"):
-            if candidate.is_file():
-                return candidate
+    if (ours := shipped(path)) is not None:
+        return ours
     if path.is_dir():
         inside = sorted(path.glob("*.y*ml"))
         raise ValueError(
             f"{name} is a directory, not a configuration; name a YAML file" + (f", like {inside[0]}" if inside else "")
         )
-    ours = config_names()
+    names = config_names()
     beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(name), [*beside, *ours], n=1) or difflib.get_close_matches(
-        path.stem, ours, n=1
+    near = difflib.get_close_matches(str(name), [*beside, *names], n=1) or difflib.get_close_matches(
+        path.stem, names, n=1
     )
     raise ValueError(
         f"there is no configuration {name}{did_you_mean(near)} "
-        f"(neither a file {path.absolute()} nor one that comes with sivae: {', '.join(ours)})"
+        f"(neither a file {path.absolute()} nor one that comes with sivae: {', '.join(names)})"
     )
 
 
+def shipped(name: Path) -> Path | None:
+    """A file that comes with the package, by its path in configs/, whose ending may be left out."""
+    relative = name.relative_to("configs") if name.parts[:1] == ("configs",) else name
+    for folder in _config_folders():
+        for candidate in (folder / relative, folder / f"{relative}.yaml"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
 def config_names() -> list[str]:
-    """The names of the configurations that come with the package, sorted."""
+    """The names of the configurations that come with the package, sorted; without sweeps and clusters."""
     return sorted({name for folder in _config_folders() for name in _names_in(folder)})
 
 
@@ -53,7 +60,7 @@ def _config_folders() -> tuple[Path, Path]:
 
 def _names_in(folder: Path) -> list[str]:
     found = (file.relative_to(folder).with_suffix("") for file in folder.rglob("*.yaml"))
-    return [name.as_posix() for name in found if name.parts[0] != "clusters"]
+    return [name.as_posix() for name in found if not {"clusters", "sweeps"} & {*name.parts}]
 
 
 def run_name(path: Path) -> str:

@@ -14,7 +14,7 @@ from sivae_dist.settings import parse_images
 from sivae_dist.step.schedule import Schedule
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-EXPERIMENTS = [path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "clusters"]
+EXPERIMENTS = [path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("clusters", "sweeps")]
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in EXPERIMENTS)
 STYLE = ["celebahq256", "ffhq256", "lsun_bedroom128", "official/celebahq256", "official/ffhq256"]
 
