@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from data_pipelines.problems import did_you_mean, nearest
-from launch.sweep import rounded
+from launch.sweep import rounded, short_keys
 from sivae_dist.use.figures.heat_map import Cell, HeatMap, Panel
 
 SEED = "seed"
@@ -98,39 +98,45 @@ class Comparison:
         return lines
 
 
-def axis(text: str, short: dict[str, str]) -> Axis:
-    """`beta_kl`, `objective.beta_kl` or `beta_neg/beta_kl`. `short`: the keys that differ between runs, and their
-    short names. ValueError when it is none of them."""
+def axis(text: str, points: Sequence[dict[str, Any]]) -> Axis:
+    """`beta_kl`, `objective.beta_kl` or `beta_neg/beta_kl`, of keys of the sweep, also of those with one value only.
+
+    ValueError when there is no such key.
+    """
+    keys = dict.fromkeys(key for point in points for key in point)
+    varying = short_keys(list(points))
+    names = {key: key.rpartition(".")[2] for key in keys} | varying
+    known = {names[key]: key for key in sorted(keys, key=varying.__contains__)}  # of equal names, one that differs
+    known |= {key: key for key in keys}
     parts = text.split("/")
-    known = {name: key for key, name in short.items()} | {key: key for key in short}
     for part in parts:
         if part not in known:
-            hint = did_you_mean(nearest(part, list(short)))
-            raise ValueError(f"{part} is no key that differs between the runs of this sweep{hint}")
+            raise ValueError(f"{part} is no key of this sweep{did_you_mean(nearest(part, list(keys)))}")
     if len(parts) > 2:
         raise ValueError(f"{text}: a quotient has two keys, as in {parts[0]}/{parts[1]}")
-    keys = [known[part] for part in parts]
-    return Axis("/".join(short[key] for key in keys), *keys)
+    return Axis("/".join(names[known[part]] for part in parts), *(known[part] for part in parts))
 
 
-def usual_axes(rows: str | None, columns: str | None, panels: str | None, short: dict[str, str]) -> list[Axis]:
+def usual_axes(
+    rows: str | None, columns: str | None, panels: str | None, points: Sequence[dict[str, Any]]
+) -> list[Axis]:
     """The axes of rows, columns and, if asked for, panels. By default the first keys that differ between runs,
     except the seed. ValueError when there are too few."""
-    given = {
-        name: axis(text, short) for name, text in (("rows", rows), ("columns", columns), ("panels", panels)) if text
-    }
-    if len({one.label for one in given.values()}) < len(given):
+    asked = {"rows": rows, "columns": columns, "panels": panels}
+    given = {name: axis(text, points) for name, text in asked.items() if text}
+    if len({(one.key, one.divisor) for one in given.values()}) < len(given):
         raise ValueError("rows, columns and panels must be of different keys")
     used = {key for one in given.values() for key in (one.key, one.divisor)}
-    free = iter([key for key in short if key not in used and key != SEED])
+    varying = short_keys(list(points))
+    free = iter([key for key in varying if key not in used and key != SEED])
     for name in ("rows", "columns"):
         if name not in given:
             if (key := next(free, None)) is None:
                 raise ValueError(
-                    "a heat map needs two keys that differ between runs, besides the seed; "
-                    f"here these differ: {', '.join(short) or 'none'}"
+                    "a heat map needs two keys that differ between runs, besides the seed: give --rows and --columns; "
+                    f"these differ: {', '.join(varying.values()) or 'none'}"
                 )
-            given[name] = axis(key, short)
+            given[name] = axis(key, points)
     return [given[name] for name in ("rows", "columns", "panels") if name in given]
 
 

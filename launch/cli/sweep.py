@@ -167,7 +167,7 @@ def _heat_map(
         from sivae_dist.use.figures.plots import PLOTS
 
     check_out(plot, PLOTS)
-    axes = usual_axes(*asked, short)
+    axes = usual_axes(*asked, [point for _, point, _, _ in measured])
     found = compare([Measured(*one) for one in measured], axes, largest)
     if found.drawing.best() is None:
         raise ValueError(f"no run has a value of {metric} yet, so there is nothing to draw")

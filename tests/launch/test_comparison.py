@@ -38,31 +38,39 @@ def measured(values: dict[int, float | None], states: dict[int, str]) -> list[Me
 
 
 def test_the_first_keys_but_the_seed_are_the_axes() -> None:
-    assert [one.label for one in usual_axes(None, None, None, SHORT)] == ["beta_kl", "beta_neg"]
-    asked = usual_axes(None, "objective.margin", "beta_kl", SHORT)
+    assert [one.label for one in usual_axes(None, None, None, POINTS)] == ["beta_kl", "beta_neg"]
+    asked = usual_axes(None, "objective.margin", "beta_kl", POINTS)
     assert [one.label for one in asked] == ["beta_neg", "margin", "beta_kl"]
-    with pytest.raises(ValueError, match=r"needs two keys that differ .* here these differ: seed, beta"):
-        usual_axes(None, None, None, {"seed": "seed", "beta": "beta"})
+    with pytest.raises(ValueError, match=r"needs two keys that differ .* these differ: seed, beta"):
+        usual_axes(None, None, None, [{"seed": 0, "a.beta": 1}, {"seed": 1, "a.beta": 2}])
     with pytest.raises(ValueError, match="different keys"):
-        usual_axes("margin", "objective.margin", None, SHORT)
+        usual_axes("margin", "objective.margin", None, POINTS)
 
 
 def test_quotients_of_keys() -> None:
-    quotient = axis("beta_neg/beta_kl", SHORT)
+    quotient = axis("beta_neg/beta_kl", POINTS)
     assert {quotient.at(point) for point in POINTS} == {1, 3}
     assert quotient.at({"objective.beta_neg": "x", "objective.beta_kl": 1}) is None
     assert (
         quotient.at({"objective.beta_neg": 1}) is None
         and quotient.at({"objective.beta_neg": 1, "objective.beta_kl": 0}) is None
     )
-    with pytest.raises(ValueError, match=r"margn is no key .*; did you mean objective.margin\?"):
-        axis("margn", SHORT)
+    with pytest.raises(ValueError, match=r"margn is no key of this sweep; did you mean objective.margin\?"):
+        axis("margn", POINTS)
     with pytest.raises(ValueError, match="a quotient has two keys"):
-        axis("beta_neg/beta_kl/margin", SHORT)
+        axis("beta_neg/beta_kl/margin", POINTS)
+
+
+def test_keys_with_one_value_may_be_asked_for() -> None:
+    points = [{"objective.beta_kl": 0.5, "objective.beta_neg": value, "x.beta_kl": value} for value in (0.5, 1.5)]
+    assert [one.label for one in usual_axes("objective.beta_kl", "beta_neg", None, points)] == ["beta_kl", "beta_neg"]
+    assert axis("beta_kl", points).key == "x.beta_kl"  # of two keys of that name, the one that differs
+    quotient = axis("beta_neg/objective.beta_kl", points)
+    assert [quotient.at(point) for point in points] == [1, 3]
 
 
 def test_a_cell_is_the_best_of_the_means_over_seeds() -> None:
-    axes = usual_axes("beta_kl", "beta_neg/beta_kl", None, SHORT)
+    axes = usual_axes("beta_kl", "beta_neg/beta_kl", None, POINTS)
     found = compare(measured({}, {}), axes, largest=False)
     drawn = found.drawing
     assert (drawn.rows, drawn.columns) == (["0.1", "2"], ["1", "3"])  # by size
@@ -78,7 +86,7 @@ def test_a_cell_is_the_best_of_the_means_over_seeds() -> None:
 
 
 def test_panels_are_the_values_of_a_further_key() -> None:
-    axes = usual_axes("beta_kl", "beta_neg/beta_kl", "margin", SHORT)
+    axes = usual_axes("beta_kl", "beta_neg/beta_kl", "margin", POINTS)
     found = compare(measured({}, {}), axes, largest=False)
     assert [panel.title for panel in found.drawing.panels] == ["margin = 1", "margin = 5"]
     assert [panel.cells[1, 1].value for panel in found.drawing.panels] == [0.5, 2.5]
@@ -87,7 +95,7 @@ def test_panels_are_the_values_of_a_further_key() -> None:
 
 
 def test_runs_without_a_final_value_are_named() -> None:
-    axes = usual_axes("beta_kl", "beta_neg/beta_kl", "margin", SHORT)
+    axes = usual_axes("beta_kl", "beta_neg/beta_kl", "margin", POINTS)
     values = {0: None, 2: None, 3: None, 5: float("inf")}
     found = compare(measured(values, {0: "failed", 2: "pending", 3: "failed", 6: "running"}), axes, largest=False)
     one, five = (panel.cells for panel in found.drawing.panels)
@@ -109,7 +117,7 @@ def test_runs_without_a_final_value_are_named() -> None:
 
 
 def test_runs_that_lack_a_key_are_left_out_and_named() -> None:
-    axes = usual_axes(None, None, None, SHORT)
+    axes = usual_axes(None, None, None, POINTS)
     runs = [*measured({}, {}), Measured("0016", {"objective.name": "vae"}, -1.0, "finished")]
     found = compare(runs, axes, largest=False)
     assert found.remarks(axes) == ["left out, without beta_kl or beta_neg: 0016"]
@@ -119,7 +127,7 @@ def test_runs_that_lack_a_key_are_left_out_and_named() -> None:
 def test_words_keep_their_order() -> None:
     points = [{"data": name, "lr": lr} for name in ("spiral", "rings") for lr in (2, 10)]
     runs = [Measured(str(number), point, 1.0, "finished") for number, point in enumerate(points)]
-    drawn = compare(runs, usual_axes(None, None, None, short_keys(points)), largest=False).drawing
+    drawn = compare(runs, usual_axes(None, None, None, points), largest=False).drawing
     assert (drawn.rows, drawn.columns) == (["spiral", "rings"], ["2", "10"])
 
 
@@ -152,7 +160,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"rows": "seed"}, "give --plot FILE as well"),
         ({"plot": tmp_path / "map.txt"}, "ends in .txt"),
-        ({"plot": out, "rows": "x"}, "x is no key that differs"),
+        ({"plot": out, "rows": "x"}, "x is no key of this sweep"),
         ({"plot": out, "columns": "objective.beta_kl", "rows": "beta_kl"}, "different keys"),
     ]
     for options, message in wrong:
