@@ -119,10 +119,12 @@ def _draw(
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor="grey", linewidth=0))
         text, colour = (cell.note, "black") if cell.value is None else (f"{cell.value:.3g}", colour)
         is_best = (row, column) == best
-        axes.text(
+        letters = axes.text(
             column, row, text, ha="center", va="center", color=colour, fontsize=SMALL - 1,
             fontweight="bold" if is_best else "normal",
         )  # fmt: skip
+        if cell.value is None:
+            letters.set_bbox({"facecolor": "white", "linewidth": 0, "pad": 1})  # legible on hatches
         if is_best:
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_BEST, linewidth=2, zorder=3))
     axes.set(
