@@ -22,7 +22,7 @@ def evaluate(
     nproc: Annotated[int, typer.Option(min=0, help="Number of processes; 0 = one per GPU, or one without a GPU.")] = 0,
     imports: Imports = None,
 ) -> None:
-    """Evaluate a checkpoint: FID and KID of samples, and PSNR, SSIM and mean squared error of reconstructions.
+    """Evaluate a checkpoint: FID, KID of samples, PSNR, SSIM, squared error of reconstructions; or metrics of points.
 
     Values are recorded in RUN/evaluation.jsonl and TensorBoard, with everything needed to reproduce them. KEY=VALUE
     sets evaluation.*, data.* or device.
