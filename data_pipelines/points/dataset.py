@@ -25,7 +25,7 @@ from data_pipelines.dataset import (
 )
 from data_pipelines.order import Order
 from data_pipelines.points.distributions import DISTRIBUTIONS, Distribution
-from data_pipelines.points.files import digest_of, read_points
+from data_pipelines.points.files import TABLES, digest_of, read_points
 from data_pipelines.settings import MAY_CHANGE, expand
 from data_pipelines.streams import stream
 
@@ -80,6 +80,17 @@ class PointSettings(DatasetSettings):
         return DrawnPoints(self.distribution, seed, device)
 
 
+def points_at(where: str) -> "PointSet | None":
+    """The points of the distribution of this name, or in the file at this path; None where it is neither. Raises as
+    read_points."""
+    if where in DISTRIBUTIONS and not Path(where).exists():
+        return DrawnPoints(where, 0, torch.device("cpu"))
+    path = Path(expand(where))
+    if path.suffix in TABLES and not path.is_dir():
+        return PointFile(str(path), PointSettings(path=where).test, 0, torch.device("cpu"))
+    return None
+
+
 class PointSet(Dataset):
     """Points. Their x are [B, D] without bounds, at ONLY_STAGE."""
 
@@ -87,6 +98,11 @@ class PointSet(Dataset):
     """They lie inside about [-2 scale, 2 scale] in each dimension, where they are drawn and measured."""
     distribution: type[Distribution] | None = None
     """Where they are drawn from one that is known."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether there is a new point at every position."""
+        return self.distribution is not None
 
     def _describe(self, where: str, dimensions: int, train: int, test: int, digest: str) -> None:
         self.where, self.train, self.test, self.digest = where, train, test, digest

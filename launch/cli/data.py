@@ -1,5 +1,6 @@
 """`sivae data`: prepare, verify and inspect data sets."""
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from launch.cli.errors import one_line_errors
+from launch.cli.options import expanded
 from launch.cli.progress import progress_bar
 from sivae_dist.process.output import outlast_watchers
 
@@ -20,6 +22,7 @@ _EXAMPLES = 3
 
 if TYPE_CHECKING:
     from data_pipelines.images.manifest import Manifest
+    from data_pipelines.points.dataset import PointSet
 
 app = typer.Typer(help="Prepare and inspect data sets.", no_args_is_help=True)
 
@@ -156,39 +159,92 @@ def verify(
 
 
 @app.command()
-def info(dest: Annotated[Path, typer.Argument(help="A prepared data set.")]) -> None:
-    """Show the contents of a prepared data set."""
+def info(
+    dest: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEST",
+            help="A prepared data set, a file of points (.csv, .npy), or a distribution of points such as 8gaussians.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Draw points in this picture; .png, .pdf, .svg, or as of `sivae sample`.", callback=expanded),
+    ] = None,
+) -> None:
+    """Show the contents of a prepared data set, or of points."""
     with one_line_errors():
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
+        path = Path(dest).expanduser()
+        if not path.is_dir():
+            from data_pipelines.points.dataset import points_at
 
-        from data_pipelines.images.manifest import Manifest
-        from data_pipelines.images.mirroring import mirroring_note
+            if (points := points_at(dest)) is not None:
+                return _show_points(points, out)
+        if out is not None:
+            raise ValueError(f"--out draws points, and {dest} is not a file or a distribution of them")
+        _show_prepared(path)
 
-        manifest = Manifest.load(dest.expanduser())
-        facts = Table(title=str(dest), show_header=False)
-        classes = ", ".join(manifest.classes[:10]) + ", ..." * (len(manifest.classes) > 10)
-        for key, value in (
-            ("samples", f"{manifest.samples} ({manifest.train} training, {manifest.test} test)"),
-            ("shards", str(len(manifest.shards))),
-            ("channels", str(manifest.channels)),
-            ("classes", f"{len(manifest.classes)} ({escape(classes)})" if classes else "none"),
-            ("left out", _left_out(manifest)),
-            *((found.counted(), f"{remark}: {found.named()}") for remark, found in manifest.remarks.items()),
-            *_findings(manifest),
-            ("mirroring", escape(mirroring_note(manifest))),
-            ("source", escape(manifest.source)),
-            ("digest", manifest.digest),
-        ):
-            facts.add_row(key, value)
-        levels = Table("resolution", "kind", "format", "files", "bytes", title="levels")
-        for resolution, level in sorted(manifest.levels.items()):
-            files = len(level.files) + len(level.indexes)
-            levels.add_row(str(resolution), level.kind, level.format, str(files), f"{level.total_bytes:,}")
-        console = Console()
-        console.print(facts)
-        console.print(levels)
+
+def _show_points(data: "PointSet", out: Path | None) -> None:
+    """Facts of points, and their picture: of a file all of them, of a distribution its test points."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    everything = range(data.train, data.train + data.test) if data.endless else range(data.train + data.test)
+    x = data.samples(min(data.spec.shapes), everything).x
+    description = inspect.cleandoc(data.distribution.__doc__ or "") if data.distribution else ""
+    facts = Table(title=escape(data.where), show_header=False)
+    for key, value in (
+        ("distribution", description or "a file"),
+        ("dimensions", str(x.shape[1])),
+        ("training", f"without end, {data.train:,} are an epoch" if data.endless else f"{data.train:,} points"),
+        ("test", f"{data.test:,} points"),
+        ("scale", f"S = {data.scale:g}: drawn and measured in [-2 S, 2 S]"),
+        ("range", "; ".join(f"{low:.4g} to {high:.4g}" for low, high in zip(x.amin(0), x.amax(0), strict=True))),
+        ("digest", data.digest),
+    ):
+        facts.add_row(key, escape(value))
+    Console().print(facts)
+    if out is not None:
+        from sivae_dist.use import figures
+        from sivae_dist.use.figures.points import Square
+
+        figures.save_plot(out, figures.scatter({"real": x}, Square.of(x, data.scale), note=data.where))
+        typer.echo(f"{out}: {len(x):,} points")
+
+
+def _show_prepared(dest: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from data_pipelines.images.manifest import Manifest
+    from data_pipelines.images.mirroring import mirroring_note
+
+    manifest = Manifest.load(dest)
+    facts = Table(title=str(dest), show_header=False)
+    classes = ", ".join(manifest.classes[:10]) + ", ..." * (len(manifest.classes) > 10)
+    for key, value in (
+        ("samples", f"{manifest.samples} ({manifest.train} training, {manifest.test} test)"),
+        ("shards", str(len(manifest.shards))),
+        ("channels", str(manifest.channels)),
+        ("classes", f"{len(manifest.classes)} ({escape(classes)})" if classes else "none"),
+        ("left out", _left_out(manifest)),
+        *((found.counted(), f"{remark}: {found.named()}") for remark, found in manifest.remarks.items()),
+        *_findings(manifest),
+        ("mirroring", escape(mirroring_note(manifest))),
+        ("source", escape(manifest.source)),
+        ("digest", manifest.digest),
+    ):
+        facts.add_row(key, value)
+    levels = Table("resolution", "kind", "format", "files", "bytes", title="levels")
+    for resolution, level in sorted(manifest.levels.items()):
+        files = len(level.files) + len(level.indexes)
+        levels.add_row(str(resolution), level.kind, level.format, str(files), f"{level.total_bytes:,}")
+    console = Console()
+    console.print(facts)
+    console.print(levels)
 
 
 def _left_out(manifest: "Manifest") -> str:

@@ -17,7 +17,7 @@ from sivae_dist.objectives.base import (
 from sivae_dist.objectives.distances import DISTANCES, Distance
 from sivae_dist.objectives.intro import IntroSettings
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
-from sivae_dist.objectives.vae import VaeSettings
+from sivae_dist.objectives.vae import ElboSettings, VaeSettings
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "objective", {"soft_intro": SoftIntroSettings, "intro": IntroSettings, "vae": VaeSettings}
@@ -32,6 +32,7 @@ __all__ = [
     "DecoderTurn",
     "Distance",
     "Draws",
+    "ElboSettings",
     "EncoderInput",
     "EncoderObjective",
     "EncoderTurn",

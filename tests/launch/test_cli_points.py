@@ -104,6 +104,20 @@ def test_exports(runs: list[Path], tmp_path: Path) -> None:
     assert (read_points(tmp_path / "a.npy") == own.sample(3).numpy()).all()
 
 
+def test_what_points_are(tmp_path: Path) -> None:
+    text = " ".join(sivae("data", "info", "rings", "--out", tmp_path / "a.png").split())
+    assert "Four rings around the origin" in text and "without end, 100,000 are an epoch" in text and "S = 2" in text
+    assert text.endswith(f"{tmp_path / 'a.png'}: 10,000 points".split("/")[-1])
+    assert (np.asarray(Image.open(tmp_path / "a.png")) < 200).any()
+    (tmp_path / "my.csv").write_text("x,y,t\n" + "1,-6,3\n2,5,4\n" * 10)
+    text = sivae("data", "info", tmp_path / "my.csv")
+    for fact in ("│ 3 ", "18 points", "2 points", "S = 3", "1 to 2; -6 to 5; 3 to 4"):
+        assert fact in text
+    assert "no prepared data set at" in refused("data", "info", tmp_path / "none")
+    assert "none.csv: No such file" in refused("data", "info", tmp_path / "none.csv")
+    assert "--out draws points" in refused("data", "info", tmp_path, "--out", tmp_path / "b.png")
+
+
 # The paper's figures.
 
 

@@ -40,6 +40,7 @@ def collapse(runs: Sequence[Shown], seed: int, count: int) -> "Figure":
     curves.set_xlabel("points seen", fontsize=SMALL)
     curves.set_ylabel("KL divergence of real points (nats)", fontsize=SMALL)
     curves.tick_params(labelsize=SMALL)
+    curves.xaxis.get_offset_text().set_fontsize(SMALL)
     if curves.lines:
         curves.legend(fontsize=SMALL)
     return figure

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sivae_dist.objectives.vae import ElboSettings
+from sivae_dist.objectives import ElboSettings
 from sivae_dist.process import startup
 from sivae_dist.use.density import elbo, log_density
 from sivae_dist.use.figures.paper.base import FIGURES, Shown
@@ -32,7 +32,8 @@ _LEAST = -12.0
 _KINDS = ("samples", "exp(ELBO)", "log p(x)")
 _NOTE = (
     "exp(ELBO) is exp(-KL - |x - decoder(mu)|²), which the authors draw, each on a scale of its own; log p(x) is "
-    "importance-sampled, for the likelihood N(decoder(z), σ² I) of the trained ELBO, σ² = beta_kl / (2 beta_rec)."
+    "importance-sampled, for the likelihood N(decoder(z), σ² I) of the trained ELBO, "
+    "σ²\u00a0=\u00a0beta_kl\u00a0/\u00a0(2\u00a0beta_rec)."
 )
 _LETTERS = 17
 """Of the note, in an inch."""
