@@ -271,11 +271,15 @@ by `make reference`.
 
 
 def keys(model: type[BaseModel] = RunSettings) -> dict[str, list[str]]:
-    """For a shell: every key that takes a value, with its values, or its default where they cannot be listed."""
+    """For a shell: every key that takes a value, with its values, or its default where they cannot be listed and no
+    kind of its group requires one."""
+    settings = settings_of(model)
+    required = {one.key for one in settings if one.default is None}
     found: dict[str, list[str]] = {}
-    for one in settings_of(model):
+    for one in settings:
         if not one.group:
-            plain = [one.default] if re.fullmatch(r"[\w./+-]+", one.default or "null") and one.default else []
+            usual = "" if one.key in required else one.default or ""
+            plain = [usual] if re.fullmatch(r"[\w./+-]+", usual) else []
             known = found.setdefault(one.key, [])
             known += [value for value in one.values or plain if value not in known]
     return found
