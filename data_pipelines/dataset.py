@@ -46,15 +46,6 @@ class SampleError(ValueError):
     """A sample is damaged or missing; the message, in one line, says where it is stored and which it is."""
 
 
-ONLY_STAGE = 1
-"""The one stage of samples that have no resolution, such as points."""
-
-
-def pixels(stage: int, before: str = "") -> str:
-    """`64 px`, with a text before it: nothing at all for samples that have no resolution."""
-    return "" if stage == ONLY_STAGE else f"{before}{stage} px"
-
-
 @dataclass(frozen=True)
 class Request:
     """The positions [position, position + count) of the run, at one stage."""

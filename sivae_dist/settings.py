@@ -6,9 +6,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
-from data_pipelines.dataset import pixels
 from data_pipelines.settings import MAY_CHANGE as MAY_CHANGE
 from data_pipelines.settings import Settings as Settings
+from data_pipelines.stages import pixels
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 

@@ -12,21 +12,12 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from data_pipelines.choices import name_in
-from data_pipelines.dataset import (
-    ONLY_STAGE,
-    Batch,
-    Dataset,
-    DatasetSettings,
-    Numbers,
-    Request,
-    SampleOrder,
-    Samples,
-    Spec,
-)
+from data_pipelines.dataset import Batch, Dataset, DatasetSettings, Numbers, Request, SampleOrder, Samples, Spec
 from data_pipelines.order import Order
 from data_pipelines.points.distributions import DISTRIBUTIONS, Distribution
 from data_pipelines.points.files import TABLES, digest_of, read_points
 from data_pipelines.settings import MAY_CHANGE, expand
+from data_pipelines.stages import ONLY_STAGE
 from data_pipelines.streams import stream
 
 EPOCH = 100_000

@@ -20,7 +20,7 @@ def checkpoints(
         from rich.console import Console
         from rich.table import Table
 
-        from data_pipelines.dataset import pixels
+        from data_pipelines.stages import pixels
         from sivae_dist.checkpoint import Checkpoint, CheckpointFolder, DamagedError, kept_of
         from sivae_dist.config.opening import settings_of
         from sivae_dist.run.directory import RunDirectory

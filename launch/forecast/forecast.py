@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from launch.forecast.machine import Machine
 from launch.forecast.roofline import time_of_step
 from sivae_dist.config.run_settings import RunSettings

@@ -6,7 +6,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from launch.forecast.actual import Actual
 from launch.forecast.forecast import HOUR, Forecast, PhaseForecast
 from launch.forecast.machine import Machine

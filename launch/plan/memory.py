@@ -5,7 +5,7 @@ from typing import Self
 
 import torch
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.process import startup
 from sivae_dist.process.host import host_memory

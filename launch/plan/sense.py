@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from data_pipelines.dataset import Dataset, pixels
+from data_pipelines.dataset import Dataset
+from data_pipelines.stages import pixels
 from sivae_dist.config.names import config_path
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.config.yaml_reading import read_yaml

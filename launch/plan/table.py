@@ -4,7 +4,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from launch.plan.memory import estimate_phase, images_at_once
 from launch.plan.preflight import Plan
 from launch.plan.trial import check_space

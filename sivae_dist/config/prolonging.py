@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from sivae_dist.config.run_settings import RunSettings, changes_the_past, differences
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.schedule import Schedule

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines.dataset import Dataset, pixels
+from data_pipelines.dataset import Dataset
+from data_pipelines.stages import pixels
 from sivae_dist.checkpoint.saver import Saved
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.monitoring.console import Reporter

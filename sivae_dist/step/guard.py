@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from sivae_dist.process.processes import everyone
 from sivae_dist.settings import Settings
 from sivae_dist.step.schedule import Step

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from sivae_dist.settings import (
     Images,
     ImagesPerResolution,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from data_pipelines.dataset import pixels
+from data_pipelines.stages import pixels
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models import Cond, Stage

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from data_pipelines.dataset import Dataset, Needs, Request, pixels
+from data_pipelines.dataset import Dataset, Needs, Request
+from data_pipelines.stages import pixels
 from sivae_dist.config.prolonging import what_next
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.monitoring.monitor import Monitor

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from data_pipelines.dataset import ONLY_STAGE
+from data_pipelines.stages import ONLY_STAGE
 from sivae_dist.models.base import ModelSettings
 from sivae_dist.models.mlp.networks import MlpDecoder, MlpEncoder
 

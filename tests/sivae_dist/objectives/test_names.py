@@ -11,7 +11,7 @@ from sivae_dist.objectives import DISTANCES, OBJECTIVES
 
 _PROJECT = Path(__file__).parents[3]
 _OWN = "sivae_dist.objectives"
-_PUBLIC = {_OWN, f"{_OWN}.base", f"{_OWN}.distances"}
+_PUBLIC = {_OWN, f"{_OWN}.base", f"{_OWN}.distances", f"{_OWN}.elbo"}  # the last has formulas alone
 _CLASSES = {kind.__name__ for kind in (*OBJECTIVES.values(), *DISTANCES.values())}
 _OF_METRICS = {"mse"}
 """Names that a metric has too: outside, they are the metric's, unless something is compared with them."""

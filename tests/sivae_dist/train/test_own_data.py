@@ -72,7 +72,7 @@ def test_settings_name_it(tmp_path: Path) -> None:
     prepare_run(run, discs("data.count=12"))
     assert settings_of(run).plain()["data"] == {"name": "discs", "count": 12}
     assert preflight(discs("data.count=12"), 2).data.train == 12
-    with pytest.raises(ValueError, match="'disks' is not one of: images, discs; did you mean discs"):
+    with pytest.raises(ValueError, match="'disks' is not one of: images, points, discs; did you mean discs"):
         discs("data.name=disks")
     images = tiny_settings(tmp_path / "set")
     assert "name" not in images.plain()["data"]
