@@ -169,7 +169,7 @@ def test_a_sweep_in_the_background(data: Path, tmp_path: Path) -> None:
     listed = sivae(*common, "--dry-run").stdout.splitlines()
     assert [line.endswith(": 128 images") for line in listed] == [True] * 3 and not folder.exists()
     sivae(*common, "--parallel", 2)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while (table := sivae("sweep-table", folder, "--metric", "kl/real").stdout).count("finished") < 3:
         assert time.monotonic() < deadline, table
         time.sleep(1)
