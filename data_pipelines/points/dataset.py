@@ -1,6 +1,7 @@
 """Points as a kind of data set: `data: {name: points, distribution: 8gaussians}`, or `path: points.csv`."""
 
 import math
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -106,21 +107,21 @@ class PointSet(Dataset):
     def samples(self, stage: int, numbers: Numbers) -> Samples:
         return Samples(self._on_device(self._numbered(np.asarray(numbers, np.int64))), None)
 
+    @abstractmethod
     def to_measure(self, seed: int, purpose: str, count: int) -> NDArray[np.float32]:
         """Points [n, D] to measure a model by, other ones for another seed or purpose.
 
         Of a distribution `count` new ones. Of a file as many of those for testing (of all, if none are), or fewer where
         there are fewer.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _at(self, position: int, count: int) -> NDArray[np.float32]:
         """The points [count, D] at the positions from `position` on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _numbered(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """The points [N, D] with these numbers."""
-        raise NotImplementedError
 
     def _on_device(self, points: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(points).to(self.device)

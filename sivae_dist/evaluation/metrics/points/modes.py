@@ -5,12 +5,14 @@ standard deviations of the nearest mode, and a mode is covered if it is the near
 There they are taken of 2,500 samples, here of 5,000, as all that is measured of points.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.dataset import Dataset
+from data_pipelines.points.dataset import PointSet
 from data_pipelines.points.distributions import Distribution
 from sivae_dist.evaluation.metrics.base import Found, Trained
 from sivae_dist.evaluation.metrics.points.base import SAMPLES, PointMetric, generated, points_of
@@ -24,15 +26,16 @@ class _OfModes(PointMetric):
     def lacks(cls, data: Dataset) -> str | None:
         if lacking := super().lacks(data):
             return lacking
-        known = getattr(data, "distribution", None)
+        assert isinstance(data, PointSet)
+        known = data.distribution
         return None if known is not None and known.centres else "a mixture of Gaussians whose centres are known"
 
     def measure(self, trained: Trained) -> float:
         return self.of(*nearest(generated(trained), _mixture(trained)))
 
+    @abstractmethod
     def of(self, centre: NDArray[np.int64], good: NDArray[np.bool_]) -> float:
         """The value, from what `nearest` returns."""
-        raise NotImplementedError
 
     def details(self, found: Found) -> dict[str, Any]:
         centres = len(_mixture(found.trained).centres)
