@@ -2,7 +2,7 @@
 
 Most commands are forked from a process that has imported torch and what training needs (tests/preloaded.py), which is
 nearly all of their work. Those with an environment or a folder of their own, on which a start may depend, and those
-that are watched while they run start as a shell starts them.
+that are watched while they run start as a shell starts them. `says` and `refused` start none.
 """
 
 import os
@@ -17,6 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from typer.testing import CliRunner
+
+from launch.cli import app
 from sivae_dist.run.jsonl import read_rows
 from tests.helpers import start_process
 
@@ -88,6 +91,22 @@ def _become_the_command(arguments: list[str], streams: list[Path], environment: 
 def told(stderr: str) -> list[str]:
     """Lines on stderr but those that name what a slow machine is busy with (sivae_dist/process/startup.py)."""
     return [line for line in stderr.splitlines() if not re.fullmatch(r"[^:]* \.\.\.( \S+)?", line)]
+
+
+def says(*arguments: object) -> str:
+    """What `sivae ARGUMENTS` says on stdout, in this process."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def refused(*arguments: object) -> str:
+    """The one line with which it refuses."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    lines = told(done.stderr)
+    assert (done.exit_code, len(lines)) == (1, 1), done.output
+    assert lines[0].startswith("error: ")
+    return lines[0]
 
 
 def images_seen(run: Path) -> int:

@@ -19,7 +19,7 @@ from sivae_dist import load_pretrained
 from sivae_dist.config.opening import settings_of
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
-from tests.command import told
+from tests.command import refused, says
 from tests.helpers import begin, random_set, tiny_settings, train
 
 SIDE, GAP = 64, 2
@@ -41,29 +41,13 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exports") / "model"
-    assert sivae("export", run, out, "--license", "mit") == f"{out}: the model at 48 images\n"
+    assert says("export", run, out, "--license", "mit") == f"{out}: the model at 48 images\n"
     return out
-
-
-def sivae(*arguments: object) -> str:
-    """What `sivae ARGUMENTS` says, in this process."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def refused(*arguments: object) -> str:
-    """The one line with which it refuses."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    lines = told(done.stderr)
-    assert (done.exit_code, len(lines)) == (1, 1), done.output
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def picture(out: Path, *arguments: object) -> NDArray[np.uint8]:
     """What the command draws without labels, on the CPU."""
-    sivae(*arguments, "--no-labels", "--device", "cpu", "--out", out)
+    says(*arguments, "--no-labels", "--device", "cpu", "--out", out)
     return np.asarray(Image.open(out))
 
 
@@ -97,7 +81,7 @@ def test_samples(run: Path, tmp_path: Path) -> None:
 
 def test_labels_are_there_unless_they_are_not_wanted(run: Path, tmp_path: Path) -> None:
     bare = picture(tmp_path / "a.png", "sample", run, "--count", 2)
-    said = sivae("sample", run, "--count", 2, "--out", tmp_path / "new" / "b.png")
+    said = says("sample", run, "--count", 2, "--out", tmp_path / "new" / "b.png")
     assert said == f"{tmp_path / 'new' / 'b.png'}: 2 samples at 48 images\n"
     labelled = np.asarray(Image.open(tmp_path / "new" / "b.png"))
     assert labelled.shape[0] > bare.shape[0] and labelled.shape[1] > bare.shape[1]
@@ -190,7 +174,7 @@ def test_interpolation(run: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_growth(run: Path, tmp_path: Path) -> None:
-    sivae("growth", run, "--seeds", "2,6", "--no-labels", "--device", "cpu", "--out", tmp_path / "a.png")
+    says("growth", run, "--seeds", "2,6", "--no-labels", "--device", "cpu", "--out", tmp_path / "a.png")
     drawn = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
     assert drawn.shape == (2 * (96 + 3) + 3, 2 * (96 + 3) + 3, 3)
     for column, checkpoint in enumerate((16, 48)):
@@ -204,8 +188,8 @@ def test_growth(run: Path, tmp_path: Path) -> None:
 
 def test_animation(run: Path, tmp_path: Path) -> None:
     arguments = ("animate", run, "--count", 1, "--stops", 2, "--frames", 3, "--out")
-    assert "1 walks in 6 frames at 48 images" in sivae(*arguments, tmp_path / "a.gif")
-    sivae(*arguments, tmp_path / "b.gif")
+    assert "1 walks in 6 frames at 48 images" in says(*arguments, tmp_path / "a.gif")
+    says(*arguments, tmp_path / "b.gif")
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
     assert "write one of .gif, .mp4" in refused(*arguments, tmp_path / "a.webm")
 
@@ -229,7 +213,7 @@ DRAWING = {
 def test_the_ending_decides_the_format(command: str, run: Path, tmp_path: Path) -> None:
     for ending in (".jpg",) if command != "sample" else (*PICTURES, ".PNG"):
         out = tmp_path / f"a{ending}"
-        sivae(command, run, *DRAWING[command], "--out", out)
+        says(command, run, *DRAWING[command], "--out", out)
         assert Image.open(out).format == PICTURES.get(ending, "PNG")
     for name in ("a.gif", "a.mp4", "a", "a.b.txt", ".png"):
         message = refused(command, run, *DRAWING[command], "--out", tmp_path / name)
@@ -241,7 +225,7 @@ def test_the_ending_decides_the_format(command: str, run: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_curves_for_print(run: Path, tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg", "a.pdf"):
-        sivae("curves", run, "--out", tmp_path / name)
+        says("curves", run, "--out", tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
@@ -252,8 +236,8 @@ def test_curves_of_several_runs(run: Path, tmp_path: Path) -> None:
     """Each line of the second run is drawn, and stands in the legend; the axes are called what the panels are."""
     other = tmp_path / "other"
     shutil.copytree(run, other)
-    sivae("curves", run, "--out", tmp_path / "alone.svg")
-    sivae("curves", run, "--beside", other, "--out", tmp_path / "both.svg")
+    says("curves", run, "--out", tmp_path / "alone.svg")
+    says("curves", run, "--beside", other, "--out", tmp_path / "both.svg")
     rows = read_rows(RunDirectory(run).metrics)
     panels = settings_of(RunDirectory(run)).objective.panels
     lines = sum(any(tag in row for row in rows) for tags in panels.values() for tag in tags)
@@ -268,7 +252,7 @@ def test_the_home_directory_and_variables(run: Path, tmp_path: Path, monkeypatch
     """A shell leaves `~` alone behind a `=`, and everything in quotes."""
     monkeypatch.setenv("HOME", str(run.parent))
     monkeypatch.setenv("OUT", str(tmp_path))
-    sivae("sample", "~/run", "--count", 1, "--out=$OUT/a.png")
+    says("sample", "~/run", "--count", 1, "--out=$OUT/a.png")
     assert (tmp_path / "a.png").exists()
     assert load_pretrained("~/run").images == 48
 

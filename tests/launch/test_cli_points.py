@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from data_pipelines.points.files import read_points
-from launch.cli import app
 from sivae_dist import load_pretrained
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.use.density import elbo
 from sivae_dist.use.figures.paper import FIGURES, Shown, densities, deviation
-from tests.command import told
+from tests.command import refused, says
 from tests.helpers import begin, train
 
 
@@ -33,38 +31,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def sivae(*arguments: object) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def refused(*arguments: object) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    lines = told(done.stderr)
-    assert (done.exit_code, len(lines)) == (1, 1), done.output
-    return lines[0]
-
-
 def test_samples_as_tables_and_pictures(runs: list[Path], tmp_path: Path) -> None:
     want = load_pretrained(runs[0]).sample(7, 3).numpy()
     for name in ("a.csv", "a.npy"):
-        said = sivae("sample", runs[0], "--count", 7, "--seed", 3, "--out", tmp_path / name)
+        said = says("sample", runs[0], "--count", 7, "--seed", 3, "--out", tmp_path / name)
         assert said == f"{tmp_path / name}: 7 samples at 48 images\n"
         assert (read_points(tmp_path / name) == want).all()
-    sivae("sample", runs[0], "--seeds", "2,5", "--out", tmp_path / "b.csv", "--seed", 3)
+    says("sample", runs[0], "--seeds", "2,5", "--out", tmp_path / "b.csv", "--seed", 3)
     assert (read_points(tmp_path / "b.csv") == want[[2, 5]]).all()
-    assert "5,000 samples" in sivae("sample", runs[0], "--out", tmp_path / "a.png")
+    assert "5,000 samples" in says("sample", runs[0], "--out", tmp_path / "a.png")
     assert (np.asarray(Image.open(tmp_path / "a.png")) < 200).any()
     assert "write one of .png, .jpg," in refused("sample", runs[0], "--out", tmp_path / "a.txt")
 
 
 def test_reconstructions(runs: list[Path], tmp_path: Path) -> None:
-    sivae("reconstruct", runs[0], "--count", 9, "--out", tmp_path / "a.csv")
+    says("reconstruct", runs[0], "--count", 9, "--out", tmp_path / "a.csv")
     with load_config("toy/rings_vae", []).data.open(0, torch.device("cpu")) as data:
         x = data.samples(1, range(data.train, data.train + 9)).x
     assert np.allclose(read_points(tmp_path / "a.csv"), load_pretrained(runs[0]).reconstruct(x), atol=1e-6)
-    assert "9 reconstructions" in sivae("reconstruct", runs[0], "--count", 9, "--out", tmp_path / "a.png")
+    assert "9 reconstructions" in says("reconstruct", runs[0], "--count", 9, "--out", tmp_path / "a.png")
 
 
 def test_what_is_for_images_is_refused(runs: list[Path], tmp_path: Path) -> None:
@@ -94,23 +79,23 @@ def test_points_have_no_bounds_but_must_be_finite(runs: list[Path]) -> None:
 
 
 def test_exports(runs: list[Path], tmp_path: Path) -> None:
-    sivae("export", runs[1], tmp_path / "model")
+    says("export", runs[1], tmp_path / "model")
     model, own = load_pretrained(tmp_path / "model"), load_pretrained(runs[1])
     assert torch.equal(model.sample(5), own.sample(5))
     card = (tmp_path / "model" / "README.md").read_text()
     assert "of points of 2 values" in card and "points = model.sample(16, seed=0)  # [16, 2]\n" in card
     assert not [word for word in ("image", "Image", "px", "style_mix", "truncation") if word in card]
-    sivae("sample", tmp_path / "model", "--count", 3, "--out", tmp_path / "a.npy")
+    says("sample", tmp_path / "model", "--count", 3, "--out", tmp_path / "a.npy")
     assert (read_points(tmp_path / "a.npy") == own.sample(3).numpy()).all()
 
 
 def test_what_points_are(tmp_path: Path) -> None:
-    text = " ".join(sivae("data", "info", "rings", "--out", tmp_path / "a.png").split())
+    text = " ".join(says("data", "info", "rings", "--out", tmp_path / "a.png").split())
     assert "Four rings around the origin" in text and "without end, 100,000 are an epoch" in text and "S = 2" in text
     assert text.endswith(f"{tmp_path / 'a.png'}: 10,000 points".split("/")[-1])
     assert (np.asarray(Image.open(tmp_path / "a.png")) < 200).any()
     (tmp_path / "my.csv").write_text("x,y,t\n" + "1,-6,3\n2,5,4\n" * 10)
-    text = sivae("data", "info", tmp_path / "my.csv")
+    text = says("data", "info", tmp_path / "my.csv")
     for fact in ("│ 3 ", "18 points", "2 points", "S = 3", "1 to 2; -6 to 5; 3 to 4"):
         assert fact in text
     assert "no prepared data set at" in refused("data", "info", tmp_path / "none")
@@ -168,7 +153,7 @@ def test_samples_and_curves_of_both_runs(shown: list[Shown]) -> None:
 
 def test_figures_are_files(runs: list[Path], tmp_path: Path) -> None:
     for name in ("a.png", "a.svg"):
-        assert sivae("figure", "fig21", *runs, "--count", 9, "--out", tmp_path / name).endswith(": fig21 of 2 runs\n")
+        assert says("figure", "fig21", *runs, "--count", 9, "--out", tmp_path / name).endswith(": fig21 of 2 runs\n")
         assert (tmp_path / name).stat().st_size > 1_000
     assert "'fig8' is not one of: fig9, fig21" in refused("figure", "fig8", *runs, "--out", tmp_path / "x.png")
     again = refused("figure", "fig9", runs[0], runs[0], "--out", tmp_path / "x.png")
