@@ -7,15 +7,13 @@ from torch import Tensor
 
 from sivae_dist.evaluation.metrics.base import Found, Trained
 from sivae_dist.evaluation.metrics.points.base import PointMetric, points_of
-from sivae_dist.objectives.elbo import kl_divergence
+from sivae_dist.use.density import elbo
 from sivae_dist.use.pretrained import Pretrained
 
 SIDE = 1024
 """Points of the grid in each direction."""
 TEST_POINTS = 12_800
 """100 batches of 128."""
-
-_AT_ONCE = 2048
 
 
 class GridNormalizedElbo(PointMetric):
@@ -40,14 +38,6 @@ class GridNormalizedElbo(PointMetric):
 def grid_normalized_elbo(model: Pretrained, test: Tensor, extent: float, side: int) -> float:
     """Of points [N, 2], with a grid of `side` points in each direction over [-extent, extent]^2."""
     axis = torch.linspace(-extent, extent, side, dtype=test.dtype)
-    rows = axis.split(max(1, _AT_ONCE // side))
-    of_grid = sum(_negative_elbo(model, torch.cartesian_prod(row, axis)).sum().item() for row in rows)
-    of_test = sum(_negative_elbo(model, part).sum().item() for part in test.split(_AT_ONCE))
+    of_grid = -elbo(model, torch.cartesian_prod(axis, axis)).sum().item()
+    of_test = -elbo(model, test).sum().item()
     return of_test / len(test) / (of_grid + of_test)
-
-
-def _negative_elbo(model: Pretrained, x: Tensor) -> Tensor:
-    """[N, 2] -> fp64 [N] in nats; the networks compute in their own precision."""
-    mu, logvar = model.encode(x)
-    error = (model.decode(mu) - x.to(model.device)).square().sum(1)
-    return (error + kl_divergence(mu, logvar)).double()
