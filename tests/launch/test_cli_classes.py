@@ -12,9 +12,10 @@ from data_pipelines.images.manifest import Manifest
 from launch.cli.options import parse_classes
 from sivae_dist import load_pretrained
 from sivae_dist.run.jsonl import read_rows
+from tests.command import refused, says
 from tests.command import sivae as sivae_process
 from tests.helpers import begin, labelled_set, random_set, tiny_settings, train
-from tests.launch.test_cli_pictures import GAP, SIDE, alike, cell, enlarged, picture, refused, sivae
+from tests.launch.test_cli_pictures import GAP, SIDE, alike, cell, enlarged, picture
 
 TOLD = "model.conditional=true"
 
@@ -42,7 +43,7 @@ def test_samples_by_class(told: Path, tmp_path: Path) -> None:
     chosen = picture(tmp_path / "b.png", "sample", told, "--seeds", "5,7", "--classes", "cat, 0")
     assert (chosen == np.concatenate((drawn[2 * (SIDE + GAP) :][: SIDE + GAP], drawn[: SIDE + 2 * GAP]))).all()
     out = tmp_path / "c.png"
-    assert sivae("sample", told, "--out", out) == f"{out}: 8 samples of 3 classes at 48 images\n"
+    assert says("sample", told, "--out", out) == f"{out}: 8 samples of 3 classes at 48 images\n"
     psis = picture(tmp_path / "d.png", "sample", told, "--seeds", "5", "--truncation", "0,1", "--classes", "bee")
     assert alike(cell(psis, 0, 0), enlarged(model.sample(1, first=5, classes="bee", truncation=0)[0]))
     for more in (("--truncation", "0,1"), ("--style-mixing", "1")):
@@ -63,7 +64,7 @@ def test_style_mixing_growth_and_walks_of_a_class(told: Path, tmp_path: Path) ->
     )
     assert (one != other).any()
     for name in ("ant", "cat"):
-        sivae(
+        says(
             "animate",
             told,
             "--count",
@@ -125,7 +126,7 @@ def test_interpolation_within_a_class(told: Path, told_data: Path, tmp_path: Pat
 
 
 def test_an_export_is_as_good_as_its_run(told: Path, tmp_path: Path) -> None:
-    sivae("export", told, tmp_path / "model")
+    says("export", told, tmp_path / "model")
     arguments = ("--count", 2, "--classes", "bee,cat")
     of_run, of_export = (picture(tmp_path / "x.png", "sample", p, *arguments) for p in (told, tmp_path / "model"))
     assert (of_run == of_export).all()
