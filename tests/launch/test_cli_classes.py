@@ -12,8 +12,7 @@ from data_pipelines.images.manifest import Manifest
 from launch.cli.options import parse_classes
 from sivae_dist import load_pretrained
 from sivae_dist.run.jsonl import read_rows
-from tests.command import refused, says
-from tests.command import sivae as sivae_process
+from tests.command import refused, says, sivae
 from tests.helpers import begin, labelled_set, random_set, tiny_settings, train
 from tests.launch.test_cli_pictures import GAP, SIDE, alike, cell, enlarged, picture
 
@@ -156,15 +155,15 @@ def test_the_whole_course_as_a_user_types_it(told_data: Path, tmp_path: Path) ->
         "evaluation.every=24", "evaluation.metrics=psnr", TOLD,
     )  # fmt: skip
     run = tmp_path / "run"
-    sivae_process("train", *small, "--data", told_data, "--run-dir", run, "--nproc", 2)
+    sivae("train", *small, "--data", told_data, "--run-dir", run, "--nproc", 2)
     assert "  - ant\n  - bee\n  - cat\n" in (run / "config.yaml").read_text()
     assert (run / "figures" / "training" / "sample_ema-000000000048.png").exists()
     before = len(read_rows(run / "evaluation.jsonl"))
-    sivae_process("evaluate", run, "--nproc", 2)
+    sivae("evaluate", run, "--nproc", 2)
     assert before >= 2 and len(read_rows(run / "evaluation.jsonl")) == before + 1
     bare = random_set(tmp_path / "bare", test=4)
     for command in (("train", *small, "--data", bare, "--run-dir", tmp_path / "b", "--dry-run"),
                     ("evaluate", run, f"data.path={bare}")):  # fmt: skip
-        done = sivae_process(*command, code=1)
+        done = sivae(*command, code=1)
         lines = [line for line in done.stderr.splitlines() if "error" in line]
         assert len(lines) == 1 and f"{bare} has no labels, which model.conditional=true needs" in lines[0], done.stderr
