@@ -20,7 +20,7 @@ class _Drawing(NamedTuple):
     name: str
     folder: str
     seed: int
-    digits: int
+    images: int
 
 
 def _draw_chunk(drawing: _Drawing, chunk: range, tick: "Tick") -> None:
@@ -28,22 +28,29 @@ def _draw_chunk(drawing: _Drawing, chunk: range, tick: "Tick") -> None:
 
     from data_pipelines.images.drawn import DRAWN
 
+    kind = DRAWN[drawing.name]
+    name = kind.names(drawing.images)
     for index in chunk:
-        image = Image.fromarray(DRAWN[drawing.name](drawing.seed, index))
-        image.save(f"{drawing.folder}/{index:0{drawing.digits}d}.png", compress_level=6)
+        path = Path(f"{drawing.folder}/{name(index)}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(kind.draw(drawing.seed, index)).save(path, compress_level=6)
     tick(len(chunk))
 
 
 def draw(
-    name: Annotated[str, typer.Argument(help="Name of the drawn set: faces.")],
+    name: Annotated[str, typer.Argument(help="Name of the drawn set: faces, cars.")],
     dest: Annotated[Path, typer.Argument(help="The folder to create; it must not exist yet.")],
-    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 6000,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Number of images: 6000 faces and 17568 cars if not given.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends only on the seed and i.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
 ) -> None:
     """Draw images from a seed, as a data set for demos and tests that needs no download.
 
-    Writes DEST/00000.png and so on, 128 x 128 RGB. DEST appears only when it is complete.
+    Of faces, writes DEST/00000.png and so on, 128 x 128 RGB. Of cars, 64 x 64 RGB, 24 azimuths and 4 elevations of each
+    model: DEST/train/car-000/azimuth-00-elevation-0.png and so on, and the last models in DEST/test. DEST appears only
+    when it is complete.
     """
     with one_line_errors():
         import shutil
@@ -57,10 +64,12 @@ def draw(
             near = get_close_matches(name, DRAWN, n=1, cutoff=0.4)
             hint = did_you_mean(near) or f"; there is: {', '.join(sorted(DRAWN))}"
             raise ValueError(f"no drawn set is called {name!r}{hint}")
+        count = DRAWN[name].count if count is None else count
+        DRAWN[name].names(count)  # or the number is refused
         if dest.exists():
             raise ValueError(f"{dest} exists already; remove it or name another folder")
         partial = dest.with_name(dest.name + ".partial")
-        drawing = _Drawing(name, str(partial), seed, max(5, len(str(count - 1))))
+        drawing = _Drawing(name, str(partial), seed, count)
         chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
         shown = 0
 

@@ -3,6 +3,8 @@
 At 32 px expression, glasses, beard and hat are still legible; at 16 px hair, skin and beard.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -29,6 +31,12 @@ def draw_face(seed: int, index: int) -> npt.NDArray[np.uint8]:
     """Face number `index` of the set `seed`: uint8 [128, 128, 3], RGB, a pure function of its arguments."""
     key = np.array([seed, index], dtype=np.uint64)
     return paint(draw_traits(np.random.Generator(np.random.Philox(key=key))))
+
+
+def name_faces(count: int) -> Callable[[int], str]:
+    """Names of the first `count` faces: `00000`."""
+    digits = max(5, len(str(count - 1)))
+    return lambda index: f"{index:0{digits}d}"
 
 
 def paint(face: Traits) -> npt.NDArray[np.uint8]:

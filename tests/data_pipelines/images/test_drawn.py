@@ -110,7 +110,7 @@ def test_the_command_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) 
     assert [path.name for path in one] == [f"{index:05d}.png" for index in range(120)]
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in three]
     with Image.open(one[77]) as image:
-        np.testing.assert_array_equal(np.asarray(image), DRAWN["faces"](3, 77))
+        np.testing.assert_array_equal(np.asarray(image), DRAWN["faces"].draw(3, 77))
     assert not list(tmp_path.glob("*.partial"))
 
 
