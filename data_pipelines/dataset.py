@@ -205,6 +205,12 @@ class Dataset(ABC):
                 counts += np.bincount(found.y.cpu().numpy(), minlength=len(counts))
         return counts
 
+    def contents(self) -> list[str | None] | None:
+        """What each sample in [0, train + test) shows besides its class (from where a car is seen, say): samples of
+        different classes with equal contents differ in their class alone. None for a sample whose content is not
+        known, or for all of them."""
+        return None
+
     def check(self, needs: Needs) -> None:
         """ValueError, in one line, when a model with these needs cannot be trained on it here."""
         for stage, shape in needs.shapes.items():

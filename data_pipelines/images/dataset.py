@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 
 from data_pipelines.choices import name_in
 from data_pipelines.dataset import Batch, Dataset, DatasetSettings, Needs, Numbers, Request, Samples, Spec
-from data_pipelines.images.loader import Loader, read_labels, to_images, train_order
+from data_pipelines.images.annotations import read_contents, read_labels
+from data_pipelines.images.loader import Loader, to_images, train_order
 from data_pipelines.images.loaders import LOADERS, USUAL_LOADER
 from data_pipelines.images.mirroring import mirroring_note
 from data_pipelines.images.opening import open_store
@@ -116,6 +117,14 @@ class ImageSet(Dataset):
         labels = np.zeros(0, np.int64) if self._labels is None else self._labels[: self.train]
         return np.bincount(labels, minlength=classes)
 
+    @cached_property
+    def _contents(self) -> list[str | None] | None:
+        return read_contents(self.store, self.manifest, self._labels)
+
+    def contents(self) -> list[str | None] | None:
+        """From the names of samples: read_contents. ValueError when names or labels are damaged; CircumstanceError."""
+        return self._contents
+
     def start(self) -> None:
         """Opens the loader. ValueError when it lacks a package or the labels are damaged; CircumstanceError as well."""
         self.loader  # noqa: B018
@@ -171,7 +180,7 @@ class ImageSet(Dataset):
         return {"data/decoded": self.loader.decoded}
 
     def notes(self) -> list[str]:
-        return [mirroring_note(self.manifest, self.settings.flip)]
+        return [mirroring_note(self.manifest, self.settings.flip, self.contents())]
 
     def stored_bytes(self, stages: Iterable[int]) -> int:
         return sum(self.manifest.levels[stage].total_bytes for stage in stages)

@@ -4,7 +4,6 @@ Loading and decoding run outside the interpreter's lock (simplejpeg, OpenCV, pre
 copied between processes. What travels to the device is uint8.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipelines.dataset import Batch, Replaced, Request, SampleError
-from data_pipelines.images.arrays import parse_array
+from data_pipelines.images.annotations import read_labels
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.reader import Reader
-from data_pipelines.images.store import Store, unreadable
+from data_pipelines.images.store import Store
 from data_pipelines.order import Order
 
 
@@ -210,25 +209,3 @@ def at_once(pixels: Tensor, flips: Tensor | None) -> Tensor:
     if flips is not None:
         pixels = torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
-
-
-def read_labels(store: Store, manifest: Manifest) -> NDArray[np.int64] | None:
-    """The label of every sample, int64 [samples] in [0, classes); None when there are none.
-
-    ValueError when the file is not what the manifest says, CircumstanceError when the machine cannot read it.
-    """
-    if manifest.labels is None:
-        return None
-    path = store.file(manifest.labels)
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != manifest.labels.sha256:
-            raise ValueError("its checksum differs")
-        labels: NDArray[np.int64] = parse_array(content, np.int64, (manifest.samples,))
-        if labels.min() < 0 or labels.max() >= len(manifest.classes):
-            raise ValueError(f"it holds labels outside of 0..{len(manifest.classes) - 1}")
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and (circumstance := unreadable(store, manifest.labels, error)):
-            raise circumstance from None
-        raise ValueError(f"{store.name(manifest.labels)} is damaged ({error}): prepare the data set again") from None
-    return labels

@@ -1,6 +1,7 @@
 """Advice on whether images may be mirrored (`data.flip`), from a prepared set's description."""
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from data_pipelines.images.manifest import Manifest
@@ -14,13 +15,19 @@ _WRITING = re.compile(
 _SMALL = 64
 
 
-def mirroring_note(manifest: Manifest, flip: bool = True) -> str:
-    """A sentence on `data.flip` for this set; `flip`: what it is, or is unless it is set."""
+def mirroring_note(manifest: Manifest, flip: bool = True, contents: Sequence[str | None] | None = None) -> str:
+    """A sentence on `data.flip` for this set. `flip`: what it is, or is unless it is set. `contents`: those of
+    Dataset.contents."""
     if not flip:
         return "data.flip=false: no image is mirrored in training"
     why = why_not_mirrored(manifest)
     if why:
         return f"{why}: digits and text must not be mirrored, train those with data.flip=false"
+    if contents is not None and None not in contents:
+        return (
+            f"every image is named after its content ({contents[0]}, ...): a mirrored azimuth or side is another one, "
+            "train for content transfer with data.flip=false"
+        )
     return "data.flip=true mirrors half of the images in training: set it to false where left and right differ"
 
 

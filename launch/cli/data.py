@@ -76,6 +76,7 @@ def prepare(
     """
     with one_line_errors("interrupted: run the same command again to continue"):
         outlast_watchers()
+        from data_pipelines.images.annotations import contents_of
         from data_pipelines.images.mirroring import mirroring_note
         from data_pipelines.images.prepare import PrepareSettings
         from data_pipelines.images.prepare import prepare as run
@@ -101,7 +102,7 @@ def prepare(
         for remark, found in manifest.remarks.items():
             typer.echo(f"{found.counted()} {remark}: {found.named()}")
         typer.echo(f"{dest}: {manifest.train} training and {manifest.test} test samples{skipped}")
-        typer.echo(mirroring_note(manifest))
+        typer.echo(mirroring_note(manifest, contents=contents_of(dest)))
 
 
 def _say(line: str) -> None:
@@ -219,10 +220,11 @@ def _show_prepared(dest: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from data_pipelines.images.annotations import contents_of
     from data_pipelines.images.manifest import Manifest
     from data_pipelines.images.mirroring import mirroring_note
 
-    manifest = Manifest.load(dest)
+    manifest, contents = Manifest.load(dest), contents_of(dest)
     facts = Table(title=str(dest), show_header=False)
     classes = ", ".join(manifest.classes[:10]) + ", ..." * (len(manifest.classes) > 10)
     for key, value in (
@@ -230,10 +232,11 @@ def _show_prepared(dest: Path) -> None:
         ("shards", str(len(manifest.shards))),
         ("channels", str(manifest.channels)),
         ("classes", f"{len(manifest.classes)} ({escape(classes)})" if classes else "none"),
+        *([("contents", _contents(contents))] if contents else ()),
         ("left out", _left_out(manifest)),
         *((found.counted(), f"{remark}: {found.named()}") for remark, found in manifest.remarks.items()),
         *_findings(manifest),
-        ("mirroring", escape(mirroring_note(manifest))),
+        ("mirroring", escape(mirroring_note(manifest, contents=contents))),
         ("source", escape(manifest.source)),
         ("digest", manifest.digest),
     ):
@@ -245,6 +248,14 @@ def _show_prepared(dest: Path) -> None:
     console = Console()
     console.print(facts)
     console.print(levels)
+
+
+def _contents(contents: list[str | None]) -> str:
+    """The number of contents that several classes have, with the first few."""
+    from rich.markup import escape
+
+    found = sorted({content for content in contents if content is not None})
+    return f"{len(found)} ({escape(', '.join(found[:_EXAMPLES]))}{', ...' * (len(found) > _EXAMPLES)})"
 
 
 def _left_out(manifest: "Manifest") -> str:

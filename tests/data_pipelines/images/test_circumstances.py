@@ -18,10 +18,11 @@ import torch
 
 from data_pipelines.dataset import Request, SampleError
 from data_pipelines.images import arrays, reader
+from data_pipelines.images.annotations import read_labels
 from data_pipelines.images.cache import Cache, CacheError
 from data_pipelines.images.circumstances import CircumstanceError
 from data_pipelines.images.dataset import ImageSettings
-from data_pipelines.images.loader import Loader, read_labels
+from data_pipelines.images.loader import Loader
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.prepare import PrepareError, prepare
 from data_pipelines.images.reader import Reader
