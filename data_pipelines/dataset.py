@@ -24,7 +24,7 @@ A data set that has no end, such as points that are drawn, says with `train` how
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -41,6 +41,9 @@ if TYPE_CHECKING:  # it takes seconds, and settings are also read by commands th
 Numbers = Sequence[int] | NDArray[np.int64]
 """Numbers of samples."""
 
+SAME_CLASS = "same_class"
+"""The further input that is, for each position, another training sample of the class of the one that stands there."""
+
 
 class SampleError(ValueError):
     """A sample is damaged or missing; the message, in one line, says where it is stored and which it is."""
@@ -54,6 +57,8 @@ class Request:
     count: int
     stage: int
     """Which of the shapes of `Spec`; of images their resolution, else ONLY_STAGE."""
+    extra: tuple[str, ...] = ()
+    """Names of the further inputs that are asked for, of those of `Spec.extra`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Replaced:
     sample: int
     reason: str
     """One line that says where it is stored and which it is."""
+    extra: str | None = None
+    """Name of the further input in whose place it would have stood; None for x."""
 
 
 _NONE: Mapping[Any, Any] = MappingProxyType({})
@@ -80,7 +87,8 @@ class Batch(NamedTuple):
     """Position of the first sample."""
     replaced: tuple[Replaced, ...] = ()
     extra: "Mapping[str, Tensor]" = _NONE
-    """Further inputs [B, ...] by the names of `Spec.extra`."""
+    """The further inputs that were asked for, and no others, by name: each as x, fp32 [B, *shape] within the same
+    bounds."""
 
 
 class Samples(NamedTuple):
@@ -93,7 +101,6 @@ class Samples(NamedTuple):
     damaged: Mapping[int, str] = _NONE
     """By place in 0..n-1 what is wrong with those that cannot be read, in whose place stands the middle of the
     range."""
-    extra: "Mapping[str, Tensor]" = _NONE
 
     @property
     def sound(self) -> "Tensor":
@@ -106,7 +113,7 @@ class Samples(NamedTuple):
             return self
         sound = [place for place in range(len(self.x)) if place not in self.damaged]
         y = None if self.y is None else self.y[sound]
-        return self._replace(x=self.x[sound], y=y, damaged=_NONE, extra={k: v[sound] for k, v in self.extra.items()})
+        return self._replace(x=self.x[sound], y=y, damaged=_NONE)
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,9 @@ class Spec:
     """Least and largest value of x; infinite where there is none."""
     classes: tuple[str, ...] = ()
     """Names of the labels 0, 1, ...; empty without labels."""
-    extra: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shape of one sample of each further input, by name."""
+    extra: tuple[str, ...] = ()
+    """Names of the further inputs that it can give at every position: each a sample as x, of the same shape, range and
+    stage. SAME_CLASS is the one that prepared images with labels have."""
 
     @property
     def channels(self) -> int | None:
@@ -138,7 +146,7 @@ class Needs:
     classes: int = 0
     """Labels that it is conditioned on; 0 when it ignores them."""
     extra: tuple[str, ...] = ()
-    """Names of further inputs that it takes."""
+    """Names of further inputs that it takes for every position (`Spec.extra`)."""
 
 
 class SampleOrder(Protocol):
@@ -223,6 +231,11 @@ class Dataset(ABC):
         if needs.classes > len(self.spec.classes):
             have = f"{len(self.spec.classes)} classes" if self.spec.classes else "no labels"
             raise ValueError(f"{self.where} has {have}, but the model has {needs.classes} classes")
+        if SAME_CLASS in needs.extra and not self.spec.classes:
+            raise ValueError(
+                f"{self.where} has no labels, but the model's class encoder sees another sample of the class: prepare "
+                "it from a labelled source, or set model.class_from=itself"
+            )
         if missing := [name for name in needs.extra if name not in self.spec.extra]:
             raise ValueError(f"{self.where} has no {' or '.join(missing)}, which the model needs")
         if self.train < 1:

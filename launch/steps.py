@@ -40,12 +40,15 @@ class Stepper:
         self.allowed = torch.ones((), dtype=torch.bool, device=device)
 
     def cond(self, count: int) -> Cond:
-        """Of `count` images: with random labels where the networks are told them, the same on every device."""
-        classes = self.settings.model.classes
+        """Of `count` images: with random labels where the networks are told them, and random images for their further
+        inputs, the same on every device."""
+        classes, names = self.settings.model.classes, self.settings.model.inputs
+        images = (self.images(count, SEED + place) for place in range(1, 1 + len(names)))
+        extra = {name: blend_real(x, self.stage.blend) for name, x in zip(names, images, strict=True)}
         if not classes:
-            return Cond(self.stage)
+            return Cond(self.stage, extra=extra)
         labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(SEED))
-        return Cond(self.stage, labels.to(self.device))
+        return Cond(self.stage, labels.to(self.device), extra=extra)
 
     def images(self, count: int, seed: int = SEED) -> Tensor:
         """Random images [count, C, R, R] in [-1, 1], the same on every device."""

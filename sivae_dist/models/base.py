@@ -15,6 +15,11 @@ What they may rely on, and what is relied upon:
   their parameters are trained, averaged and reduced over processes.
 - **Labels.** A model whose `classes` is not 0 gets those of the images as `cond.label`, in every pass; latents of the
   prior have the labels of the batch that they are drawn for. conditional.py has what such families share.
+- **Further inputs.** A model whose `inputs` names any gets them as `cond.extra`, by name: samples of their own, as x,
+  which the data set gives for every position (data_pipelines/dataset.py), in the run's type and blended as x is. They
+  come with real samples in training only: not with generated ones, not to decoders, and not outside training (previews,
+  evaluation, use). An encoder that takes one must therefore do without it, and sees x itself in its place. The inputs
+  of all samples in a pass are there, or none.
 - **Randomness.** Nothing is drawn inside a network. What a decoding needs beside z comes in as `noise`, a flat
   [B, noise_size(resolution)] from N(0, 1), drawn by position of the run (step/randomness.py).
 - **Samples are independent.** Row k of an output depends on row k of the inputs alone, so that passes may be
@@ -109,6 +114,12 @@ class ModelSettings(Settings, ABC):
     def named_classes(self) -> tuple[str, ...]:
         """Names of the classes by label: their numbers, where nothing else is known."""
         return tuple(map(str, range(self.classes)))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the further inputs that the encoder takes in training, such as SAME_CLASS; a data set without them
+        is refused."""
+        return ()
 
     def fitted(self, where: str, classes: tuple[str, ...]) -> Self:
         """The same settings with what follows from a data set: `classes`, the names of its labels, none without any.

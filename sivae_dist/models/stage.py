@@ -1,5 +1,6 @@
 """The conditions that a network receives besides its input."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 import torch
@@ -38,16 +39,28 @@ class Cond(NamedTuple):
     """int64 [B], where the model has classes."""
     mixing: Mixing | None = None
     """Of decodings, where the model has styles."""
+    extra: Mapping[str, Tensor] = {}
+    """The further inputs of `ModelSettings.inputs`, by name, each as x [B, *shape]: in passes of real samples in
+    training, and nowhere else."""
+
+    def of_generated(self) -> Self:
+        """For a decoding, and for a pass of what was generated: further inputs belong to real samples alone."""
+        return self._replace(extra={}) if self.extra else self
 
     def twice(self) -> Self:
-        """For a pass of 2B samples, with the labels of B."""
-        return self if self.label is None else self._replace(label=self.label.repeat(2))
+        """For a pass of 2B generated samples, or a decoding of as many, with the labels of B."""
+        one = self.of_generated()
+        return one if one.label is None else one._replace(label=one.label.repeat(2))
 
     def split(self, count: int, parts: int) -> list[Self]:
         """For `parts` micro-batches of `count` samples."""
         assert self.mixing is None
         labels = [None] * parts if self.label is None else self.label.split(count)
-        return [self._replace(label=label) for label in labels]
+        inputs = {name: x.split(count) for name, x in self.extra.items()}
+        return [
+            self._replace(label=label, extra={name: some[part] for name, some in inputs.items()})
+            for part, label in enumerate(labels)
+        ]
 
 
 def blend_real(x: Tensor, blend: Tensor | None) -> Tensor:

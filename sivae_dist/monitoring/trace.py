@@ -1,6 +1,7 @@
 """For debugging: a record of every position of the run, to compare runs byte for byte."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -12,7 +13,8 @@ from sivae_dist.run.jsonl import Rows
 
 
 class Trace:
-    """RUN/trace.jsonl: a row for each position with its sample number, flip, and SHA-256 of pixels and draws."""
+    """RUN/trace.jsonl: a row for each position with its sample number, flip, and SHA-256 of pixels, further inputs
+    (by their names) and draws."""
 
     def __init__(self, path: Path, images: int, order: SampleOrder) -> None:
         """`images`: where the run stands; rows past it are removed."""
@@ -25,13 +27,13 @@ class Trace:
         self._next = images
         self._early: dict[int, dict[str, object]] = {}  # rows of positions past `_next`
 
-    def write(self, first: int, x: Tensor, draws: Draws) -> None:
+    def write(self, first: int, x: Tensor, draws: Draws, extra: Mapping[str, Tensor]) -> None:
         """Records what this process trains on at the positions from `first` on; called by all processes together.
 
         Rows are written in the order of positions, whichever process or micro-batch comes first; those of positions
         to which the run has gone back take the place of the old ones.
         """
-        rows = dict(row for part in everyone(lambda: self._describe(first, x, draws)) for row in part)
+        rows = dict(row for part in everyone(lambda: self._describe(first, x, draws, extra)) for row in part)
         if min(rows) < self._next:
             self.close()
             self._begin(min(rows))
@@ -42,9 +44,11 @@ class Trace:
             if self._rows is not None:
                 self._rows.write(self._next, row)
 
-    def _describe(self, first: int, x: Tensor, draws: Draws) -> list[tuple[int, dict[str, object]]]:
+    def _describe(
+        self, first: int, x: Tensor, draws: Draws, extra: Mapping[str, Tensor]
+    ) -> list[tuple[int, dict[str, object]]]:
         samples, flips = self.order.at(first, x.shape[0])
-        tensors = {"pixels": x, "latent": draws.z, "reparameterization": draws.eps}
+        tensors = {"pixels": x, **extra, "latent": draws.z, "reparameterization": draws.eps}
         if draws.noise is not None:
             tensors["noise"] = draws.noise
         if draws.mixing is not None:

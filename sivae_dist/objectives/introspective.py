@@ -22,7 +22,10 @@ def encode_both(encoder: Encoder, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor
     if encoder.concatenates:
         mu, logvar = encoder(x, cond.twice())
     else:
-        mu, logvar = (torch.cat(halves) for halves in zip(*(encoder(half, cond) for half in x.chunk(2)), strict=True))
+        mu, logvar = (
+            torch.cat(halves)
+            for halves in zip(*(encoder(half, cond.of_generated()) for half in x.chunk(2)), strict=True)
+        )
     return mu, logvar
 
 
@@ -34,7 +37,7 @@ def decode_both(
         both = cond.twice()._replace(mixing=mixing and mixing.behind(z[: len(z) // 2]))
         images: Tensor = decoder(z, both, draws.layer_noise(*decodings))
         return images
-    conds = (cond, cond._replace(mixing=mixing))
+    conds = (cond.of_generated(), cond.of_generated()._replace(mixing=mixing))
     halves = zip(z.chunk(2), conds, decodings, strict=True)
     return torch.cat([decoder(half, one, draws.layer_noise(decoding)) for half, one, decoding in halves])
 
@@ -44,6 +47,7 @@ class IntrospectiveEncoderObjective(EncoderObjective[Weights]):
         """mu, logvar and Z of X, line 5, each [B, latent]; X_r and X_f, line 8, each [B, C, R, R]."""
         mu, logvar = self.player(x, cond)
         z = reparameterize(mu, logvar, draws.eps[:, 0])
+        cond = cond.of_generated()
         x_r = self.partner(z, cond, draws.layer_noise(0))
         with torch.no_grad():  # X_f does not depend on the encoder
             x_f = self.partner(draws.z, cond._replace(mixing=draws.mixing), draws.layer_noise(1))

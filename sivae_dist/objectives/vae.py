@@ -58,7 +58,7 @@ class VaeEncoderObjective(EncoderObjective[VaeWeights]):
         with self.autocast(x):
             mu, logvar = self.player(x, cond)
             z = reparameterize(mu, logvar, draws.eps[:, 0])
-            reconstruction = self.partner(z, cond, draws.layer_noise(0))
+            reconstruction = self.partner(z, cond.of_generated(), draws.layer_noise(0))
         error = self.distance(x, reconstruction)
         kl = kl_divergence(mu, logvar)
         elbo = -(w.beta_rec * error + w.beta_kl * kl)
@@ -71,7 +71,7 @@ class VaeDecoderObjective(DecoderObjective[VaeWeights]):
     def forward(self, x: Tensor, z: Tensor, cond: Cond, draws: Draws) -> DecoderTurn:
         w = self.weights
         with self.autocast(x):
-            reconstruction = self.player(z, cond, draws.layer_noise(0))
+            reconstruction = self.player(z, cond.of_generated(), draws.layer_noise(0))
         error = self.distance(x, reconstruction)
         loss = w.scale * w.beta_rec * error.mean()
         return DecoderTurn(loss, {"loss/decoder": loss.detach()})

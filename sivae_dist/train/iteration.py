@@ -35,17 +35,21 @@ class Iteration:
 
         What is not finite is noted by the guard; `Guard.check` raises it.
         """
-        engine, players, x = self.engine, self.players, batch.x
-        part = x.shape[0] // engine.parts(x.shape[0], step.phase.resolution)
-        first = step.position + rank() * x.shape[0]
-        cond = Cond(self.stage(step), batch.y if self.settings.model.classes else None)
-        x = x.to(engine.dtype, memory_format=engine.image_format(x))
-        xs = blend_real(x, cond.stage.blend).split(part)
+        engine, players, model, stage = self.engine, self.players, self.settings.model, self.stage(step)
+        share = batch.x.shape[0]
+        part = share // engine.parts(share, step.phase.resolution)
+        first = step.position + rank() * share
+        x, extra = self._placed(batch.x), {name: self._placed(batch.extra[name]) for name in model.inputs}
+        blended = {name: blend_real(one, stage.blend) for name, one in extra.items()}
+        cond = Cond(stage, batch.y if model.classes else None, extra=blended)
+        xs = blend_real(x, stage.blend).split(part)
         draws = [self.draw(step, first + k * part, part) for k in range(len(xs))]
 
         if self.trace is not None:
-            for k, pixels in enumerate(x.split(part)):
-                self.trace.write(first + k * part, pixels, draws[k])
+            for k, drawn in enumerate(draws):
+                mine = slice(k * part, (k + 1) * part)
+                inputs = {name: one[mine] for name, one in extra.items()}
+                self.trace.write(first + k * part, x[mine], drawn, inputs)
 
         parts = list(zip(xs, cond.split(part, len(xs)), draws, strict=True))
         encoder = players.encoder_engine.update(parts, step.lr_encoder, self.guard.allowed())
@@ -57,6 +61,10 @@ class Iteration:
         norms = {"gradient/encoder": encoder.norm, "gradient/decoder": decoder.norm}
         self.guard.note(means, {"encoder": encoder.sound, "decoder": decoder.sound}, norms, decoder.taken)
         return means | norms
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """Samples in the run's type and memory format."""
+        return x.to(self.engine.dtype, memory_format=self.engine.image_format(x))
 
     def stage(self, step: Step) -> Stage:
         blend = torch.full((), step.blend, device=self.device) if step.segment.blending else None

@@ -177,9 +177,10 @@ def _trace(
 
 
 def _input_bytes(settings: RunSettings, decoder: Decoder, resolution: int) -> int:
-    """Bytes of one image of a share: its pixels before and after blending, and its draws."""
+    """Bytes of one image of a share: its pixels and those of its further inputs, before and after blending, and its
+    draws."""
     model = settings.model
-    pixels = 2 * prod(model.shape(resolution))
+    pixels = 2 * (1 + len(model.inputs)) * prod(model.shape(resolution))
     return (pixels + 4 * decoder.noise_size(resolution) + 5 * model.latent) * settings.engine.dtype.itemsize
 
 

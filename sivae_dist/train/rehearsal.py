@@ -206,20 +206,25 @@ class Rehearsal:
         self.players.prepare(step.segment)
         moments = torch.empty(self.players.missing_moments(), dtype=torch.uint8, device=self.device)
         model = self.settings.model
-        x = torch.zeros((share, *model.shape(resolution)), dtype=self.engine.dtype, device=self.device)
-        x = x.contiguous(memory_format=self.engine.image_format(x))
         blend = torch.full((), step.blend, device=self.device) if step.segment.blending else None
-        label = torch.zeros(batch, dtype=torch.int64, device=self.device) if model.classes else None
-        cond = Cond(Stage(resolution, blend), label)
-        xs = blend_real(x, blend).split(batch)
+        label = torch.zeros(share, dtype=torch.int64, device=self.device) if model.classes else None
+        given = {name: self._zeros(share, resolution) for name in ("x", *model.inputs)}
+        blended = {name: blend_real(one, blend) for name, one in given.items()}
+        xs = blended.pop("x").split(batch)
+        conds = Cond(Stage(resolution, blend), label, extra=blended).split(batch, len(xs))
         first = step.position + rank() * share
         draws = [self.draw(step, first + k * batch, batch) for k in range(len(xs))]
-        two = list(zip(xs, draws, strict=True))[:2]  # those after the second would only repeat it
-        turns = self.players.encoder_engine.rehearse([(x, cond, d) for x, d in two])
+        two = list(zip(xs, conds, draws, strict=True))[:2]  # those after the second would only repeat it
+        turns = self.players.encoder_engine.rehearse(two)
         self.players.decoder_engine.rehearse(
-            [(x, turn.crossing, cond, d) for (x, d), turn in zip(two, turns, strict=True)]
+            [(x, turn.crossing, c, d) for (x, c, d), turn in zip(two, turns, strict=True)]
         )
         del moments
+
+    def _zeros(self, count: int, resolution: int) -> torch.Tensor:
+        """Images as the iteration has them."""
+        x = torch.zeros((count, *self.settings.model.shape(resolution)), dtype=self.engine.dtype, device=self.device)
+        return x.contiguous(memory_format=self.engine.image_format(x))
 
     # Where.
 

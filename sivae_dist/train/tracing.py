@@ -166,8 +166,12 @@ def micro_batch(
     model, dtype = settings.model, settings.engine.dtype
     blend = torch.zeros(()) if blending else None
     label = torch.zeros(batch, dtype=torch.int64) if model.classes else None
-    x = torch.empty(batch, *model.shape(resolution), dtype=dtype)
-    x = x.contiguous(memory_format=settings.engine.image_format(x))
+    given = {name: torch.empty(batch, *model.shape(resolution), dtype=dtype) for name in ("x", *model.inputs)}
+    blended = {
+        name: blend_real(one.contiguous(memory_format=settings.engine.image_format(one)), blend)
+        for name, one in given.items()
+    }
+    x = blended.pop("x")
     size = decoder.noise_size(resolution)
     mixing = None
     if settings.objective.mixing_share:
@@ -179,4 +183,4 @@ def micro_batch(
         noise=torch.empty(batch, 4, size, dtype=dtype) if size else None,
         mixing=mixing,
     )
-    return blend_real(x, blend), Cond(Stage(resolution, blend), label), draws
+    return x, Cond(Stage(resolution, blend), label, extra=blended), draws

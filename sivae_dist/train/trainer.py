@@ -149,7 +149,8 @@ class Trainer:
         """This process's slice of every batch to come."""
         for step in self.schedule.steps(self.images):
             share = step.batch // world_size()
-            yield Request(step.position + rank() * share, share, step.phase.resolution)
+            first, inputs = step.position + rank() * share, self.settings.model.inputs
+            yield Request(first, share, step.phase.resolution, inputs)
 
     def _enter(self, step: Step) -> None:
         """Prepares both players whenever what is static in a step changes."""
@@ -226,4 +227,4 @@ def check_data(settings: RunSettings, data: Dataset) -> None:
     model = settings.fitted(data).model
     if not settings.model.is_fitted:
         raise ValueError(f"the settings do not name the classes of {data.where}: begin the run by prepare_run")
-    data.check(Needs({stage: tuple(model.shape(stage)) for stage in model.resolutions}, model.classes))
+    data.check(Needs({stage: tuple(model.shape(stage)) for stage in model.resolutions}, model.classes, model.inputs))

@@ -38,7 +38,7 @@ class Discs(Dataset):
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         for request in requests:
             numbers, flips = self.order.at(request.position, request.count)
-            x, y, _, _ = self.samples(request.stage, numbers)
+            x, y, _ = self.samples(request.stage, numbers)
             flipped = torch.from_numpy(flips)[:, None, None, None]
             yield Batch(torch.where(flipped, x.flip(3), x), y, request.position)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipelines.dataset import Needs, Request
+from data_pipelines.dataset import SAME_CLASS, Needs, Request
 from data_pipelines.kinds import DATASETS
 from launch.plan.preflight import preflight
 from sivae_dist.config.imports import import_all
@@ -58,6 +58,7 @@ def test_the_contract() -> None:
         (Needs({8: (1, 8, 8)}), r"discs has samples of shape \(3, 8, 8\) at 8, but the model needs \(1, 8, 8\)"),
         (Needs({8: (3, 8, 8)}, classes=3), "discs has 2 classes, but the model has 3 classes"),
         (Needs({8: (3, 8, 8)}, extra=("partner",)), "discs has no partner, which the model needs"),
+        (Needs({8: (3, 8, 8)}, extra=(SAME_CLASS,)), "discs has no same_class, which the model needs"),
     ],
 )
 def test_a_model_that_it_cannot_feed(needs: Needs, message: str) -> None:
