@@ -9,13 +9,14 @@ own memory format. The floating-point operations are the authors', which a test 
 import copy
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sivae_dist.models.style import StyleSettings
+from sivae_dist.objectives.elbo import Beta
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
 
 FOLDED_FROM = 128
@@ -226,9 +227,10 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square().flatten(1).sum(dim=1)
 
 
-def divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """[B], in nats."""
-    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(dim=1)
+def weighted(beta: Beta, mu: Tensor, logvar: Tensor) -> Tensor:
+    """[B]: beta KL, in nats."""
+    assert not isinstance(beta, Mapping)
+    return beta * (0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(dim=1))
 
 
 def optimizer_of(network: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -275,11 +277,11 @@ class PlainIteration:
         fake = decode.sample(resolution, batch)
         z, mu, logvar = encode(x)
         rec = decode(z, resolution)
-        elbo = c.beta_rec * distance(x, rec) + c.beta_kl * divergence(mu, logvar)
+        elbo = c.beta_rec * distance(x, rec) + weighted(c.beta_kl, mu, logvar)
         loss = c.scale * elbo.mean()
         for image in (rec, fake):
             z, mu, logvar = encode(image.detach())
-            again = c.beta_rec * distance(image, decode(z, resolution)) + c.beta_neg * divergence(mu, logvar)
+            again = c.beta_rec * distance(image, decode(z, resolution)) + weighted(c.beta_neg, mu, logvar)
             loss = loss + 0.25 * torch.exp(-2 * c.scale * again).mean()
         return loss
 
@@ -294,7 +296,7 @@ class PlainIteration:
         for image in (rec, fake):
             z, mu, logvar = encode(image)
             again = distance(image.detach(), decode(z.detach(), resolution))
-            loss = loss + 0.5 * (c.beta_kl * divergence(mu, logvar) + c.gamma_r * c.beta_rec * again).mean()
+            loss = loss + 0.5 * (weighted(c.beta_kl, mu, logvar) + c.gamma_r * c.beta_rec * again).mean()
         return c.scale * loss
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -32,6 +32,9 @@ _NotNegative = Annotated[float, Field(ge=0)]
 PerResolution = _NotNegative | dict[int, _NotNegative]
 """One value for every resolution, or a value for each; none is negative."""
 
+PerGroup = PerResolution | dict[Annotated[str, Field(pattern=r"^[a-z]")], PerResolution]
+"""The same, or such values for each named group of z."""
+
 SharePerResolution = float | dict[int, float]
 """The same of a share, whose range is checked where the resolutions are known."""
 
@@ -49,6 +52,13 @@ def at(value: T | dict[int, T], resolution: int, name: str) -> T:
     if resolution not in value:
         raise ValueError(f"{name} has no value{pixels(resolution, ' for ')}; it has {sorted(value)}")
     return value[resolution]
+
+
+def at_each(value: PerGroup, resolution: int, name: str) -> float | dict[str, float]:
+    """`at`, of each group where there is a value for each."""
+    if isinstance(value, dict) and any(isinstance(key, str) for key in value):
+        return {str(key): at(one, resolution, f"{name}.{key}") for key, one in value.items()}
+    return at(cast(PerResolution, value), resolution, name)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,9 +9,11 @@ from sivae_dist.models.mlp.settings import MlpSettings
 from sivae_dist.models.residual.settings import ResidualSettings
 from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style.settings import StyleSettings
+from sivae_dist.models.translation.settings import TranslationSettings
 
 MODELS: Registry[type[ModelSettings]] = Registry(
-    "model", {"style": StyleSettings, "residual": ResidualSettings, "mlp": MlpSettings}
+    "model",
+    {"style": StyleSettings, "residual": ResidualSettings, "mlp": MlpSettings, "translation": TranslationSettings},
 )
 AnyModel = Annotated[ModelSettings, one_of(MODELS, default="style")]
 

@@ -13,6 +13,8 @@ What they may rely on, and what is relied upon:
   samples without a resolution, such as points, that is 1 (ONLY_STAGE), which is not shown as a number of pixels. A
   sample has `settings.shape(resolution)`. `parts_in_use` names the submodules that a pass at a stage goes through: only
   their parameters are trained, averaged and reduced over processes.
+- **Groups.** z may consist of named groups, `settings.groups`, as codes of class and content; `encoder.groups` says the
+  same.
 - **Labels.** A model whose `classes` is not 0 gets those of the images as `cond.label`, in every pass; latents of the
   prior have the labels of the batch that they are drawn for. conditional.py has what such families share.
 - **Further inputs.** A model whose `inputs` names any gets them as `cond.extra`, by name: samples of their own, as x,
@@ -37,8 +39,10 @@ What they may rely on, and what is relied upon:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from math import prod
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +73,9 @@ class Network(nn.Module):
 class Encoder(Network):
     """forward(x [B, *shape(resolution)], cond) -> (mu, logvar), each [B, latent]."""
 
+    groups: Mapping[str, int] = MappingProxyType({})
+    """Those of its settings."""
+
 
 class Decoder(Network):
     """forward(z [B, latent], cond, noise=None) -> x [B, *shape(resolution)]; without noise, its mean."""
@@ -86,8 +93,11 @@ class ModelSettings(Settings, ABC):
     """The settings of a family. What is not a field here follows from the fields of the family."""
 
     name: str
-    latent: int
-    """Dimensions of z."""
+    if TYPE_CHECKING:  # a field of most families; where it follows from other fields, a property
+
+        @property
+        def latent(self) -> int:
+            """Dimensions of z."""
 
     saved_whole: ClassVar[bool] = False
     """Whether the networks hold no tensors but those that a checkpoint has of them, so that they may be made without
@@ -132,6 +142,12 @@ class ModelSettings(Settings, ABC):
     def is_fitted(self) -> bool:
         """Whether the settings say all that `fitted` could add."""
         return True
+
+    @property
+    def groups(self) -> Mapping[str, int]:
+        """Named groups of z, in their order, with their dimensions, which together are `latent`; none where all of z is
+        one. The KL divergence of each is logged, and may have weights of its own."""
+        return {}
 
     @property
     def styled(self) -> bool:

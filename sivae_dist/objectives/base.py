@@ -162,6 +162,10 @@ class ModelOfRun(Protocol):
     @property
     def resolutions(self) -> list[int]: ...
     @property
+    def groups(self) -> Mapping[str, int]:
+        """Named groups of z; empty without names."""
+
+    @property
     def dimensions(self) -> int:
         """C H W of the final images."""
 

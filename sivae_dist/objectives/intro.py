@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import DecoderTurn, Draws, EncoderTurn, Run, detached
-from sivae_dist.objectives.elbo import kl_divergence, terms_of_real
+from sivae_dist.objectives.elbo import divergence, terms_of_real
 from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
     IntrospectiveEncoderObjective,
@@ -29,7 +29,7 @@ from sivae_dist.objectives.introspective import (
     encode_both,
 )
 from sivae_dist.objectives.vae import VaeWeights
-from sivae_dist.settings import PerResolution, at
+from sivae_dist.settings import PerGroup, PerResolution, at
 
 Hinge = Literal["image", "batch"]
 
@@ -60,18 +60,19 @@ class IntroEncoderObjective(IntrospectiveEncoderObjective[IntroWeights]):
         return torch.relu(self.weights.margin - (kl if self.weights.hinge == "image" else kl.mean())).mean()
 
     def forward(self, x: Tensor, cond: Cond, draws: Draws) -> EncoderTurn:
-        w, batch = self.weights, x.shape[0]
+        w = self.weights
         with self.autocast(x):
             mu, logvar, z, x_r, x_f = self.encode_and_decode(x, cond, draws)
             mu_2, logvar_2 = encode_both(self.player, torch.cat((x_r.detach(), x_f)), cond)  # Z_rf, Z_ff
-        error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
-        elbo = -(w.beta_rec * error + w.beta_kl * kl)
-        kl_2 = kl_divergence(mu_2, logvar_2)
-        hinge_r, hinge_f = self._hinge(kl_2[:batch]), self._hinge(kl_2[batch:])
+        groups = self.player.groups
+        error, kl = self.distance(x, x_r), divergence(mu, logvar, groups)
+        elbo = -(w.beta_rec * error + kl.weighted(w.beta_kl))
+        kl_r, kl_f = divergence(mu_2, logvar_2, groups).halves()
+        hinge_r, hinge_f = self._hinge(kl_r.total), self._hinge(kl_f.total)
         loss = w.scale * (-elbo.mean() + 0.5 * w.beta_neg * (hinge_r + hinge_f))
         terms = terms_of_real(x, error, kl, elbo) | {
-            "kl/rec": kl_2[:batch].mean(),
-            "kl/fake": kl_2[batch:].mean(),
+            **kl_r.terms("rec"),
+            **kl_f.terms("fake"),
             "hinge/rec": hinge_r,
             "hinge/fake": hinge_f,
             "loss/encoder": loss,
@@ -86,7 +87,8 @@ class IntroDecoderObjective(IntrospectiveDecoderObjective[IntroWeights]):
             x_1 = self.decode(z, cond, draws)  # X_r, X_f
             mu, logvar = encode_both(self.partner, x_1, cond)  # Z_rf, Z_ff
         error = self.distance(x, x_1[:batch])
-        loss = w.scale * (w.beta_rec * error.mean() + w.beta_neg * kl_divergence(mu, logvar).mean())
+        kl = divergence(mu, logvar, self.partner.groups).total
+        loss = w.scale * (w.beta_rec * error.mean() + w.beta_neg * kl.mean())
         return DecoderTurn(loss, {"loss/decoder": loss.detach()})
 
 
@@ -102,7 +104,7 @@ class IntroSettings(IntrospectiveSettings):
     against_collapse = "shorten objective.warmup, or raise objective.margin"
 
     name: Literal["intro"] = "intro"
-    beta_kl: PerResolution = 1.0
+    beta_kl: PerGroup = 1.0
     """Weight of the KL divergence of real images."""
     beta_neg: PerResolution = 1.0
     """Weight of the KL divergence of generated images, in both losses; the appendix searches 1 to 5 times beta_kl."""

@@ -14,7 +14,7 @@ from sivae_dist.models.stage import Cond, Mixing
 from sivae_dist.objectives.base import DecoderObjective, Draws, EncoderObjective, Weights
 from sivae_dist.objectives.elbo import reparameterize
 from sivae_dist.objectives.vae import ElboSettings
-from sivae_dist.settings import Images, PerResolution
+from sivae_dist.settings import Images, PerGroup
 
 
 def encode_both(encoder: Encoder, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class IntrospectiveSettings(ElboSettings):
     betas = ("rec", "kl", "neg")
     panels = ElboSettings.panels | {"KL divergence (nats)": ("kl/real", "kl/rec", "kl/fake")}
 
-    beta_neg: PerResolution
+    beta_neg: PerGroup
     """Weight of the KL divergence of generated images."""
     warmup: Images = 0
     """Images at the start of the run that train a plain VAE (the authors: one epoch)."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import DecoderTurn, Draws, EncoderTurn, detached
-from sivae_dist.objectives.elbo import kl_divergence, reparameterize, terms_of_real
+from sivae_dist.objectives.elbo import Beta, divergence, of_each, reparameterize, shown, terms_of_real
 from sivae_dist.objectives.introspective import (
     IntrospectiveDecoderObjective,
     IntrospectiveEncoderObjective,
@@ -25,7 +25,7 @@ from sivae_dist.objectives.introspective import (
     encode_both,
 )
 from sivae_dist.objectives.vae import VaeWeights
-from sivae_dist.settings import PerResolution, at
+from sivae_dist.settings import PerGroup, at_each
 
 StopGradient = Literal["none", "reencoded"]
 
@@ -41,22 +41,27 @@ DEAD_EXPONENT = (
 class SoftIntroWeights(VaeWeights):
     """The settings that hold at one resolution."""
 
-    beta_neg: float
+    beta_neg: Beta
     gamma_r: float
     alpha: float
     stop_gradient: StopGradient
 
     @property
-    def slope(self) -> float:
+    def slope(self) -> Beta:
         """c, by which the exponent of a fake falls for every nat of its KL divergence."""
-        return self.alpha * self.scale * self.beta_neg
+        return of_each(lambda neg: self.alpha * self.scale * neg, self.beta_neg)
 
     @property
-    def resting_kl(self) -> float:
-        """The KL(fake) that is reached (nats): the push 0.5 beta_neg exp(-c KL) meets the decoder's pull beta_kl."""
-        if self.beta_neg <= 0 or self.beta_kl <= 0:
-            return math.nan
-        return math.log(self.beta_neg / (2 * self.beta_kl)) / self.slope
+    def resting_kl(self) -> Beta:
+        """The KL(fake) that is reached (nats): the push 0.5 beta_neg exp(-c KL) meets the decoder's pull beta_kl.
+
+        Of groups of z each one's own, as if the others' were 0; all of them share one exponent, sum of c KL.
+        """
+
+        def one(neg: float, kl: float, slope: float) -> float:
+            return math.log(neg / (2 * kl)) / slope if neg > 0 and kl > 0 else math.nan
+
+        return of_each(one, self.beta_neg, self.beta_kl, self.slope)
 
 
 class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights]):
@@ -70,19 +75,21 @@ class SoftIntroEncoderObjective(IntrospectiveEncoderObjective[SoftIntroWeights])
             mu_2, logvar_2 = encode_both(encode, again, cond)  # line 9
             z_2 = reparameterize(mu_2, logvar_2, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
             x_2 = decode_both(decode, z_2, cond, draws, (2, 3))  # line 10
-        error, kl = self.distance(x, x_r), kl_divergence(mu, logvar)
-        elbo = -(w.beta_rec * error + w.beta_kl * kl)  # line 11
+        groups = encode.groups
+        error, kl = self.distance(x, x_r), divergence(mu, logvar, groups)
+        elbo = -(w.beta_rec * error + kl.weighted(w.beta_kl))  # line 11
         error_2 = self.distance(torch.cat((x_r, x_f)), x_2)
-        kl_2 = kl_divergence(mu_2, logvar_2)
-        elbo_2 = -(w.beta_rec * error_2 + w.beta_neg * kl_2)  # lines 12, 13
+        kl_2 = divergence(mu_2, logvar_2, groups)
+        elbo_2 = -(w.beta_rec * error_2 + kl_2.weighted(w.beta_neg))  # lines 12, 13
         exp_elbo = torch.exp(w.alpha * w.scale * elbo_2) / w.alpha  # lines 14, 15; alpha is 2 there
         exp_elbo_r, exp_elbo_f = exp_elbo[:batch].mean(), exp_elbo[batch:].mean()
         loss = -w.scale * elbo.mean() + 0.5 * (exp_elbo_r + exp_elbo_f)  # line 16, minimised
+        kl_r, kl_f = kl_2.halves()
         terms = terms_of_real(x, error, kl, elbo) | {
             "reconstruction/rec": error_2[:batch].mean(),
             "reconstruction/fake": error_2[batch:].mean(),
-            "kl/rec": kl_2[:batch].mean(),
-            "kl/fake": kl_2[batch:].mean(),
+            **kl_r.terms("rec"),
+            **kl_f.terms("fake"),
             "exp_elbo/rec": exp_elbo_r,
             "exp_elbo/fake": exp_elbo_f,
             "loss/encoder": loss,
@@ -98,7 +105,7 @@ class SoftIntroDecoderObjective(IntrospectiveDecoderObjective[SoftIntroWeights])
             mu, logvar = encode_both(self.partner, x_1, cond)  # line 21
         # Line 23 lacks a minus sign: lines 26 and 27 and equation 7 need it.
         error = self.distance(x, x_1[:batch])
-        fake = w.beta_kl * kl_divergence(mu, logvar)
+        fake = divergence(mu, logvar, self.partner.groups).weighted(w.beta_kl)
         if w.gamma_r:
             with torch.no_grad(), self.autocast(x):  # line 22, sg
                 z_2 = reparameterize(mu, logvar, draws.eps[:, 1:].transpose(0, 1).flatten(0, 1))
@@ -126,9 +133,9 @@ class SoftIntroSettings(IntrospectiveSettings):
     )
 
     name: Literal["soft_intro"] = "soft_intro"
-    beta_kl: PerResolution = 1.0
+    beta_kl: PerGroup = 1.0
     """Weight of the KL divergence of real images (encoder) and of generated ones (decoder)."""
-    beta_neg: PerResolution = 256.0
+    beta_neg: PerGroup = 256.0
     """Weight of the KL divergence of generated images inside the encoder's exponent."""
     gamma_r: float = Field(1e-8, ge=0)
     """Weight of the reconstruction of generated images in the decoder's loss; 0 saves two of 28 passes."""
@@ -140,7 +147,7 @@ class SoftIntroSettings(IntrospectiveSettings):
     def weights(self, resolution: int, dimensions: int) -> SoftIntroWeights:
         return SoftIntroWeights(
             **vars(super().weights(resolution, dimensions)),
-            beta_neg=at(self.beta_neg, resolution, "objective.beta_neg"),
+            beta_neg=at_each(self.beta_neg, resolution, "objective.beta_neg"),
             gamma_r=self.gamma_r,
             alpha=self.alpha,
             stop_gradient=self.stop_gradient,
@@ -148,12 +155,12 @@ class SoftIntroSettings(IntrospectiveSettings):
 
     def columns(self, resolution: int, dimensions: int) -> dict[str, str]:
         weights = self.weights(resolution, dimensions)
-        own = {"c": f"{weights.slope:.3g}", "resting KL": f"{weights.resting_kl:.1f}"}
+        own = {"c": shown(weights.slope, ".3g"), "resting KL": shown(weights.resting_kl, ".1f")}
         return super().columns(resolution, dimensions) | own
 
     def remarks(self, resolution: int, dimensions: int) -> dict[str, str]:
-        resting = self.weights(resolution, dimensions).resting_kl
-        return {"beta_neg": f"KL(fake) settles near {resting:.0f} nats: should be 1 to 2 times kl/real"}
+        resting = shown(self.weights(resolution, dimensions).resting_kl, ".0f")
+        return {"beta_neg": f"KL(fake) settles near {resting} nats: should be 1 to 2 times kl/real"}
 
     def fault(self, terms: Mapping[str, float]) -> str | None:
         dead = "kl/fake" in terms and terms["kl/fake"] < terms["kl/real"]

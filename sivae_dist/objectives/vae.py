@@ -4,7 +4,7 @@ The encoder minimises s (beta_rec L_rec + beta_kl KL), the decoder s beta_rec L_
 not moved in between, the two updates together are the usual joint step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,21 +26,32 @@ from sivae_dist.objectives.base import (
     detached,
 )
 from sivae_dist.objectives.distances import DISTANCES, Distance
-from sivae_dist.objectives.elbo import (
-    kl_divergence,
-    reparameterize,
-    terms_of_real,
-)
-from sivae_dist.settings import PerResolution, at
+from sivae_dist.objectives.elbo import Beta, divergence, reparameterize, shown, terms_of_real
+from sivae_dist.settings import PerGroup, PerResolution, at, at_each
+
+_KL = "kl/real"
 
 COLLAPSED = 0.05
 """KL(real), in nats, below which z says nothing of an image: at most that much. The squared error of Gaussian data can
 then be no less than exp(-2 * 0.05) = 0.90 of that of their mean."""
 
-_COLLAPSE = (
-    "posterior collapse: KL(real) {kl/real:.3g} has stayed below 0.05 nats, so that the decoder ignores z and "
-    "generates a single mean. Lower objective.beta_kl or raise objective.beta_rec"
-)
+
+def _collapse(term: str) -> str:
+    """Of all of z, or of a group, by the name of its term."""
+    group = term.removeprefix(_KL).removeprefix("/")
+    what = f"KL(real) of {group}" if group else "KL(real)"
+    so = f"the code of {group} says nothing" if group else "the decoder ignores z and generates a single mean"
+    return (
+        f"posterior collapse: {what} {{{term}:.3g}} has stayed below {COLLAPSED} nats, so that {so}. Lower "
+        "objective.beta_kl or raise objective.beta_rec"
+    )
+
+
+def _check_groups(key: str, value: object, groups: Collection[str]) -> None:
+    """ValueError when there are values for other groups of z than there are."""
+    if isinstance(value, dict) and any(isinstance(name, str) for name in value) and set(value) != set(groups):
+        named = f"the groups of this model's z are {', '.join(groups)}" if groups else "this model's z has no groups"
+        raise ValueError(f"objective.{key} has values for {', '.join(map(str, value))}, but {named}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class VaeWeights:
     """The settings that hold at one resolution."""
 
     beta_rec: float
-    beta_kl: float
+    beta_kl: Beta
     scale: float
 
 
@@ -60,8 +71,8 @@ class VaeEncoderObjective(EncoderObjective[VaeWeights]):
             z = reparameterize(mu, logvar, draws.eps[:, 0])
             reconstruction = self.partner(z, cond.of_generated(), draws.layer_noise(0))
         error = self.distance(x, reconstruction)
-        kl = kl_divergence(mu, logvar)
-        elbo = -(w.beta_rec * error + w.beta_kl * kl)
+        kl = divergence(mu, logvar, self.player.groups)
+        elbo = -(w.beta_rec * error + kl.weighted(w.beta_kl))
         loss = -w.scale * elbo.mean()
         terms = terms_of_real(x, error, kl, elbo) | {"loss/encoder": loss}
         return EncoderTurn(loss, detached(terms), z.detach())
@@ -94,7 +105,7 @@ class ElboSettings(Objective):
 
     beta_rec: PerResolution = 1.0
     """Weight of the reconstruction error."""
-    beta_kl: PerResolution = 1.0
+    beta_kl: PerGroup = 1.0
     """Weight of the KL divergence."""
     scale: float | None = Field(None, gt=0)
     """Factor s of the losses; null: 1 / (C H W) of the final images, in every phase."""
@@ -106,7 +117,7 @@ class ElboSettings(Objective):
         """The values that apply at `resolution`; `dimensions` is C H W of the final images."""
         return VaeWeights(
             beta_rec=at(self.beta_rec, resolution, "objective.beta_rec"),
-            beta_kl=at(self.beta_kl, resolution, "objective.beta_kl"),
+            beta_kl=at_each(self.beta_kl, resolution, "objective.beta_kl"),
             scale=self.scale if self.scale is not None else 1 / dimensions,
         )
 
@@ -130,6 +141,8 @@ class ElboSettings(Objective):
     def check(self, run: Run) -> None:
         for resolution in run.model.resolutions:
             self.weights(resolution, run.model.dimensions)  # ValueError for a missing value
+        for beta in ("beta_kl", "beta_neg"):
+            _check_groups(beta, getattr(self, beta, None), run.model.groups)
         if DISTANCES[self.reconstruction].bounded and not run.model.bounded:
             raise ValueError(
                 f"objective.reconstruction={self.reconstruction} needs images inside [-1, 1]: set model.output=tanh"
@@ -137,17 +150,18 @@ class ElboSettings(Objective):
 
     def columns(self, resolution: int, dimensions: int) -> dict[str, str]:
         weights = self.weights(resolution, dimensions)
-        betas = "/".join(f"{getattr(weights, f'beta_{beta}'):g}" for beta in self.betas)
+        betas = "/".join(shown(getattr(weights, f"beta_{beta}")) for beta in self.betas)
         return {f"beta {'/'.join(self.betas)}": betas}
 
     def brief(self, terms: Mapping[str, float]) -> list[Sequence[str]]:
-        kl = terms["kl/real"]
+        kl = terms[_KL]
         return [(f"rec {terms['reconstruction/per_value']:.4f}",), (f"KL {kl:.1f}", f"KL {kl:.3g}")]
 
     def fault(self, terms: Mapping[str, float]) -> str | None:
-        if terms["kl/real"] >= COLLAPSED:
-            return None
-        return ", ".join(filter(None, (_COLLAPSE, self.against_collapse))) + "."
+        for name, kl in terms.items():
+            if kl < COLLAPSED and (name == _KL or name.startswith(f"{_KL}/")):
+                return ", ".join(filter(None, (_collapse(name), self.against_collapse))) + "."
+        return None
 
     def _distance(self, network: nn.Module) -> Distance:
         """L_rec, frozen, where the network is."""

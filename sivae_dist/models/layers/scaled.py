@@ -217,7 +217,7 @@ def convolve_transposed(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Conv2d(Scaled):
-    """Square kernel, same size out: [B, inputs, H, W] -> [B, outputs, H, W]."""
+    """Square kernel: [B, inputs, H, W] -> [B, outputs, H, W], with `stride` [B, outputs, H / stride, W / stride]."""
 
     def __init__(
         self,
@@ -225,12 +225,14 @@ class Conv2d(Scaled):
         outputs: int,
         kernel: int,
         *,
+        stride: int = 1,
         gain: float = math.sqrt(2),
         equalized: bool,
         bias: bool = True,
     ) -> None:
         super().__init__((outputs, inputs, kernel, kernel), gain=gain, equalized=equalized, bias=bias)
-        self.padding = kernel // 2
+        self.stride = stride
+        self.padding = (kernel - stride + 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, *self.parameters_for(x), padding=self.padding)
+        return convolve(x, *self.parameters_for(x), stride=self.stride, padding=self.padding)

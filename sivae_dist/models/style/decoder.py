@@ -1,6 +1,7 @@
 """The decoder: z is mapped to a style w that drives every layer through AdaIN (appendix 9.2.2, after StyleGAN)."""
 
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +15,9 @@ from sivae_dist.models.layers import (
     Conv2d,
     GrowingNetwork,
     Linear,
+    StyledLayer,
     UpsampleConv2d,
     activate,
-    activate_and_normalize,
     compute_type,
     pass_through,
     pixel_norm,
@@ -25,26 +26,6 @@ from sivae_dist.models.stage import Cond
 
 if TYPE_CHECKING:
     from sivae_dist.models.style.settings import StyleSettings
-
-NORM_EPS = 1e-8
-
-
-class StyledLayer(nn.Module):
-    """The layer after a convolution: noise, bias, activation, and AdaIN with the style w."""
-
-    def __init__(self, settings: "StyleSettings", width: int) -> None:
-        super().__init__()
-        self.noise_strength = nn.Parameter(torch.zeros(width)) if settings.noise else None
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.style = Linear(settings.latent, 2 * width, gain=1.0, equalized=settings.equalized)
-
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        style = self.style(w)
-        scale, shift = style.to(torch.promote_types(style.dtype, torch.float32)).chunk(2, dim=1)
-        strength = None if noise is None else self.noise_strength
-        return activate_and_normalize(
-            x, noise=noise, strength=strength, bias=self.bias, scale=scale, offset=shift, eps=NORM_EPS
-        )[0]
 
 
 class DecoderBlock(nn.Module):
@@ -59,9 +40,10 @@ class DecoderBlock(nn.Module):
         else:
             self.up = UpsampleConv2d(settings.width(resolution // 2), width, equalized=settings.equalized)
         self.blur = Blur() if settings.blur else nn.Identity()
-        self.layer1 = StyledLayer(settings, width)
+        layer = partial(StyledLayer, settings.latent, width, noise=settings.noise, equalized=settings.equalized)
+        self.layer1 = layer()
         self.conv2 = Conv2d(width, width, 3, equalized=settings.equalized, bias=False)
-        self.layer2 = StyledLayer(settings, width)
+        self.layer2 = layer()
 
     def forward(
         self,

@@ -33,7 +33,9 @@ def curves(rows: Rows, path: Path, name: str, objective: Objective, beside: Mapp
     ]
     for place, (label, tags) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(height, width, place)
-        shown = [tag for tag in tags if any(tag in row for row in rows)]
+        logged = dict.fromkeys(name for row in rows for name in row)
+        # A term's own groups, such as kl/real/class, stand beside it.
+        shown = [name for tag in tags for name in logged if name == tag or name.startswith(f"{tag}/")]
         for style, (run, its_rows) in zip(cycle(_STYLES), {name: rows, **(beside or {})}.items(), strict=False):
             for number, tag in enumerate(shown):
                 points = [(row["images"], row[tag]) for row in its_rows if tag in row]

@@ -28,7 +28,7 @@ from sivae_dist.objectives import (
     Distance,
     EncoderObjective,
     EncoderTurn,
-    soft_intro,
+    elbo,
 )
 from sivae_dist.objectives.soft_intro import SoftIntroDecoderObjective, SoftIntroEncoderObjective
 from sivae_dist.process.processes import rank, world_size
@@ -220,14 +220,14 @@ def test_precision(
             who = "encoder" if any(module is m for m in trainer.players.encoder.modules()) else "decoder"
             by_network[who].add(output.dtype)
 
-    original = soft_intro.kl_divergence
+    original = elbo.kl_divergence
 
     def watched(*args: Tensor) -> Tensor:
         result = original(*args)
         error_types.update({result.dtype, *(a.dtype for a in args)})
         return result
 
-    monkeypatch.setattr(soft_intro, "kl_divergence", watched)
+    monkeypatch.setattr(elbo, "kl_divergence", watched)
     handle = nn.modules.module.register_module_forward_hook(watch)
     try:
         with _Types() as types:

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 from sivae_dist.checkpoint.state import fill_network, network_tensors
 from sivae_dist.config.run_settings import validate
 from sivae_dist.models import Cond, Mixing, Stage
-from sivae_dist.models.layers import Blur, Conv2d, DownsampleConv2d, Linear, UpsampleConv2d
+from sivae_dist.models.layers import Blur, Conv2d, DownsampleConv2d, Linear, StyledLayer, UpsampleConv2d
 from sivae_dist.models.stage import blend_real
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
-from sivae_dist.models.style.decoder import StyledLayer, StyleMapping
+from sivae_dist.models.style.decoder import StyleMapping
 from sivae_dist.objectives import SoftIntroSettings
 from sivae_dist.step.randomness import draw
 from sivae_dist.step.schedule import Schedule, ScheduleSettings

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,8 +104,8 @@ def deviation(run: Shown) -> float:
     if not isinstance(objective, ElboSettings):
         raise ValueError(f"{run.name} has no likelihood: its objective has no beta_rec and beta_kl")
     weights = objective.weights(model.final_resolution, model.dimensions)
-    if not weights.beta_rec or not weights.beta_kl:
-        raise ValueError(f"{run.name} has no likelihood: beta_rec and beta_kl must both be more than 0")
+    if isinstance(weights.beta_kl, Mapping) or not weights.beta_rec or not weights.beta_kl:
+        raise ValueError(f"{run.name} has no likelihood: it takes one beta_rec and one beta_kl, both more than 0")
     return math.sqrt(weights.beta_kl / (2 * weights.beta_rec))
 
 
