@@ -74,8 +74,12 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None, value
     second, a key has no part that pydantic alone knows (the branch of a union).
     """
     found: dict[str, tuple[int, Problem]] = {}
-    for details in error.errors(include_url=False):
-        location = _location(details, values)
+    complaints = [(details, _location(details, values)) for details in error.errors(include_url=False)]
+    # Of a union of mappings, the one whose keys these are says what is wrong with a value.
+    with_values = {tuple(location[:-1]) for details, location in complaints if not _is_of_key(details)}
+    for details, location in complaints:
+        if _is_of_key(details) and tuple(location[:-1]) in with_values:
+            continue
         key = ".".join(location)
         rank = _rank(details)
         if key not in found or rank > found[key][0]:  # of a union's branches, the most informative
@@ -179,6 +183,11 @@ def _location(details: ErrorDetails, values: object) -> list[str]:
     return kept
 
 
+def _is_of_key(details: ErrorDetails) -> bool:
+    """Whether it is a key of a mapping that is wrong."""
+    return details["loc"][-1:] == ("[key]",)
+
+
 _OWN_WORDS = 3
 
 
@@ -208,7 +217,7 @@ def _problem(details: ErrorDetails, location: list[str], model: type[BaseModel] 
         return Problem(key, not_one_of(value, names))
     said = short(details["msg"]).removeprefix("Value error, ")
     message = _WORDS[kind].format(value=shown(value), number=short(value), **context) if kind in _WORDS else said
-    return Problem(key, f"as a key, {message}" if details["loc"][-1:] == ("[key]",) else message)
+    return Problem(key, f"as a key, {message}" if _is_of_key(details) else message)
 
 
 _NUMBER = "a number is needed, not {value}"

@@ -27,6 +27,7 @@ from launch.cli import (
     submit,
     sweep,
     train,
+    translate,
 )
 from launch.code import importing
 from sivae_dist import __version__
@@ -98,6 +99,7 @@ app.command()(evaluate.evaluate)
 app.command()(pictures.sample)
 app.command()(pictures.reconstruct)
 app.command()(pictures.interpolate)
+app.command()(translate.translate)
 app.command()(pictures.growth)
 app.command()(pictures.animate)
 app.command()(curves.curves)

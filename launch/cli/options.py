@@ -11,6 +11,7 @@ from launch.cli.completion import configurations, settings
 from sivae_dist.process import startup
 
 if TYPE_CHECKING:
+    from data_pipelines.dataset import DatasetSettings
     from sivae_dist.use.pretrained import Pretrained
 
 
@@ -97,6 +98,20 @@ def load(path: Path, checkpoint: str, live: bool, device: str) -> "Pretrained":
     model = load_pretrained(path, checkpoint=checkpoint, live=live, device=pick_device(device, Place()))
     startup.doing("drawing")
     return model
+
+
+def data_of(run: Path, data: str | None) -> "DatasetSettings":
+    """Settings of the data set at `data`, or of a run's own. ValueError for an exported model, which records none."""
+    from data_pipelines.images.dataset import ImageSettings
+    from sivae_dist.config.opening import settings_of
+    from sivae_dist.run.directory import RunDirectory
+
+    if data is not None:
+        return ImageSettings(path=data)
+    directory = RunDirectory(run)
+    if not directory.config.exists():
+        raise ValueError(f"{run} does not record the path of its data set: give images, or the data set with --data")
+    return settings_of(directory).data
 
 
 def parse_numbers(text: str) -> list[int]:

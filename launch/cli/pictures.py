@@ -19,6 +19,7 @@ from launch.cli.options import (
     OutOrTable,
     Run,
     Seed,
+    data_of,
     expanded,
     load,
     parse_classes,
@@ -338,17 +339,9 @@ def _class(model: "Pretrained", name: str | None) -> int | None:
 def _test_split(
     model: "Pretrained", path: Path, data: str | None, count: int
 ) -> "tuple[torch.Tensor, torch.Tensor | None]":
-    from data_pipelines.images.dataset import ImageSettings
-    from sivae_dist.config.opening import settings_of
-    from sivae_dist.run.directory import RunDirectory
     from sivae_dist.use.figures import real
 
-    if data is not None:
-        return real.from_test_split(model, ImageSettings(path=data), count)
-    run = RunDirectory(path)
-    if not run.config.exists():
-        raise ValueError(f"{path} does not record the path of its data set: give images, or the data set with --data")
-    return real.from_test_split(model, settings_of(run).data, count)
+    return real.from_test_split(model, data_of(path, data), count)
 
 
 def _report(out: Path, what: str, model: "Pretrained") -> None:

@@ -149,6 +149,8 @@ def _takes(annotation: Any, marks: Sequence[Any] = ()) -> str:
         several = [_takes(part, marks if part in (int, float) else ()) for part in inner]
         return _either(["one per resolution" if f"{_MAPPING}{several[0]}" == one else one for one in several])
     if origin is dict:
+        if get_origin(inner[0]) is Annotated:  # a pattern for names
+            return "a mapping from group of z to the same"
         return "a mapping" if inner[0] is str else f"{_MAPPING}{_takes(inner[1])}"
     if origin in (tuple, list):
         return f"a list of {_takes(inner[0])}"

@@ -85,6 +85,7 @@ class RunSettings(Settings):
                     f"engine.compile makes graphs without communication, but {self.model.name} normalises the images "
                     "of all processes together: leave it out, or set model.norm=group"
                 )
+        self.evaluation.check_groups(self.model.groups)
         best = self.checkpoint.best_metric
         if self.checkpoint.keep_best and best.startswith("evaluation/") and not self.evaluation.every:
             raise ValueError(f"checkpoint.best_metric={best} is never measured: set evaluation.every")

@@ -1,6 +1,7 @@
 """Settings of the evaluation: metrics, when they are measured, and against which images."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +21,9 @@ class EvaluationSettings(Settings):
     metrics: tuple[Annotated[str, name_in(METRICS)], ...] | None = None
     """Of images `fid` and `kid` of samples, with an extractor, and `psnr`, `ssim` and `mse` of reconstructions of the
     test split. Of points in the plane `gnelbo`, `kl_official`, `jsd_official`, `kl_histogram` and `jsd_histogram`, and
-    `modes` and `high_quality` where they are a mixture of Gaussians. And metrics that were added (docs/evaluation.md).
-    null: all of these that the data have what it takes for, except kid."""
+    `modes` and `high_quality` where they are a mixture of Gaussians. Of image translation `content_transfer`,
+    `class_from_content` and `content_from_class`, where they are asked for. And metrics that were added
+    (docs/evaluation.md). null: all of these that the data have what it takes for, except kid."""
     samples: int = Field(50_000, ge=2)
     """Number of samples drawn, for metrics of images that need them."""
     reference: Literal["train", "test", "all"] = "train"
@@ -74,6 +76,15 @@ class EvaluationSettings(Settings):
         if not names:
             raise ValueError(f"evaluation.metrics: there is nothing to measure; {here}")
         return names
+
+    def check_groups(self, groups: Collection[str]) -> None:
+        """ValueError when a metric that is asked for is about other groups of z than a model has."""
+        for name in self.metrics or ():
+            if missing := [group for group in METRICS[name].groups if group not in groups]:
+                raise ValueError(
+                    f"evaluation.metrics: {name} is about codes of {' and '.join(missing)}, which this model does not "
+                    "have; model.name=translation has"
+                )
 
     def needs(self, need: Need, data: Dataset) -> bool:
         """Whether any metric has this need. ValueError as `chosen`."""

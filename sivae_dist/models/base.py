@@ -41,7 +41,6 @@ What they may rely on, and what is relied upon:
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import prod
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -73,8 +72,10 @@ class Network(nn.Module):
 class Encoder(Network):
     """forward(x [B, *shape(resolution)], cond) -> (mu, logvar), each [B, latent]."""
 
-    groups: Mapping[str, int] = MappingProxyType({})
-    """Those of its settings."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: Mapping[str, int] = {}
+        """Those of its settings."""
 
 
 class Decoder(Network):

@@ -24,6 +24,9 @@ Space = Literal["z", "w"]
 MEAN_OF = 10_000
 """Latents whose mean w truncation pulls towards."""
 
+TRANSLATION = ("class", "content")
+"""The groups of z of a model that translates images."""
+
 MAX_PSI = 2.0
 """Beyond this, truncation leaves all that the decoder has seen."""
 
@@ -228,6 +231,39 @@ class Pretrained:
             mu, _ = self.encode(x[part], None if own is None else own[part])
             images.append(self.decode(mu, None if shown is None else shown[part]))
         return torch.cat(images)
+
+    def transfer(self, of_class: Tensor, of_content: Tensor, batch: int = 64) -> Tensor:
+        """Content transfer (appendix 9.4.4) between [N, C, R, R] and [N, C, R, R] in [-1, 1]: images [N, C, R, R] with
+        the class of the first and the content of the second, through the encoders' means. ValueError when z has no
+        groups `class` and `content`."""
+        self.check_translates()
+        parts = zip(of_class.split(batch), of_content.split(batch), strict=True)
+        return torch.cat([self.decode(self._exchanged(self.encode(a)[0], self.encode(b)[0])) for a, b in parts])
+
+    def translate(self, of_class: Tensor, of_content: Tensor, batch: int = 64) -> Tensor:
+        """`transfer` of each of [M, C, R, R] with each of [N, C, R, R]: images [M, N, C, R, R]."""
+        self.check_translates()
+        first, second = (
+            torch.cat([self.encode(part)[0] for part in images.split(batch)]) for images in (of_class, of_content)
+        )
+        z = self._exchanged(first.repeat_interleave(len(second), 0), second.repeat(len(first), 1))
+        return torch.cat([self.decode(part) for part in z.split(batch)]).unflatten(0, (len(first), len(second)))
+
+    def check_translates(self) -> None:
+        """ValueError unless z has the groups `class` and `content`."""
+        if tuple(self.settings.groups) != TRANSLATION:
+            raise ValueError(
+                f"a model of the kind {self.settings.name} has no codes of class and content: content transfer needs "
+                "model.name=translation"
+            )
+
+    def groups(self, codes: Tensor) -> dict[str, Tensor]:
+        """Codes [N, latent] by the names of z's groups, [N, dimensions] each; empty when it has none."""
+        sizes = list(self.settings.groups.values())
+        return dict(zip(self.settings.groups, codes.split(sizes, 1), strict=True)) if sizes else {}
+
+    def _exchanged(self, of_class: Tensor, of_content: Tensor) -> Tensor:
+        return torch.cat((self.groups(of_class)["class"], self.groups(of_content)["content"]), 1)
 
     def interpolate(
         self, z: Tensor, steps: int = 7, space: Space = "z", batch: int = 64, *, labels: Classes | None = None

@@ -27,6 +27,8 @@ from sivae_dist.evaluation.metrics.points.histograms import (
 from sivae_dist.evaluation.metrics.points.modes import HighQuality, ModesCovered
 from sivae_dist.evaluation.metrics.psnr import PeakSignalNoiseRatio
 from sivae_dist.evaluation.metrics.ssim import StructuralSimilarity
+from sivae_dist.evaluation.metrics.translation.content_transfer import ContentTransfer
+from sivae_dist.evaluation.metrics.translation.probes import ClassFromContent, ContentFromClass
 
 METRICS: Registry[type[Metric]] = Registry(
     "metric",
@@ -43,6 +45,9 @@ METRICS: Registry[type[Metric]] = Registry(
         "jsd_histogram": HistogramJensenShannon,
         "modes": ModesCovered,
         "high_quality": HighQuality,
+        "content_transfer": ContentTransfer,
+        "class_from_content": ClassFromContent,
+        "content_from_class": ContentFromClass,
     },
 )
 

@@ -138,6 +138,8 @@ class Metric(ABC):
     distance: ClassVar[str | None] = None
     """What it is called in other features than those that its name is known for; None: by its name. `fid` and `kid` are
     names of distances in features of the Inception network of 2015 alone."""
+    groups: ClassVar[tuple[str, ...]] = ()
+    """Named groups of z that it is about; a model without them is refused."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose version the value depends on; it is recorded."""
 

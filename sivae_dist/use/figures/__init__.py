@@ -4,7 +4,14 @@ from sivae_dist.use.figures.animation import animate
 from sivae_dist.use.figures.files import check_out, save_picture
 from sivae_dist.use.figures.grids import grid, in_rows
 from sivae_dist.use.figures.metrics import curves
-from sivae_dist.use.figures.pictures import growth, interpolation, reconstructions, samples, style_mixing
+from sivae_dist.use.figures.pictures import (
+    growth,
+    interpolation,
+    reconstructions,
+    samples,
+    style_mixing,
+    translation,
+)
 from sivae_dist.use.figures.plots import plotted, save_plot
 from sivae_dist.use.figures.points import reconstruct_points, sample_points, scatter
 from sivae_dist.use.figures.sheet import Sheet
@@ -27,4 +34,5 @@ __all__ = [
     "save_plot",
     "scatter",
     "style_mixing",
+    "translation",
 ]

@@ -188,6 +188,26 @@ def reconstructions(
     )
 
 
+def translation(
+    model: "Pretrained",
+    classes: Tensor,
+    contents: Tensor,
+    names: tuple[Sequence[str], Sequence[str]] = ((), ()),
+) -> Sheet:
+    """Content transfer as in figures 19 and 20: the images of `classes` [M, C, R, R] in the first column, those of
+    `contents` [N, C, R, R] in the first row, and where they meet the class of the one with the content of the other.
+    `names`: of the rows, and of the columns."""
+    transferred = model.translate(classes, contents).cpu()
+    return Sheet(
+        [[None, *contents.cpu()], *([one, *row] for one, row in zip(classes.cpu(), transferred, strict=True))],
+        columns=["", *map(_short, names[1])],
+        rows=["", *map(_short, names[0])],
+        column_breaks=frozenset([1]),
+        row_breaks=frozenset([1]),
+        note=_note(model, "class of the image on the left, content of the one above"),
+    )
+
+
 def growth(
     models: Sequence["Pretrained"], numbers: Sequence[int], seed: int = 0, *, classes: Sequence[int] = ()
 ) -> Sheet:

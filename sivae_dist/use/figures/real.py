@@ -1,15 +1,17 @@
 """Real images for pictures: from files, or from the test split of a data set."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.dataset import DatasetSettings, SampleError
+from data_pipelines.dataset import Dataset, DatasetSettings, SampleError, Samples
 from data_pipelines.images.decode import halve, round_pixels
 from data_pipelines.images.loader import to_images
 from data_pipelines.images.sources import ImageError
@@ -76,12 +78,53 @@ def from_test_split(model: "Pretrained", settings: DatasetSettings, count: int) 
     ValueError when it is another data set or has no test samples, SampleError for a damaged one, OSError when it is
     not there.
     """
+    with _with_test_split(model, settings) as data:
+        found = _sound(data.samples(model.stage.resolution, range(data.train, data.train + min(count, data.test))))
+        return found.x, found.y if model.class_names else None
+
+
+Named = tuple[Tensor, list[str]]
+"""Images [N, C, R, R] in [-1, 1] with their names."""
+
+
+def for_translation(model: "Pretrained", settings: DatasetSettings, count: int) -> tuple[Named, Named]:
+    """Test images of up to `count` classes, and up to `count` of one further class, or of the last of these, evenly
+    spread over its images; by the names of classes and contents, as far as there are any. Raises as
+    `from_test_split`."""
+    with _with_test_split(model, settings) as data:
+        numbers = np.arange(data.train, data.train + data.test)
+        labels = _sound(data.samples(min(data.spec.shapes), numbers)).y
+        kinds = np.zeros(len(numbers), np.int64) if labels is None else labels.numpy()
+        by_class = [numbers[kinds == kind] for kind in np.unique(kinds)]
+        chosen, others = by_class[:count], by_class[min(count, len(by_class) - 1)]
+        rows = [of_class[len(of_class) // 3] for of_class in chosen]
+        columns = _spread(others, count)
+        contents = data.contents()
+        names = [data.spec.classes[kinds[row - data.train]] if data.spec.classes else "" for row in rows]
+        below = ["" if contents is None else contents[column] or "" for column in columns]
+        x = _sound(data.samples(model.stage.resolution, [*rows, *columns])).x
+        return (x[: len(rows)], names), (x[len(rows) :], below)
+
+
+def _spread(numbers: NDArray[np.int64], count: int) -> list[int]:
+    """Up to `count` of them, evenly spaced."""
+    count = min(count, len(numbers))
+    return [int(numbers[(2 * k + 1) * len(numbers) // (2 * count)]) for k in range(count)]
+
+
+@contextmanager
+def _with_test_split(model: "Pretrained", settings: DatasetSettings) -> Iterator[Dataset]:
+    """The data set that a model was trained on. ValueError when it is another one, or has no test samples."""
     with settings.open(0, torch.device("cpu")) as data:
         if model.data is not None and data.digest != model.data:
             raise ValueError(f"{data.where} is not the data set that this model was trained on; name images instead")
         if not data.test:
             raise ValueError(f"{data.where} has no test split; name images instead")
-        found = data.samples(model.stage.resolution, range(data.train, data.train + min(count, data.test)))
-        for fault in found.damaged.values():
-            raise SampleError(fault)
-        return found.x, found.y if model.class_names else None
+        yield data
+
+
+def _sound(found: Samples) -> Samples:
+    """SampleError when one of them is damaged."""
+    for fault in found.damaged.values():
+        raise SampleError(fault)
+    return found

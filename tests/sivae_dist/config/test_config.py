@@ -240,7 +240,8 @@ def test_who_is_to_blame(tmp_path: Path) -> None:
     assert str(caught.value).splitlines() == [
         "data.threads=0: must be at least 1, not 0",
         f"{file}: unknown key model.latnt; did you mean model.latent?",
-        "model.width=3: unknown key model.width; did you mean model.base_width or model.max_width?",
+        "model.width=3: unknown key model.width; did you mean model.base_width, model.max_width or "
+        "model.decoder_width?",
     ]
     file.write_text(MINE)
     assert load_config(file, ["seed=4"]) == mine("seed=4")

@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data_pipelines.dataset import SAME_CLASS
 from sivae_dist.models import Decoder, Encoder
 from sivae_dist.models.layers.batch_norm import BatchStatistics, normalizing
 from sivae_dist.models.residual import ResidualSettings
 from sivae_dist.models.stage import Cond, Mixing, Stage
 from sivae_dist.models.style import StyleDecoder, StyleEncoder, StyleSettings
+from sivae_dist.models.translation import TranslationSettings
 from sivae_dist.objectives.base import Draws
 
 TOLERANCE = 1e-10
@@ -82,6 +84,19 @@ def kl(z: Latent) -> Tensor:
     """KL(N(mu, sigma^2) || N(0, 1)), one number an image."""
     sigma = torch.exp(z.logvar / 2)
     return (sigma**2 / 2 + z.mu**2 / 2 - 0.5 - torch.log(sigma)).sum(dim=1)
+
+
+Beta = float | dict[str, float]
+"""Of all of z, or of each of GROUPS."""
+GROUPS = {"class": slice(0, 2), "content": slice(2, LATENT)}
+
+
+def weighted(beta: Beta, z: Latent) -> Tensor:
+    """beta KL; appendix 9.3 has a beta for each group of z."""
+    if not isinstance(beta, dict):
+        return beta * kl(z)
+    parts = {name: Latent(*(part[:, of] for part in z)) for name, of in GROUPS.items()}
+    return torch.stack([beta[name] * kl(part) for name, part in parts.items()]).sum(dim=0)
 
 
 def l_rec(kind: str, target: Tensor, image: Tensor) -> Tensor:
@@ -316,6 +331,34 @@ def residual(variant: str = "paper", norm: str = "group", labels: tuple[int, ...
     draws = draw(decoder, 16, seed + 1, noise=False, mixing=False)
     x = torch.tanh(torch.randn(BATCH, 3, 16, 16, dtype=torch.float64))
     return Case(encoder, decoder, net, x, cond, draws, 16, settings.dimensions)
+
+
+def translation(class_from: str, seed: int = 0) -> Case:
+    """Two encoders, of which that of the class sees another image than x where `class_from` says so."""
+    torch.manual_seed(seed)
+    settings = TranslationSettings(
+        resolution=32, class_latent=2, content_latent=4, class_from=class_from, widths=[2, 3, 4, 4], hidden_units=5,
+        decoder_width=8, last_width=3,
+    )  # fmt: skip
+    encoder, decoder = (network.double() for network in settings.networks())
+    with torch.no_grad():
+        for parameter in (*encoder.parameters(), *decoder.parameters()):
+            if parameter.dim() == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+    x, other = torch.tanh(torch.randn(2, BATCH, 3, 32, 32, dtype=torch.float64))
+    bare = Cond(Stage(32))
+
+    def encode(image: Tensor) -> tuple[Tensor, Tensor]:
+        seen = other if image is x and class_from == "another" else image
+        of_class, of_content = encoder(seen, bare), encoder(image, bare)
+        first, second = GROUPS.values()
+        mu, logvar = (torch.cat((a[:, first], b[:, second]), 1) for a, b in zip(of_class, of_content, strict=True))
+        return mu, logvar
+
+    net = Networks(encode, lambda z, noise, mixing: decoder(z, bare), parameters(encoder), parameters(decoder))
+    draws = draw(decoder, 32, seed + 1, noise=False, mixing=False)
+    cond = bare._replace(extra={SAME_CLASS: other}) if class_from == "another" else bare
+    return Case(encoder, decoder, net, x, cond, draws, 32, settings.dimensions)
 
 
 CASES: dict[str, Callable[..., Case]] = {"mlp": mlp, "style": style}

@@ -24,6 +24,7 @@ from tests.sivae_dist.objectives.rendering import (
     EVERY_CASE,
     TOLERANCE,
     Ascended,
+    Beta,
     Case,
     Latent,
     Networks,
@@ -36,7 +37,6 @@ from tests.sivae_dist.objectives.rendering import (
     encode,
     freeze,
     gradients,
-    kl,
     l_rec,
     mlp,
     noises,
@@ -49,20 +49,22 @@ from tests.sivae_dist.objectives.rendering import (
     slopes,
     stop,
     style,
+    translation,
+    weighted,
 )
 
 # --- The paper ------------------------------------------------------------------------------------
 
 
-def elbo(kind: str, beta_rec: float, beta_kl: float, target: Tensor, image: Tensor, z: Latent) -> Tensor:
-    return -1 * (beta_rec * l_rec(kind, target, image) + beta_kl * kl(z))  # Lines 31 to 34
+def elbo(kind: str, beta_rec: float, beta_kl: Beta, target: Tensor, image: Tensor, z: Latent) -> Tensor:
+    return -1 * (beta_rec * l_rec(kind, target, image) + weighted(beta_kl, z))  # Lines 31 to 34
 
 
 @dataclass(frozen=True)
 class Hyper:
     beta_rec: float = 0.2
-    beta_kl: float = 0.9
-    beta_neg: float = 8.0
+    beta_kl: Beta = 0.9
+    beta_neg: Beta = 8.0
     gamma_r: float = 0.3
     s: float = 0.003
     alpha: float = 2.0
@@ -108,11 +110,11 @@ def algorithm_2_encoder(net: Networks, h: Hyper, x: Tensor, draws: Draws, sg: St
     steep_f = 0.5 * h.s * torch.exp(h.alpha * h.s * elbo_f).detach()
     parts = {
         "rec(x)": -h.s * h.beta_rec * l_rec(kind, x, x_r),
-        "kl(x)": -h.s * h.beta_kl * kl(z),
+        "kl(x)": -h.s * weighted(h.beta_kl, z),
         "rec(x_r)": steep_r * h.beta_rec * l_rec(kind, x_r, x_rf),
-        "kl(x_r)": steep_r * h.beta_neg * kl(z_rf),
+        "kl(x_r)": steep_r * weighted(h.beta_neg, z_rf),
         "rec(x_f)": steep_f * h.beta_rec * l_rec(kind, x_f, x_ff),
-        "kl(x_f)": steep_f * h.beta_neg * kl(z_ff),
+        "kl(x_f)": steep_f * weighted(h.beta_neg, z_ff),
     }
     return Ascended(l_e.mean(), {name: part.mean() for name, part in parts.items()}, z)
 
@@ -135,8 +137,8 @@ def algorithm_2_decoder(net: Networks, h: Hyper, x: Tensor, z: Tensor, draws: Dr
 
     parts = {
         "rec(x)": -h.s * h.beta_rec * l_rec(kind, x, x_r),
-        "kl(x_r)": -0.5 * h.s * h.beta_kl * kl(z_rf),
-        "kl(x_f)": -0.5 * h.s * h.beta_kl * kl(z_ff),
+        "kl(x_r)": -0.5 * h.s * weighted(h.beta_kl, z_rf),
+        "kl(x_f)": -0.5 * h.s * weighted(h.beta_kl, z_ff),
     }
     if h.gamma_r:
         parts["rec(x_r)"] = -0.5 * h.s * h.gamma_r * h.beta_rec * l_rec(kind, x_r, x_rf)
@@ -255,6 +257,24 @@ def test_labels(stop_gradient: str, variant: str, gamma_r: float) -> None:
     """Every pass of the paper's has the labels of X, those of Z_f as well."""
     h = Hyper(stop_gradient=stop_gradient, gamma_r=gamma_r)
     check(style(h.reconstruction, variant=variant, labels=LABELS, seed=35), h)
+
+
+@pytest.mark.parametrize("stop_gradient", ["none", "reencoded"])
+@pytest.mark.parametrize("class_from", ["another", "itself"])
+@pytest.mark.parametrize(
+    "betas",
+    [
+        {"beta_kl": {"class": 0.9, "content": 0.4}, "beta_neg": {"class": 3.0, "content": 9.0}},
+        {"beta_kl": 0.7, "beta_neg": {"class": 3.0, "content": 9.0}},
+        {"beta_kl": 0.7, "beta_neg": 5.0},
+    ],
+    ids=["each", "of-fakes", "one"],
+)
+def test_groups(stop_gradient: str, class_from: str, betas: dict[str, Beta]) -> None:
+    """Two encoders (appendix 9.3): a KL divergence for each group of z, with weights of its own. Of X, and of X alone,
+    the class encoder sees another image."""
+    h = Hyper(stop_gradient=stop_gradient, s=0.0005, **betas)  # type: ignore[arg-type]
+    check(translation(class_from, seed=50), h)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])

@@ -1,0 +1,95 @@
+"""What one code tells of the other: accuracy of a small classifier of classes that sees content codes, and the reverse.
+
+A code that is disentangled says nothing of the other factor, so that the classifier is right as often as chance; its
+accuracy on the code that should say it stands beside it. Codes are the encoders' means of training images, whose
+classes the encoders know; half of them train the classifier, the others test it.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_pipelines.dataset import Dataset
+from data_pipelines.streams import stream
+from sivae_dist.evaluation.metrics.base import Found, Trained
+from sivae_dist.evaluation.metrics.translation.base import TranslationMetric, codes_of, labels_of
+
+IMAGES = 6_000
+"""Training images whose codes are used, at most."""
+UNITS = 256
+EPOCHS = 40
+BATCH = 100
+LR = 1e-3
+
+
+class Probe(TranslationMetric):
+    """Share of images whose factor a classifier finds by the code of the other one."""
+
+    factor: ClassVar[str]
+    """`class` or `content`."""
+    code: ClassVar[str]
+    """The group of z that it sees."""
+
+    @classmethod
+    def lacks(cls, data: Dataset) -> str | None:
+        return super().lacks(data) or ("images whose contents have names" if data.contents() is None else None)
+
+    def value(self, found: Found) -> float:
+        return self._accuracy(found.trained, self.code)
+
+    def details(self, found: Found) -> dict[str, Any]:
+        _, known = self._images(found.trained)
+        _, counts = np.unique(known, return_counts=True)
+        own = self._accuracy(found.trained, self.factor)
+        return {"images": len(known), "kinds": len(counts), "chance": counts.max() / len(known), "from_own_code": own}
+
+    def _accuracy(self, trained: Trained, code: str) -> float:
+        numbers, known = self._images(trained)
+        return accuracy(codes_of(trained, numbers)[code], torch.from_numpy(known), trained.seed)
+
+    def _images(self, trained: Trained) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of training images [N], in a random order, and their factor [N] as numbers."""
+        data = trained.data
+        numbers = stream(trained.seed, "probe", 0).permutation(data.train)
+        if self.factor == "class":
+            numbers = numbers[:IMAGES]
+            return numbers, np.unique(labels_of(data, numbers), return_inverse=True)[1]
+        contents = data.contents()
+        assert contents is not None
+        numbers = np.array([number for number in numbers if contents[number] is not None][:IMAGES])
+        return numbers, np.unique([contents[number] or "" for number in numbers], return_inverse=True)[1]
+
+
+class ClassFromContent(Probe):
+    """Of classes by content codes."""
+
+    factor, code = "class", "content"
+
+
+class ContentFromClass(Probe):
+    """Of contents by class codes."""
+
+    factor, code = "content", "class"
+
+
+def accuracy(codes: Tensor, known: Tensor, seed: int) -> float:
+    """Of codes [N, dimensions] and numbers of classes [N]: the share of the second half that a classifier with one
+    hidden layer, trained on the first half, gets right. A function of its arguments alone."""
+    half = len(codes) // 2
+    codes = (codes - codes[:half].mean(0)) / codes[:half].std(0).clamp(min=1e-6)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        probe = nn.Sequential(nn.Linear(codes.shape[1], UNITS), nn.ReLU(), nn.Linear(UNITS, int(known.max()) + 1))
+        optimizer = torch.optim.Adam(probe.parameters(), LR, weight_decay=1e-4)
+        for _ in range(EPOCHS):
+            for part in torch.randperm(half).split(BATCH):
+                loss = F.cross_entropy(probe(codes[part]), known[part])
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+    with torch.no_grad():
+        return (probe(codes[half:]).argmax(1) == known[half:]).double().mean().item()
