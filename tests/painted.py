@@ -54,7 +54,7 @@ class Painter(Decoder):
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, z: Tensor, cond: Cond, noise: Tensor | None = None) -> Tensor:
-        return z[:, :, None, None].repeat_interleave(SIDE // 2, 1)[:, None, :, :, 0].expand(-1, 3, SIDE, -1)
+        return z.repeat_interleave(SIDE // 2, 1)[:, None, None].expand(-1, 3, SIDE, -1)
 
 
 def reader(*, entangled: bool = False) -> Pretrained:
