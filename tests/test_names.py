@@ -53,7 +53,7 @@ EXCEPTIONS = {
     ("launch.doctor.selftest", "ImageSettings"): "it tries the decoders on prepared images of its own",
     ("launch.doctor.gpu.loading", "ImageSettings"): "it tries the loaders on prepared images of its own",
     ("launch.configure.command", "ImageSettings"): "it writes a configuration for prepared images",
-    ("launch.cli.pictures", "ImageSettings"): "its option --data is a prepared set",
+    ("launch.cli.options", "ImageSettings"): "its option --data is a prepared set",
 }
 """Modules that name a kind nevertheless, each with the reason."""
 

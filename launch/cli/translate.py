@@ -70,7 +70,7 @@ def translate(
             rows, columns = (_from_files(model, paths, count) for paths in (classes, contents))
         else:
             rows, columns = real.for_translation(model, data_of(run, data), count)
-        sheet = figures.translation(model, rows[0], columns[0], (rows[1], columns[1]))
+        sheet = figures.translated(model, rows[0], columns[0], (rows[1], columns[1]))
         figures.save_picture(out, sheet.draw(labels=not no_labels))
         what = f"{len(rows[1])} classes x {len(columns[1])} contents"
         typer.echo(f"{out}: {what} at {model.images:,} images")

@@ -83,7 +83,7 @@ class EvaluationSettings(Settings):
             if missing := [group for group in METRICS[name].groups if group not in groups]:
                 raise ValueError(
                     f"evaluation.metrics: {name} is about codes of {' and '.join(missing)}, which this model does not "
-                    "have; model.name=translation has"
+                    "have; a model of image translation has"
                 )
 
     def needs(self, need: Need, data: Dataset) -> bool:

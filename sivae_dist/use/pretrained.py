@@ -254,7 +254,7 @@ class Pretrained:
         if tuple(self.settings.groups) != TRANSLATION:
             raise ValueError(
                 f"a model of the kind {self.settings.name} has no codes of class and content: content transfer needs "
-                "model.name=translation"
+                "one of image translation"
             )
 
     def groups(self, codes: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from sivae_dist.use.figures.pictures import (
     reconstructions,
     samples,
     style_mixing,
-    translation,
+    translated,
 )
 from sivae_dist.use.figures.plots import plotted, save_plot
 from sivae_dist.use.figures.points import reconstruct_points, sample_points, scatter
@@ -34,5 +34,5 @@ __all__ = [
     "save_plot",
     "scatter",
     "style_mixing",
-    "translation",
+    "translated",
 ]

@@ -188,7 +188,7 @@ def reconstructions(
     )
 
 
-def translation(
+def translated(
     model: "Pretrained",
     classes: Tensor,
     contents: Tensor,

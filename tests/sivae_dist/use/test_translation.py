@@ -69,7 +69,7 @@ def test_the_sheet_has_classes_in_rows_and_contents_in_columns(tmp_path: Path) -
     assert names == ["kind-4", "kind-5"] and below == ["pose-1", "pose-3"]
     # The contents are of a class that no row has.
     assert columns[:, 0, 0, 0].tolist() == pytest.approx([30 * 6 / 127.5 - 1] * 2)
-    sheet = figures.translation(reader(), rows, columns, (names, below))
+    sheet = figures.translated(reader(), rows, columns, (names, below))
     assert sheet.cells[0][0] is None and list(sheet.rows) == ["", *names] and list(sheet.columns) == ["", *below]
     for row, kind in enumerate((4, 5), 1):
         for column, pose in enumerate((1, 3), 1):
