@@ -25,7 +25,8 @@ def preview(
     settings: RunSettings, players: Players, data: Dataset, stage: Stage, *, here: bool = True
 ) -> dict[str, Tensor]:
     """Pictures [3, H, W] in [0, 1] by tag: real images over their reconstructions, samples, and samples of the averaged
-    decoder. Samples that are no images are drawn as points.
+    decoder. Samples that are no images are drawn as points. Where z has groups, also real images over the same with the
+    first group of the first image: its class, with their contents.
 
     Always the same images (of the test split when there is one) and the same latents. Where the model has classes, each
     row of samples is one of them, of the same latents. All processes call it together; those without `here` draw
@@ -44,11 +45,16 @@ def preview(
     shown: dict[str, Tensor] = {}
     with players.whole(live=True, here=here) as (encoder, decoder):
         if here:
-            found = data.samples(stage.resolution, _numbers(data, count))
+            found = data.samples(stage.resolution, _numbers(data, count, spread=bool(model.groups)))
             shown["real"] = blend_real(found.x.to(engine.dtype), stage.blend)
             labelled = Cond(stage, found.y if model.classes else None)
             with autocast:
-                shown["reconstruction"] = decoder(encoder(shown["real"], labelled)[0], labelled)
+                mu, _ = encoder(shown["real"], labelled)
+                shown["reconstruction"] = decoder(mu, labelled)
+                if model.groups:
+                    first, *_ = model.groups.values()
+                    mixed = torch.cat((mu[:1, :first].expand(len(mu), -1), mu[:, first:]), 1)
+                    shown["exchanged"] = decoder(mixed, labelled)
                 shown["sample"] = _decoded(decoder, z, stage, labels, count)
     with players.whole(live=False, here=here) as (_, decoder):
         if here:
@@ -63,6 +69,8 @@ def preview(
 def _grids(shown: Mapping[str, Tensor], columns: int) -> dict[str, Tensor]:
     pairs = figures.in_rows(shown["real"], shown["reconstruction"], columns=columns)
     images = {"sample": shown["sample"], "real_reconstruction": pairs, "sample_ema": shown["sample_ema"]}
+    if "exchanged" in shown:
+        images["real_exchanged"] = figures.in_rows(shown["real"], shown["exchanged"], columns=columns)
     return {name: figures.grid(some, columns) for name, some in images.items()}
 
 
@@ -85,8 +93,9 @@ def _decoded(decoder: Decoder, z: Tensor, stage: Stage, labels: Tensor | None, b
     return torch.cat([decoder(part, Cond(stage, y)) for part, y in zip(z.split(batch), parts, strict=False)])
 
 
-def _numbers(data: Dataset, count: int) -> range:
-    """Numbers of the real samples that are shown."""
+def _numbers(data: Dataset, count: int, *, spread: bool) -> range:
+    """Numbers of the real samples that are shown: the first ones, or, `spread`, some from everywhere."""
     count = min(count, data.train + data.test)
-    first = data.train if data.test >= count else 0
-    return range(first, first + count)
+    first, there = (data.train, data.test) if data.test >= count else (0, data.train + data.test)
+    step = there // count if spread else 1
+    return range(first, first + step * count, step)
