@@ -23,6 +23,7 @@ PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]*\b|\.\.\.|\.json\b")
 
 KINDS = (
     [], ["engine={name: zero}"], ["objective={name: intro, margin: 40}"], ["objective={name: vae}"],
+    ["model={name: translation}", "objective.style_mixing=0", "schedule.epochs=1"],
     ["schedule.epochs=null", "schedule.images={4: 1k, 8: 1k, 16: 1k, 32: 1k, 64: 1k, 128: 1k, 256: 1k}"],
     ["model={name: residual}", "objective.style_mixing=0"], ["data={name: points, distribution: 8gaussians}"],
 )  # fmt: skip
