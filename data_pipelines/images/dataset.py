@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from data_pipelines.choices import name_in
-from data_pipelines.dataset import Batch, Dataset, DatasetSettings, Needs, Numbers, Request, Samples, Spec
+from data_pipelines.dataset import SAME_CLASS, Batch, Dataset, DatasetSettings, Needs, Numbers, Request, Samples, Spec
 from data_pipelines.images.annotations import read_contents, read_labels
 from data_pipelines.images.loader import Loader, to_images, train_order
 from data_pipelines.images.loaders import LOADERS, USUAL_LOADER
@@ -94,7 +94,11 @@ class ImageSet(Dataset):
             self.store.close()
             raise
         self.where = settings.where
-        self.spec = Spec({r: (manifest.channels, r, r) for r in sorted(manifest.levels)}, classes=manifest.classes)
+        self.spec = Spec(
+            {r: (manifest.channels, r, r) for r in sorted(manifest.levels)},
+            classes=manifest.classes,
+            extra=(SAME_CLASS,) if manifest.classes else (),
+        )
         self.train, self.test, self.digest = manifest.train, manifest.test, manifest.digest
         self.max_faults = settings.max_faults if settings.faults == "quarantine" else None
 
@@ -174,6 +178,18 @@ class ImageSet(Dataset):
                 f"set model.resolution={self.manifest.resolution}"
             )
         super().check(needs)
+
+    def warnings(self, needs: Needs) -> list[str]:
+        found = super().warnings(needs)
+        if SAME_CLASS in needs.extra and self.store.remote:
+            cache = self.settings.remote.cache_gb
+            largest = max(self.manifest.levels[stage].total_bytes for stage in needs.shapes) / 1e9
+            if largest > cache:
+                found.append(
+                    f"every batch needs images from all shards of {self.where}, up to {largest:.3g} GB, which a cache "
+                    f"of {cache:g} GB does not hold: set data.remote.cache_gb to more, or copy the set to a disk"
+                )
+        return found
 
     def speed(self) -> dict[str, float]:
         """Images that this process has decoded from tar shards."""

@@ -24,7 +24,8 @@ from data_pipelines.images.manifest import INDEX_DTYPE, FileRecord, Manifest
 from data_pipelines.images.store import Store, unreadable
 
 OPEN_SHARDS = 32
-"""Shards that a reader keeps open at most, besides those in use at the moment; fewer where few files may be open."""
+"""Shards that a reader keeps open at most, besides those in use at the moment, unless another number is given; fewer
+where few files may be open."""
 
 _PATIENCE = 50
 """Number of tries, over a second, to open a file at the limit while other threads have theirs open."""
@@ -123,7 +124,7 @@ class Reader:
     cannot do it, for lack of memory, open files, permission or the file system itself.
     """
 
-    def __init__(self, store: Store, manifest: Manifest, resolution: int) -> None:
+    def __init__(self, store: Store, manifest: Manifest, resolution: int, open_shards: int | None = None) -> None:
         if resolution not in manifest.levels:
             known = ", ".join(str(level) for level in sorted(manifest.levels))
             raise ValueError(f"{store.location} has no level {resolution}: it has {known}")
@@ -136,7 +137,7 @@ class Reader:
         self.kind = self._level.kind
         """Whether the level is stored as "array" or as "tar"."""
         self._starts = np.array(manifest.shard_starts, dtype=np.int64)
-        self._room = min(OPEN_SHARDS, max(2, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+        self._room = min(open_shards or OPEN_SHARDS, max(2, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
         self._open: OrderedDict[int, Future[_ArrayShard | _TarShard]] = OrderedDict()
         self._checked: set[int] = set()
         self._lock = threading.Lock()
@@ -208,6 +209,11 @@ class Reader:
         for fault in self.each_stored([sample], lambda _, data: found.append(data)).values():
             raise fault
         return found[0]
+
+    def opened(self) -> frozenset[int]:
+        """The shards that are open, or being opened."""
+        with self._lock:
+            return frozenset(self._open)
 
     def close(self) -> None:
         """Let go of all files. The reader cannot be used any more."""

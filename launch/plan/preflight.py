@@ -25,7 +25,7 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.progress import saved_images
 from sivae_dist.step.schedule import Schedule
 from sivae_dist.train.memory import meta_networks
-from sivae_dist.train.trainer import check_data, make_schedule
+from sivae_dist.train.trainer import check_data, make_schedule, needs_of
 
 
 @dataclass
@@ -135,8 +135,10 @@ class _Examination:
         with settings.data.open(settings.seed, torch.device("cpu")) as data:
             settings = self.settings = settings.fitted(data)
             check_data(settings, data)
+            warnings = data.warnings(needs_of(settings.model))
         schedule = make_schedule(settings, data.train)
         self.plan = Plan(settings, self.processes, Place.of(settings, here=self.here), data, schedule)
+        self.plan.warnings += warnings
         return f"{data.where}: {data.train:,} training and {data.test:,} test samples"
 
     def batches(self) -> str:

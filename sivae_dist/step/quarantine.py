@@ -17,7 +17,7 @@ class Quarantine:
         self.train = data.train
         self.max_faults = data.max_faults or 0.0
         self.limit = max(1, int(self.max_faults * data.train))
-        """Samples that may be replaced per epoch."""
+        """Samples that may be replaced per epoch, further inputs not counted."""
         self.total = 0
         """Samples replaced since the run began, once for every time that they would have been seen."""
         self._epoch = self._in_epoch = 0
@@ -50,19 +50,24 @@ class Quarantine:
         lines = []
         for one in replaced:
             self.total += 1
-            epoch = one.position // self.train
-            if epoch != self._epoch:
-                self._epoch, self._in_epoch = epoch, 0
-            self._in_epoch += 1
-            if self._in_epoch > self.limit:
-                raise SampleError(
-                    f"{self._in_epoch:,} of {self.train:,} training samples could not be read in epoch {epoch}, more "
-                    f"than data.max_faults={self.max_faults:g} allows; the last: {one.reason}"
-                )
+            if one.extra is None:  # once in an epoch, unlike a further input, every sample stands there itself
+                self._count_in_epoch(one)
             if one.reason not in self._reported:
                 self._reported.add(one.reason)
                 lines.append(f"{one.reason}; another sample takes its place")
         return lines
+
+    def _count_in_epoch(self, one: Replaced) -> None:
+        """SampleError when the epoch has had too many."""
+        epoch = one.position // self.train
+        if epoch != self._epoch:
+            self._epoch, self._in_epoch = epoch, 0
+        self._in_epoch += 1
+        if self._in_epoch > self.limit:
+            raise SampleError(
+                f"{self._in_epoch:,} of {self.train:,} training samples could not be read in epoch {epoch}, more "
+                f"than data.max_faults={self.max_faults:g} allows; the last: {one.reason}"
+            )
 
     def state(self) -> dict[str, int]:
         """The counts, for a checkpoint."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.streams import key, seed_at, stream
+from data_pipelines.streams import seed_at, stream, streams
 from sivae_dist.models.stage import Mixing
 from sivae_dist.objectives.base import Draws
 from sivae_dist.process.devices import upload
@@ -23,11 +23,7 @@ def normals(seed: int, purpose: str, first: int, count: int, size: int, device: 
     """N(0, 1) in fp32, [count, size]: a row for each of the positions first ... first + count - 1."""
     if device.type == "cpu":
         out = np.empty((count, size), np.float32)
-        bits = np.random.Philox(key=key(seed, purpose))
-        generator, state = np.random.Generator(bits), bits.state
-        for row in range(count):
-            state["state"]["counter"] = np.array([0, 0, first + row, 0], np.uint64)
-            bits.state = state
+        for row, generator in enumerate(streams(seed, purpose, first, count)):
             generator.standard_normal(out=out[row], dtype=np.float32)
         return torch.from_numpy(out)
     rows = torch.empty((count, size), device=device)

@@ -9,6 +9,7 @@ from data_pipelines.dataset import Dataset, Needs, Request
 from data_pipelines.stages import pixels
 from sivae_dist.config.prolonging import what_next
 from sivae_dist.config.run_settings import RunSettings
+from sivae_dist.models import ModelSettings
 from sivae_dist.monitoring.monitor import Monitor
 from sivae_dist.monitoring.trace import Trace
 from sivae_dist.process import startup, watchdog
@@ -227,4 +228,9 @@ def check_data(settings: RunSettings, data: Dataset) -> None:
     model = settings.fitted(data).model
     if not settings.model.is_fitted:
         raise ValueError(f"the settings do not name the classes of {data.where}: begin the run by prepare_run")
-    data.check(Needs({stage: tuple(model.shape(stage)) for stage in model.resolutions}, model.classes, model.inputs))
+    data.check(needs_of(model))
+
+
+def needs_of(model: ModelSettings) -> Needs:
+    """What a fitted model asks of a data set."""
+    return Needs({stage: tuple(model.shape(stage)) for stage in model.resolutions}, model.classes, model.inputs)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.streams import key, seed_at, stream
+from data_pipelines.streams import key, seed_at, stream, streams
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -31,6 +31,16 @@ def test_a_stream_follows_from_seed_purpose_and_position() -> None:
     assert len({tuple(values) for values in draws}) == len(arguments)
     assert len({seed_at(*each) for each in arguments}) == len(arguments)
     assert all(0 <= seed_at(*each) < 2**63 for each in arguments)
+
+
+def test_streams_one_after_the_other() -> None:
+    """Whatever was drawn from the one before, an odd number of 32 bits included."""
+    for position, generator in enumerate(streams(3, "pairs", 5, 20), 5):
+        alone = stream(3, "pairs", position)
+        for draw in (lambda g: g.integers(7), lambda g: g.random(3), lambda g: g.standard_normal(2, np.float32)):
+            np.testing.assert_array_equal(draw(generator), draw(alone))
+        generator.integers(7, size=position)
+    assert len({generator.random() for generator in streams(3, "pairs", 5, 20)}) == 20
 
 
 def test_purpose_and_seed_are_not_run_together() -> None:

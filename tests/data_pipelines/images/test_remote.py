@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from fsspec.asyn import get_loop
 
 from data_pipelines import order
-from data_pipelines.dataset import Request
+from data_pipelines.dataset import SAME_CLASS, Needs, Request
 from data_pipelines.images import reader, remote
 from data_pipelines.images.cache import CacheError
 from data_pipelines.images.dataset import ImageSettings
@@ -35,6 +36,7 @@ from tests.data_pipelines.images.test_cache import total, until
 from tests.helpers import (
     assert_same,
     begin,
+    labelled_set,
     on_processes,
     random_set,
     snapshot,
@@ -401,6 +403,55 @@ def test_a_loader_tells_what_it_will_ask_for(root: Path, monkeypatch: pytest.Mon
     for window in windows[1:]:
         expected.append([f"0008/shard-{shard:05d}.{end}" for shard in window for end in ("index.npy", "tar")])
     assert store.expected == expected
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 samples of three classes in 12 shards; 4 px are arrays, 8 px tars."""
+    return labelled_set(tmp_path_factory.mktemp("remote") / "set", shard_size=2, array_max_resolution=4)
+
+
+def test_pairs_may_lie_in_any_shard(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All shards are expected, those of the windows first; what is open already is not asked for again."""
+    monkeypatch.setattr(order, "WINDOW", 2)
+    store, manifest = Told(labelled), Manifest.load(labelled)
+    loader = Loader(ImageSettings(path=str(labelled), prefetch=1), store, manifest, 0, torch.device("cpu"))
+    opened: list[frozenset[int]] = []
+    for batch in loader.batches(Request(position, 2, 8, (SAME_CLASS,)) for position in (0, 4)):
+        opened.append(loader.reader(8).opened())
+        assert len(batch.x) == 2
+    windows = [loader.order.shards_from(position) for position in (0, 4)]
+    loader.close()
+    for told, window, known in zip(store.expected, windows, (frozenset(), opened[0]), strict=True):
+        wanted = [*window, *(shard for shard in range(12) if shard not in window)]
+        shards = [shard for shard in wanted if shard not in known]
+        assert told == [f"0008/shard-{shard:05d}.{end}" for shard in shards for end in ("index.npy", "tar")]
+    assert 2 <= len(opened[0]) <= 4 and len(windows[0]) == 4
+
+
+def test_pairs_from_afar(labelled: Path, tmp_path: Path) -> None:
+    """The same as from a directory, each file fetched once; a cache that does not hold them is warned of."""
+    requests = [Request(4 * k, 4, 8, (SAME_CLASS,)) for k in range(12)]
+    needs = Needs({8: (3, 8, 8)}, extra=(SAME_CLASS,))
+    with ImageSettings(path=str(labelled)).open(0, torch.device("cpu")) as opened:
+        near = list(opened.batches(requests))
+        assert opened.warnings(needs) == []
+    with Web(labelled) as web:
+        chosen = ImageSettings(path=web.url, remote=settings(tmp_path))
+        with chosen.open(0, torch.device("cpu")) as opened:
+            far = list(opened.batches(requests))
+            assert opened.warnings(needs) == []
+        assert {web.requests[record.name] for record in records(labelled) if record.name.startswith("0008")} == {1}
+        little = ImageSettings(path=web.url, remote=settings(tmp_path, cache_gb=1e-5))
+        with little.open(0, torch.device("cpu")) as opened:
+            (line,) = opened.warnings(needs)
+            assert opened.warnings(Needs({8: (3, 8, 8)})) == []
+        assert re.search(
+            r"^every batch needs images from all shards of .*, which a cache of 1e-05 GB does not hold", line
+        )
+    for one, other in zip(far, near, strict=True):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.extra[SAME_CLASS], other.extra[SAME_CLASS])
 
 
 # The cache's limits, as they are told.
