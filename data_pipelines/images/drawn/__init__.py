@@ -9,6 +9,7 @@ import numpy.typing as npt
 from data_pipelines.images.drawn import cars, faces
 from data_pipelines.images.drawn.cars import draw_car
 from data_pipelines.images.drawn.faces import draw_face
+from data_pipelines.images.sources.cars3d import MODELS, VIEWS
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class DrawnSet:
 
 DRAWN: dict[str, DrawnSet] = {
     "faces": DrawnSet(draw_face, 6000, faces.name_faces),
-    "cars": DrawnSet(draw_car, cars.MODELS * cars.VIEWS, cars.name_cars),
+    "cars": DrawnSet(draw_car, MODELS * VIEWS, cars.name_cars),
 }
 """By name."""
 

@@ -15,20 +15,14 @@ from PIL import Image
 
 from data_pipelines.images.drawn.pen import Colour, mix
 from data_pipelines.images.drawn.solids import Camera, Extrusion, Floats, Scene
+from data_pipelines.images.sources.cars3d import AZIMUTHS, ELEVATIONS, VIEWS, held_out, view_name
 from data_pipelines.streams import stream
 
 SIZE = 64
 OVERSAMPLING = 4
-AZIMUTHS = 24
-"""Steps of 15 degrees, from straight in front over the car's left."""
-ELEVATIONS = (4.0, 18.0, 32.0, 46.0)
-"""Degrees above the horizon."""
-VIEWS = AZIMUTHS * len(ELEVATIONS)
-"""Pictures of a model."""
-MODELS = 183
-"""As many as Cars3D has."""
-TEST_SHARE = 20 / 183
-"""Of the models, for testing: 20 of Cars3D's (appendix 9.3)."""
+HEIGHTS = (4.0, 18.0, 32.0, 46.0)
+"""Of the elevations: degrees above the horizon. Azimuths are steps of 15 degrees, from straight in front over the car's
+left."""
 
 BACKGROUND: Colour = (240, 241, 243)
 SHADOW: Colour = (198, 200, 205)
@@ -125,11 +119,11 @@ class Model:
 def draw_car(seed: int, index: int) -> npt.NDArray[np.uint8]:
     """Picture number `index` of the set `seed`: uint8 [64, 64, 3], RGB, a pure function of its arguments.
 
-    index = (model * AZIMUTHS + azimuth) * len(ELEVATIONS) + elevation.
+    index = (model * AZIMUTHS + azimuth) * ELEVATIONS + elevation.
     """
     model, view = divmod(index, VIEWS)
-    azimuth, elevation = divmod(view, len(ELEVATIONS))
-    return paint(draw_model(seed, model), 2 * np.pi * azimuth / AZIMUTHS, np.deg2rad(ELEVATIONS[elevation]))
+    azimuth, elevation = divmod(view, ELEVATIONS)
+    return paint(draw_model(seed, model), 2 * np.pi * azimuth / AZIMUTHS, np.deg2rad(HEIGHTS[elevation]))
 
 
 def name_cars(count: int) -> Callable[[int], str]:
@@ -140,14 +134,13 @@ def name_cars(count: int) -> Callable[[int], str]:
     models, others = divmod(count, VIEWS)
     if others or models < 2:
         raise ValueError(f"each car has {VIEWS} images: draw a multiple of that, and at least {2 * VIEWS} for two cars")
-    first_test = models - max(1, round(TEST_SHARE * models))
+    first_test = models - held_out(models)
     digits = max(3, len(str(models - 1)))
 
     def name(index: int) -> str:
         model, view = divmod(index, VIEWS)
-        azimuth, elevation = divmod(view, len(ELEVATIONS))
         split = "test" if model >= first_test else "train"
-        return f"{split}/car-{model:0{digits}d}/azimuth-{azimuth:02d}-elevation-{elevation}"
+        return f"{split}/car-{model:0{digits}d}/{view_name(view)}"
 
     return name
 

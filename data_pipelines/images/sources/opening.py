@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data_pipelines.choices import Registry
 from data_pipelines.images.circumstances import explained, is_circumstance
-from data_pipelines.images.sources import Labels, Source, SourceError, cifar, idx, lsun, tars
+from data_pipelines.images.sources import Labels, Source, SourceError, cars3d, cifar, idx, lsun, tars
 from data_pipelines.images.sources.findings import is_hidden
 from data_pipelines.images.sources.folder import FolderSource
 from data_pipelines.images.sources.formats import HEAD_BYTES, has_image_ending, identify
@@ -32,7 +32,7 @@ from data_pipelines.images.transport import is_elsewhere, shown
 _PATTERNS = ("{", "*", "?", "[", "::")
 """What webdataset or a shell makes several paths of."""
 
-_KINDS = "neither a folder, zip, tar, LMDB, nor CIFAR's or MNIST's files"
+_KINDS = "neither a folder, zip, tar, LMDB, nor files of CIFAR, MNIST or Cars3D"
 
 
 def open_source(
@@ -174,6 +174,17 @@ def _cifar(place: Place) -> Source | None:
     return cifar.CifarSource(place.where, files, place.labels, place.spool)
 
 
+def _cars3d(place: Place) -> Source | None:
+    models = cars3d.find(place.path) if place.is_folder else None
+    if place.is_file and _is_tar_file(place):
+        models = cars3d.find_in_tar(tars.local_tar(place.where, place.spool), place.where)
+    if not models:
+        return None
+    place.refuse_member("Cars3D")
+    place.refuse_folders("Cars3D")
+    return cars3d.Cars3dSource(models, place.labels)
+
+
 def _zip(place: Place) -> Source | None:
     if not place.is_file:
         return None
@@ -193,7 +204,8 @@ def _lmdb(place: Place) -> Source | None:
 
 
 SOURCES: Registry[Opener] = Registry(
-    "source", {"folder": _folder, "tar": _tar, "idx": _idx, "cifar": _cifar, "zip": _zip, "lmdb": _lmdb}
+    "source",
+    {"folder": _folder, "tar": _tar, "idx": _idx, "cifar": _cifar, "cars3d": _cars3d, "zip": _zip, "lmdb": _lmdb},
 )
 """From the kind that takes nearly anything to those that are sure of what they see, which are asked first."""
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.images.drawn.cars import AZIMUTHS, BACKGROUND, ELEVATIONS, SIZE, VIEWS, draw_car, name_cars
+from data_pipelines.images.drawn.cars import BACKGROUND, SIZE, draw_car, name_cars
 from data_pipelines.images.manifest import Manifest
 from data_pipelines.images.prepare import PrepareSettings, prepare
+from data_pipelines.images.sources.cars3d import AZIMUTHS, ELEVATIONS, VIEWS
 from tests.data_pipelines.images.test_drawn import run
 
 MODELS = 8
@@ -17,14 +18,14 @@ MODELS = 8
 def cars() -> np.ndarray:
     """[models, azimuths, elevations, 64, 64, 3] in 0..255."""
     images = [draw_car(0, index) for index in range(MODELS * VIEWS)]
-    return np.stack(images).reshape(MODELS, AZIMUTHS, len(ELEVATIONS), SIZE, SIZE, 3)
+    return np.stack(images).reshape(MODELS, AZIMUTHS, ELEVATIONS, SIZE, SIZE, 3)
 
 
 def test_a_car_is_a_function_of_seed_and_index(cars: np.ndarray) -> None:
     assert cars.dtype == np.uint8
     np.random.seed(7)
     for model, azimuth, elevation in ((7, 23, 3), (0, 0, 0), (3, 5, 2)):
-        again = draw_car(0, (model * AZIMUTHS + azimuth) * len(ELEVATIONS) + elevation)
+        again = draw_car(0, (model * AZIMUTHS + azimuth) * ELEVATIONS + elevation)
         np.testing.assert_array_equal(again, cars[model, azimuth, elevation])
     assert (draw_car(1, 5 * 4) != cars[0, 5, 0]).mean() > 0.1
     assert (draw_car(2**63, 2**40) != cars[0, 0, 0]).mean() > 0.05
@@ -59,10 +60,10 @@ def test_elevation_and_azimuth_are_the_same_for_all_models(cars: np.ndarray) -> 
     for model in range(MODELS):
         others = np.delete(flat, model, axis=0).mean(axis=0)
         found = ((flat[model][:, None] - others[None]) ** 2).sum(axis=-1).argmin(axis=1)
-        azimuth, elevation = np.divmod(np.arange(VIEWS), len(ELEVATIONS))
-        turned = (found // len(ELEVATIONS) - azimuth) % (AZIMUTHS // 2)
+        azimuth, elevation = np.divmod(np.arange(VIEWS), ELEVATIONS)
+        turned = (found // ELEVATIONS - azimuth) % (AZIMUTHS // 2)
         near_azimuth.append(np.minimum(turned, AZIMUTHS // 2 - turned) <= 1)
-        right_elevation.append(np.abs(found % len(ELEVATIONS) - elevation) <= 1)
+        right_elevation.append(np.abs(found % ELEVATIONS - elevation) <= 1)
     assert np.mean(near_azimuth) > 0.9  # by chance 0.25
     assert np.mean(right_elevation) > 0.9
 
