@@ -15,7 +15,7 @@ from sivae_dist.checkpoint import Checkpoint, CheckpointFolder
 from sivae_dist.run.jsonl import read_rows
 from tests.command import sivae, started, wait_for_images, worker_ids
 from tests.events import assert_no_step_twice
-from tests.helpers import assert_same, random_set
+from tests.helpers import assert_same, labelled_set
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,12 @@ BATCH_NORM = (
     "model={name: residual, resolution: 16, latent: 8, widths: [4, 8], norm: batch}", "objective.warmup=0",
     "objective.style_mixing=0", "schedule.images=320", "device=cpu",
 )  # fmt: skip
+TRANSLATION = (
+    "model={name: translation, resolution: 32, class_latent: 4, content_latent: 4, widths: [2, 4, 4, 4], "
+    "hidden_units: 8, decoder_width: 8, last_width: 4}",
+    "objective.warmup=0", "objective.style_mixing=0", "objective.beta_neg={class: 64, content: 128}",
+    "schedule.images=320", "device=cpu",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -43,13 +49,14 @@ BATCH_NORM = (
         # killed, which must not leave processes that go on training.
         (GROWING, ((40, True), (250, True), (700, False)), 960),
         (BATCH_NORM, ((150, True),), 320),
+        (TRANSLATION, ((150, True),), 320),
     ],
-    ids=["growing", "batch_norm"],
+    ids=["growing", "batch_norm", "translation"],
 )
 def test_killed_again_and_again_is_as_if_undisturbed(
     tmp_path: Path, networks: tuple[str, ...], kills: tuple[tuple[int, bool], ...], end: int
 ) -> None:
-    data = random_set(tmp_path / "data", samples=40, resolution=16, array_max_resolution=8)
+    data = labelled_set(tmp_path / "data", samples=40, resolution=32, array_max_resolution=8)
     settings = (
         "tiny", *networks, "schedule.batch=8", "checkpoint.every=120", "monitoring.scalars_every=8",
         "monitoring.images_every=200", "--data", data, "--nproc", 2,
