@@ -1,9 +1,11 @@
 """Choices by `name`: registries of kinds, to which code outside these packages can add its own.
 
 Code that uses a registry never mentions a particular kind. In settings, `one_of(REGISTRY)` declares a group with a
-`name`, and `name_in(REGISTRY)` a plain name; a wrong name gets the same message everywhere.
+`name`, `name_in(REGISTRY)` a plain name, and `sum_in(REGISTRY)` weights by name; a wrong name gets the same message
+everywhere.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -130,6 +132,25 @@ class NameIn:
             expected = ", ".join(f"'{name}'" for name in self.registry)
             raise PydanticKnownError("literal_error", {"expected": expected})
         return str(value)
+
+
+class SumIn(NameIn):
+    """For `Annotated[str | dict[str, float], sum_in(REGISTRY)]`: a name, or the weights of several by name."""
+
+    def _validated(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return super()._validated(value)
+        if not value:
+            raise ValueError(f"no {self.registry.what} is named")
+        for name, weight in value.items():
+            self.registry[name]  # ValueError with the nearest name
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of {name} is {weight!r}, not a number greater than 0")
+        return {name: float(weight) for name, weight in value.items()}
+
+
+def sum_in(registry: Registry[Any]) -> SumIn:
+    return SumIn(registry)
 
 
 def name_in(registry: Registry[Any]) -> NameIn:

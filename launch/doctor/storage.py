@@ -184,19 +184,16 @@ def examine_caches(facts: dict[str, Any]) -> Iterator[Finding]:
 
 def examine_weights(facts: dict[str, Any]) -> Iterator[Finding]:
     """Checks the weights of the network used for FID; downloads nothing."""
-    import torch
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    from sivae_dist.evaluation.extractors.weights import INCEPTION
 
-    from sivae_dist.evaluation.extractors.weights import WEIGHTS_NAME, check_weights
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+    path = INCEPTION.expected_at(None)
     facts |= {"path": str(path), "there": path.is_file()}
     if not path.is_file():
-        todo = f"the first evaluation downloads them, or put {URL_INCEPTION_V3} into {path.parent}"
+        todo = f"the first evaluation downloads them, or put {INCEPTION.url} into {path.parent}"
         yield Finding("warn", "weights", "the Inception weights, which FID needs, are missing", todo)
         return
     try:
-        facts["sha256"] = check_weights(path, None)
+        facts["sha256"] = INCEPTION.check(path, None)
     except ValueError as error:
         yield Finding("fail", "weights", str(error), f"delete {path}; the first evaluation downloads the right ones")
         return

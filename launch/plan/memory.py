@@ -10,7 +10,7 @@ from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.process import startup
 from sivae_dist.process.host import host_memory
 from sivae_dist.step.schedule import Phase, Schedule
-from sivae_dist.train.memory import Estimate, estimate, remedy
+from sivae_dist.train.memory import Estimate, estimate, feature_values, remedy
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,11 @@ def check_memory(settings: RunSettings, schedule: Schedule, processes: int, plac
 
     On a GPU the run itself tries the step, so an estimate is no reason to refuse it.
     """
-    features = settings.model.feature_values
-    phase = max(schedule.phases, key=lambda p: images_at_once(settings, p, processes) * features(p.resolution))
+
+    def load(phase: Phase) -> int:
+        return images_at_once(settings, phase, processes) * feature_values(settings, phase.resolution)
+
+    phase = max(schedule.phases, key=load)
     found = estimate_phase(settings, schedule, phase, processes, place.device)
     batch = images_at_once(settings, phase, processes)
     step = f"{batch} image{'s' if batch > 1 else ''} at once{pixels(phase.resolution, ' at ')}"

@@ -17,10 +17,11 @@ from launch.plan.trial import check_space, try_checkpoint
 from sivae_dist.checkpoint.initial import check_initial
 from sivae_dist.config.opening import resolve_settings
 from sivae_dist.config.run_settings import RunSettings
-from sivae_dist.evaluation.extractors import EXTRACTORS, ExtractorError
+from sivae_dist.evaluation.extractors import EXTRACTORS
 from sivae_dist.evaluation.metrics import METRICS, Features
 from sivae_dist.process import startup
 from sivae_dist.process.devices import check_processes
+from sivae_dist.published import WeightsError
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.progress import saved_images
 from sivae_dist.step.schedule import Schedule
@@ -118,6 +119,7 @@ class _Examination:
             "schedule": self.sense,
             "run": self.history,
             "weights": self.initial,
+            "objective": self.objective,
             "evaluation": self.evaluation,
         }
         return looks | ({"memory": self.memory, "disk space": self.space} if thorough else {})
@@ -167,6 +169,14 @@ class _Examination:
         encoder, decoder = meta_networks(self.settings)
         return check_initial(self.settings.init, {"encoder": encoder, "decoder": decoder})
 
+    def objective(self) -> str | None:
+        """Gets the files of the objective, where the run is to be."""
+        if not self.here:
+            return None  # the job's machine may have them
+        startup.doing("looking for the files of the objective")
+        found = self.settings.objective.prepare()
+        return None if found is None else f"files with checksum {found[:16]}"
+
     def evaluation(self) -> str | None:
         """Looks for the extractor's weights, without which a run would fail at its start or only print a warning."""
         measured, best = self.settings.evaluation, self.settings.checkpoint
@@ -178,7 +188,7 @@ class _Examination:
         try:
             found = EXTRACTORS[measured.extractor](measured).weights()
             return None if found is None else f"weights {found}"
-        except ExtractorError as error:
+        except WeightsError as error:
             if measured.weights is not None:
                 raise
             without = [

@@ -34,6 +34,8 @@ class Meta:
     """How layers were computed: engine.kernels, chosen where that is auto."""
     data: str
     """Digest of the data set's manifest."""
+    objective: str | None = None
+    """Checksum of the objective's files, such as the weights of a perceptual distance; None without any."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last row of metrics.jsonl by name, and values of an evaluation there, as `evaluation/NAME`."""
     evaluation_due: bool = False

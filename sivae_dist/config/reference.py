@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from data_pipelines.choices import NameIn, OneOf
+from data_pipelines.choices import NameIn, OneOf, SumIn
 from data_pipelines.problems import did_you_mean, groups_of, nearest
 from sivae_dist.config.prolonging import when_resumed
 from sivae_dist.config.run_settings import RunSettings
@@ -140,6 +140,8 @@ _WORDS: dict[Any, str] = {
 
 def _takes(annotation: Any, marks: Sequence[Any] = ()) -> str:
     """The accepted values of a type, in words."""
+    if any(isinstance(mark, SumIn) for mark in marks):
+        return f"{', '.join(_values(annotation, marks))}, or a mapping from these to numbers (greater than 0)"
     if names := _values(annotation, marks):
         return "true or false" if names == ["true", "false"] else _either(names)
     origin, inner = get_origin(annotation), get_args(annotation)

@@ -106,6 +106,7 @@ class RunSettings(Settings):
             update={
                 "imports": tuple(recorded(name) for name in self.imports),
                 "data": self.data.located(absolute),
+                "objective": self.objective.located(absolute),
                 "init": self.init.model_copy(update=init),
                 "evaluation": self.evaluation.model_copy(update=evaluation),
             }

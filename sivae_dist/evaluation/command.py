@@ -7,7 +7,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.evaluation.evaluator import Evaluator, evaluated_in
-from sivae_dist.evaluation.extractors import ExtractorError
 from sivae_dist.evaluation.progress import Progress, StoppedError
 from sivae_dist.evaluation.rows import Row, describe, tag
 from sivae_dist.process import startup
@@ -15,6 +14,7 @@ from sivae_dist.process.devices import describe as describe_device
 from sivae_dist.process.devices import start_lines
 from sivae_dist.process.processes import everyone, rank
 from sivae_dist.process.stopping import Stop
+from sivae_dist.published import WeightsError
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import append_rows
 from sivae_dist.use.loading import load_run
@@ -23,7 +23,7 @@ from sivae_dist.use.loading import load_run
 def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: torch.device, stop: Stop) -> bool:
     """Measures a checkpoint and records the values; False when asked to stop. All processes call it together.
 
-    ExtractorError when something that was asked for cannot be measured, ValueError when there is no such checkpoint.
+    WeightsError when something that was asked for cannot be measured, ValueError when there is no such checkpoint.
     """
     stop.join()
     startup.doing(f"loading {run.path}")
@@ -33,7 +33,7 @@ def evaluate(run: RunDirectory, checkpoint: str, settings: RunSettings, device: 
         settings.fitted(data)  # whose labels the networks are told
         evaluator = Evaluator(settings.evaluation, data, device, _say, Progress(stop, _say).tick)
         if problem := evaluator.prepare():
-            raise ExtractorError(problem)
+            raise WeightsError(problem)
         described = everyone(lambda: describe_device(device))
         if rank() == 0:  # beside the values, which are what the command prints
             print(*start_lines(described, evaluated_in(model), torch.get_num_threads()), sep="\n", file=sys.stderr)

@@ -8,7 +8,7 @@ import torch
 
 from data_pipelines.dataset import Dataset
 from data_pipelines.images.ranges import to_uint8, to_unit
-from sivae_dist.evaluation.extractors import Extractor, ExtractorError, make_extractor
+from sivae_dist.evaluation.extractors import Extractor, make_extractor
 from sivae_dist.evaluation.metrics import (
     METRICS,
     Batch,
@@ -31,6 +31,7 @@ from sivae_dist.evaluation.totals import Totals
 from sivae_dist.process.devices import device_model
 from sivae_dist.process.numerics import Precision, ieee
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
+from sivae_dist.published import WeightsError
 from sivae_dist.use.pretrained import Pretrained
 
 Sums = dict[Metric, Total]
@@ -78,7 +79,7 @@ class Evaluator:
     def _make_extractor(self) -> str | None:
         try:
             self._extractor = make_extractor(self.settings, self._device)
-        except ExtractorError as error:
+        except WeightsError as error:
             return str(error)
         return None
 

@@ -5,13 +5,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from data_pipelines.choices import name_in
 from data_pipelines.dataset import Dataset
 from data_pipelines.settings import expand
 from sivae_dist.evaluation.extractors import EXTRACTORS, USUAL_EXTRACTOR
 from sivae_dist.evaluation.metrics import METRICS, USUAL_METRICS, Need
+from sivae_dist.published import check_hexadecimal
 from sivae_dist.settings import Images, Settings
 
 
@@ -38,7 +39,7 @@ class EvaluationSettings(Settings):
     weights: str | None = None
     """The file of weights of `inception-v3-compat`; `~` and `$VARIABLES` are replaced. By default torch's hub cache
     (`$TORCH_HOME/hub/checkpoints`), into which it is downloaded if possible."""
-    sha256: str | None = None
+    sha256: Annotated[str | None, AfterValidator(check_hexadecimal)] = None
     """Checksum of `weights`, or its first digits, if they deliberately differ from those of 2015."""
     test_samples: Annotated[int, Field(ge=1)] | None = None
     """Reconstruct only this many images of the test split, from the first; null for all."""
@@ -57,13 +58,6 @@ class EvaluationSettings(Settings):
     def _separated(cls, value: object) -> object:
         """`fid,psnr` is a list as well, which needs no brackets that a shell might take for its own."""
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-    @field_validator("sha256")
-    @classmethod
-    def _long_enough(cls, value: str | None) -> str | None:
-        if value is not None and (len(value) < 8 or set(value) - set("0123456789abcdef")):
-            raise ValueError("at least 8 lower-case hexadecimal digits are needed")
-        return value
 
     def chosen(self, data: Dataset) -> tuple[str, ...]:
         """The names of the metrics to measure. ValueError for one that is not for such data, and when none is."""

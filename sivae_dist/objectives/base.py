@@ -18,9 +18,9 @@ one forward meets one backward.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -173,6 +173,9 @@ class ModelOfRun(Protocol):
     def bounded(self) -> bool:
         """Whether all values of generated images lie inside [-1, 1]."""
 
+    def shape(self, resolution: int) -> tuple[int, ...]:
+        """Of one sample: (C, R, R) of an image."""
+
 
 class EngineOfRun(Protocol):
     """The part of the engine's settings that an objective may use."""
@@ -238,6 +241,22 @@ class Objective(Settings, ABC):
 
     def check(self, run: Run) -> None:
         """ValueError when the rest of a run's settings does not go with this objective."""
+
+    def prepare(self) -> str | None:
+        """Gets what `build` needs beside the settings, such as files, onto this machine. Returns a checksum of what it
+        contains, which must stay the same in a run, None where there is nothing.
+
+        ValueError, in one line, when it cannot be had or is not what is expected.
+        """
+        return None
+
+    def feature_values(self, shape: tuple[int, ...]) -> int:
+        """Values that networks of its own keep of a sample of this shape, beside those of encoder and decoder."""
+        return 0
+
+    def located(self, absolute: Callable[[str], str]) -> Self:
+        """The same settings with every path of a file made absolute."""
+        return self
 
     def check_length(self, images: int) -> str | None:
         """A warning about a run of so many images, or None. ValueError when it cannot be meant."""

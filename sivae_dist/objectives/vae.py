@@ -4,15 +4,15 @@ The encoder minimises s (beta_rec L_rec + beta_kl KL), the decoder s beta_rec L_
 not moved in between, the two updates together are the usual joint step.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import AfterValidator, Field
+from torch import Tensor
 
-from data_pipelines.choices import name_in
+from data_pipelines.choices import sum_in
 from sivae_dist.models.base import Decoder, Encoder
 from sivae_dist.models.stage import Cond
 from sivae_dist.objectives.base import (
@@ -25,9 +25,11 @@ from sivae_dist.objectives.base import (
     Run,
     detached,
 )
-from sivae_dist.objectives.distances import DISTANCES, Distance
+from sivae_dist.objectives.distances import DISTANCES, Reconstruction, kinds, make_distance
 from sivae_dist.objectives.elbo import Beta, divergence, reparameterize, shown, terms_of_real
-from sivae_dist.settings import PerGroup, PerResolution, at, at_each
+from sivae_dist.perceptual.weights import VggFiles
+from sivae_dist.published import check_hexadecimal
+from sivae_dist.settings import MAY_CHANGE, PerGroup, PerResolution, at, at_each
 
 _KL = "kl/real"
 
@@ -109,9 +111,17 @@ class ElboSettings(Objective):
     """Weight of the KL divergence."""
     scale: float | None = Field(None, gt=0)
     """Factor s of the losses; null: 1 / (C H W) of the final images, in every phase."""
-    reconstruction: Annotated[str, name_in(DISTANCES)] = "mse"
-    """Distance of an image from its reconstruction, summed over its values: `mse` is the squared error, `l1` the
-    absolute one, `bce` the cross entropy in nats, for which model.output=tanh is needed."""
+    reconstruction: Annotated[Reconstruction, sum_in(DISTANCES)] = "mse"
+    """Distance of an image from its reconstruction. Summed over its values: `mse` is the squared error, `l1` the
+    absolute one, `bce` the cross entropy in nats, for which model.output=tanh is needed. `vgg`: the perceptual distance
+    of LORD, a mean over features of VGG16 (docs/training.md); `vgg-random`: the same with random weights, for tests.
+    Or weights of a sum, `{vgg: 1, mse: 0.1}`."""
+    vgg_weights: Annotated[str | None, MAY_CHANGE] = None
+    """The file of weights of `vgg`, torchvision's .pth or the safetensors that sivae keeps of it; `~` and `$VARIABLES`
+    are replaced. By default what is kept in the user's cache folder, else torch's hub cache
+    (`$TORCH_HOME/hub/checkpoints`), into which it is downloaded if possible."""
+    vgg_sha256: Annotated[str | None, AfterValidator(check_hexadecimal)] = None
+    """Checksum of that .pth, or its first digits, if it deliberately differs from the usual one."""
 
     def weights(self, resolution: int, dimensions: int) -> VaeWeights:
         """The values that apply at `resolution`; `dimensions` is C H W of the final images."""
@@ -131,7 +141,8 @@ class ElboSettings(Objective):
         warming_up: bool = False,
         amp: torch.dtype | None = None,
     ) -> tuple[EncoderObjective[Any], DecoderObjective[Any]]:
-        weights, distance = self.weights(resolution, dimensions), self._distance(encoder)
+        weights = self.weights(resolution, dimensions)
+        distance = make_distance(self.reconstruction, self._files, encoder, amp)
         of_encoder, of_decoder = VaeSettings.players if warming_up else self.players
         return (
             of_encoder(weights, encoder, decoder, distance, amp),
@@ -143,10 +154,23 @@ class ElboSettings(Objective):
             self.weights(resolution, run.model.dimensions)  # ValueError for a missing value
         for beta in ("beta_kl", "beta_neg"):
             _check_groups(beta, getattr(self, beta, None), run.model.groups)
-        if DISTANCES[self.reconstruction].bounded and not run.model.bounded:
-            raise ValueError(
-                f"objective.reconstruction={self.reconstruction} needs images inside [-1, 1]: set model.output=tanh"
-            )
+        shape = run.model.shape(run.model.resolutions[-1])
+        for name, kind in kinds(self.reconstruction).items():
+            if kind.bounded and not run.model.bounded:
+                raise ValueError(f"objective.reconstruction={name} needs images inside [-1, 1]: set model.output=tanh")
+            if not kind.takes(shape):
+                raise ValueError(f"objective.reconstruction={name} does not compare samples of shape {list(shape)}")
+
+    def prepare(self) -> str | None:
+        digests = [digest for kind in kinds(self.reconstruction).values() if (digest := kind.prepare(self._files))]
+        return " ".join(digests) or None
+
+    def feature_values(self, shape: tuple[int, ...]) -> int:
+        return sum(kind.feature_values(shape) for kind in kinds(self.reconstruction).values())
+
+    def located(self, absolute: Callable[[str], str]) -> Self:
+        path = self.vgg_weights
+        return self.model_copy(update={"vgg_weights": None if path is None else absolute(path)})
 
     def columns(self, resolution: int, dimensions: int) -> dict[str, str]:
         weights = self.weights(resolution, dimensions)
@@ -163,17 +187,9 @@ class ElboSettings(Objective):
                 return ", ".join(filter(None, (_collapse(name), self.against_collapse))) + "."
         return None
 
-    def _distance(self, network: nn.Module) -> Distance:
-        """L_rec, frozen, where the network is."""
-        distance, place = DISTANCES[self.reconstruction](), next(network.parameters())
-        for module in distance.modules():  # Module.to cannot exchange parameters where memory is traced
-            for name, parameter in module.named_parameters(recurse=False):
-                there = parameter.detach().to(place.device, place.dtype)
-                setattr(module, name, nn.Parameter(there, requires_grad=False))
-            for name, buffer in module.named_buffers(recurse=False):
-                dtype = place.dtype if buffer.is_floating_point() else buffer.dtype
-                setattr(module, name, buffer.to(place.device, dtype))
-        return distance.eval()
+    @property
+    def _files(self) -> VggFiles:
+        return VggFiles(self.vgg_weights, self.vgg_sha256)
 
 
 class VaeSettings(ElboSettings):

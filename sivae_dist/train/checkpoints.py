@@ -101,6 +101,7 @@ class Checkpoints:
             precision=self.settings.engine.precision,
             kernels=forms.current(),
             data=self.data.digest,
+            objective=self.players.digest,
             metrics=monitor.metrics | (values or {}),
             evaluation_due=values is None,
             skipped_steps=int(self.guard.skipped),
@@ -122,6 +123,11 @@ class Checkpoints:
         meta = found.meta
         if meta.data != self.data.digest:
             raise ValueError(f"{self.data.where} is not the data set that this run was started with")
+        if meta.objective != self.players.digest:
+            raise ValueError(
+                "the weights of objective.reconstruction are not those that this run was started with: their checksum "
+                f"was {meta.objective} and is {self.players.digest}"
+            )
         self.players.restore(found.load())
         self.guard.reset(meta.skipped_steps)
         self.quarantine.restore(meta.quarantine)

@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
     """Bytes of one process at the peak of a step, by what they are for, and the step's work."""
 
     weights: int
-    """Of both networks and their averages."""
+    """Of both networks and their averages, and of the distance, if it has any."""
     optimizer: int
     """Adam's moments."""
     gradients: int
@@ -75,13 +75,14 @@ def estimate(
     engine = settings.engine
     kept = processes > 1 or share > batch
     traced = TracedSettings(settings, form_on(device))
-    activations, flops, *_ = _trace(traced, resolution, blending, traced_batch(batch), warming_up, kept)
+    activations, flops, *_, frozen = _trace(traced, resolution, blending, traced_batch(batch), warming_up, kept)
     networks = meta_networks(settings)
     whole = sum(map(_bytes, networks))
     trained = sum(_unique_bytes(_trained(n, settings.model.resolutions, resolution)) for n in networks)
     updated = [_unique_bytes(n.parts_in_use(resolution, blending)) for n in networks]
+    held = engine.held(whole, trained, updated, processes, kept)
     return Estimate(
-        **engine.held(whole, trained, updated, processes, kept)._asdict(),
+        **held._replace(weights=held.weights + frozen)._asdict(),
         activations=activations.at(batch),
         inputs=share * _input_bytes(settings, networks[1], resolution),
         overhead=_OVERHEAD[device],
@@ -122,9 +123,15 @@ _GENEROUS = 200
 def surely_fits(settings: RunSettings, resolution: int, batch: int, share: int, room: int) -> bool:
     """Whether a step fits into `room` bytes so easily that there is no need to trace it."""
     networks = meta_networks(settings)
-    activations = _GENEROUS * batch * settings.model.feature_values(resolution) * settings.engine.dtype.itemsize
+    activations = _GENEROUS * batch * feature_values(settings, resolution) * settings.engine.dtype.itemsize
     inputs = share * _input_bytes(settings, networks[1], resolution)
     return activations + inputs + 8 * sum(map(_bytes, networks)) + BUFFERS + _OVERHEAD["cuda"] <= room
+
+
+def feature_values(settings: RunSettings, resolution: int) -> int:
+    """A number to which the activations of one sample in a step are proportional."""
+    model = settings.model
+    return model.feature_values(resolution) + settings.objective.feature_values(model.shape(resolution))
 
 
 def form_on(device: str) -> Form:
@@ -137,9 +144,10 @@ def form_on(device: str) -> Form:
 @lru_cache(maxsize=256)
 def _trace(
     traced: TracedSettings, resolution: int, blending: bool, batch: int, warming_up: bool, kept: bool
-) -> tuple[Peak, int, frozenset[str], tuple[int, ...]]:
+) -> tuple[Peak, int, frozenset[str], tuple[int, ...], int]:
     """Traces one micro-batch: bytes at the peak beyond weights and `kept` gradients and operations, as polynomials in
-    the batch (sizes.py), names of terms, and bytes of sums over the statistics' processes."""
+    the batch (sizes.py), names of terms, bytes of sums over the statistics' processes, and of the distance's weights.
+    """
     run = traced.settings
     sums: list[int] = []
 
@@ -173,7 +181,7 @@ def _trace(
             peak.include(tracker.peaks)
             flops += tracker.flops
             names |= turn.terms.keys()
-    return peak, flops, frozenset(names), tuple(sums)
+    return peak, flops, frozenset(names), tuple(sums), _bytes(objectives[0].distance)
 
 
 def _input_bytes(settings: RunSettings, decoder: Decoder, resolution: int) -> int:

@@ -13,7 +13,7 @@ from sivae_dist.engines.settings import EngineSettings
 from sivae_dist.models import Decoder, Encoder
 from sivae_dist.models.layers.batch_norm import Over
 from sivae_dist.objectives import DecoderInput, DecoderTurn, EncoderInput, EncoderTurn
-from sivae_dist.process.processes import rank, sum_over_processes, world_size
+from sivae_dist.process.processes import everyone, on_first, rank, sum_over_processes, world_size
 from sivae_dist.step.optimizer import Ema
 from sivae_dist.step.schedule import Segment
 
@@ -35,11 +35,26 @@ def place(networks: Iterable[Encoder | Decoder], engine: EngineSettings, device:
         network.to(device, engine.dtype, memory_format=engine.weight_format)  # type: ignore[call-overload]
 
 
+def prepared(settings: RunSettings) -> str | None:
+    """Prepares the objective on all processes; returns the checksum of its files.
+
+    ValueError when they are missing, and when processes have different ones.
+    """
+    prepare = settings.objective.prepare
+    first = on_first(prepare)  # the others need not download it, nor look in vain
+    digests = everyone(prepare)
+    if digests != [first] * len(digests):
+        raise ValueError("the processes have different weights for objective.reconstruction: give all the same file")
+    return first
+
+
 class Players:
     """Encoder and decoder on a device. What they hold by canonical name is what a checkpoint holds."""
 
     def __init__(self, settings: RunSettings, device: torch.device) -> None:
         self.settings = settings
+        self.digest = prepared(settings)
+        """Checksum of what the objective has from files."""
         encoder, decoder = settings.model.build(settings.seed)
         if settings.engine.max_batch_per_rank == "auto" and not (encoder.concatenates and decoder.concatenates):
             raise ValueError(

@@ -25,7 +25,7 @@ from sivae_dist.process.host import host_memory, resident
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
 from sivae_dist.run.atomic import write_text
 from sivae_dist.step.schedule import Schedule, Step
-from sivae_dist.train.memory import estimate, remedy, surely_fits
+from sivae_dist.train.memory import estimate, feature_values, remedy, surely_fits
 from sivae_dist.train.players import Players
 
 _KEPT_FREE = 0.9
@@ -87,7 +87,7 @@ class Rehearsal:
 
     def _load(self, step: Step, batch: int) -> int:
         """A measure of the activations: a step with a smaller load than one that fits also fits."""
-        return batch * self.settings.model.feature_values(step.phase.resolution)
+        return batch * feature_values(self.settings, step.phase.resolution)
 
     # What fits.
 

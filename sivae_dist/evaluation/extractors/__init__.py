@@ -3,7 +3,7 @@
 import torch
 
 from data_pipelines.choices import Registry
-from sivae_dist.evaluation.extractors.base import Extractor, ExtractorChoice, ExtractorError, ExtractorKind
+from sivae_dist.evaluation.extractors.base import Extractor, ExtractorChoice, ExtractorKind
 from sivae_dist.evaluation.extractors.inception import Inception, InceptionAtRandom
 
 EXTRACTORS: Registry[type[ExtractorKind]] = Registry(
@@ -15,8 +15,8 @@ USUAL_EXTRACTOR = "inception-v3-compat"
 
 
 def make_extractor(chosen: ExtractorChoice, device: torch.device) -> Extractor:
-    """The extractor that the settings name. Raises ExtractorError when its weights cannot be had or are others."""
+    """The extractor that the settings name. WeightsError when its weights cannot be had or are others."""
     return EXTRACTORS[chosen.extractor](chosen).load(device)
 
 
-__all__ = ["EXTRACTORS", "USUAL_EXTRACTOR", "Extractor", "ExtractorError", "ExtractorKind", "make_extractor"]
+__all__ = ["EXTRACTORS", "USUAL_EXTRACTOR", "Extractor", "ExtractorKind", "make_extractor"]

@@ -13,10 +13,6 @@ import torch
 from torch import Tensor, nn
 
 
-class ExtractorError(ValueError):
-    """An extractor is not available; one line says what is missing and where to put it."""
-
-
 @dataclass(frozen=True)
 class Extractor:
     """A frozen network in evaluation mode on a device."""
@@ -78,7 +74,7 @@ class ExtractorKind(ABC):
         return None if self.genuine else self.chosen.extractor
 
     def weights(self) -> Path | None:
-        """The file of weights, downloaded if need be; None for a kind that needs none. ExtractorError without it."""
+        """The file of weights, downloaded if need be; None for a kind that needs none. WeightsError without it."""
         return None
 
     def at_hand(self) -> bool:
@@ -87,4 +83,4 @@ class ExtractorKind(ABC):
 
     @abstractmethod
     def load(self, device: torch.device) -> Extractor:
-        """Loads it. ExtractorError when its weights are missing or not the expected ones."""
+        """Loads it. WeightsError when its weights are missing or not the expected ones."""

@@ -22,21 +22,21 @@ class Inception(ExtractorKind):
         return self.chosen.layer == _LAST_LAYER and self.chosen.sha256 is None
 
     def weights(self) -> Path:
-        from sivae_dist.evaluation.extractors.weights import find_weights  # takes seconds
+        from sivae_dist.evaluation.extractors.weights import INCEPTION  # takes seconds
 
-        return find_weights(self.chosen.weights)
+        return INCEPTION.find(self.chosen.weights)
 
     def at_hand(self) -> bool:
-        from sivae_dist.evaluation.extractors.weights import expected_at  # takes seconds
+        from sivae_dist.evaluation.extractors.weights import INCEPTION  # takes seconds
 
-        return expected_at(self.chosen.weights).is_file()
+        return INCEPTION.expected_at(self.chosen.weights).is_file()
 
     def load(self, device: torch.device) -> Extractor:
         from sivae_dist.evaluation.extractors.networks import load  # takes seconds
-        from sivae_dist.evaluation.extractors.weights import check_weights, is_of_2015
+        from sivae_dist.evaluation.extractors.weights import INCEPTION, is_of_2015
 
         chosen, path = self.chosen, self.weights()
-        sha256 = check_weights(path, chosen.sha256)
+        sha256 = INCEPTION.check(path, chosen.sha256)
         network = load(path, chosen.extractor, chosen.layer)
         of_2015 = is_of_2015(sha256)
         name = _label(chosen.extractor if of_2015 else f"{chosen.extractor}-{sha256[:8]}", chosen.layer)
@@ -48,7 +48,8 @@ class InceptionAtRandom(ExtractorKind):
     """The same network with random weights of a fixed seed at 139 px, which needs no file."""
 
     def load(self, device: torch.device) -> Extractor:
-        from sivae_dist.evaluation.extractors.networks import RandomInception, checksum  # takes seconds
+        from sivae_dist.evaluation.extractors.networks import RandomInception  # takes seconds
+        from sivae_dist.published import checksum
 
         chosen = self.chosen
         network = RandomInception(chosen.extractor, [chosen.layer])

@@ -1,6 +1,5 @@
 """The Inception network of torch-fidelity, which itself would unpickle a file of weights; that can run any code."""
 
-import hashlib
 import io
 import math
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from sivae_dist.evaluation.extractors.base import ExtractorError
+from sivae_dist.published import unusable
 
 _RANDOM_SIDE = 139
 """Pixels; 299 would cost four times as much and mean no more."""
@@ -40,7 +39,7 @@ register_feature_extractor("inception-v3-random", RandomInception)
 
 
 def load(path: Path, name: str, layer: str) -> nn.Module:
-    """The network with the weights of a file, read without unpickling objects. ExtractorError when they do not fit."""
+    """The network with the weights of a file, read without unpickling objects. WeightsError when they do not fit."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         # It loads nothing but files, unpickling them: what it gets here we have just written.
@@ -49,8 +48,7 @@ def load(path: Path, name: str, layer: str) -> nn.Module:
         )
         return network
     except Exception as error:  # whatever a file of the wrong kind makes torch raise
-        first = str(error).strip().split("\n")[0]
-        raise ExtractorError(f"the weights {path} cannot be used ({type(error).__name__}: {first})") from None
+        raise unusable(path, error) from None
 
 
 def _serialized(state: dict[str, Tensor]) -> io.BytesIO:
@@ -58,11 +56,3 @@ def _serialized(state: dict[str, Tensor]) -> io.BytesIO:
     torch.save(state, file)
     file.seek(0)
     return file
-
-
-def checksum(state: dict[str, Tensor]) -> str:
-    """SHA-256 of weights that are in no file."""
-    digest = hashlib.sha256()
-    for tensor in state.values():
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

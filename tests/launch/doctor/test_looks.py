@@ -287,13 +287,13 @@ def test_a_folder_without_room_or_rights(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_weights_that_are_missing_or_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sivae_dist.evaluation.extractors.weights import WEIGHTS_NAME
+    from sivae_dist.evaluation.extractors.weights import INCEPTION
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     level, _, todo = levels(storage.examine_weights({}))["weights"]
-    assert level == "warn" and WEIGHTS_NAME in todo and str(tmp_path) in todo
+    assert level == "warn" and INCEPTION.name in todo and str(tmp_path) in todo
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / WEIGHTS_NAME).write_bytes(b"an error page")
+    (tmp_path / "checkpoints" / INCEPTION.name).write_bytes(b"an error page")
     assert levels(storage.examine_weights({}))["weights"][0] == "fail"
 
 

@@ -4,18 +4,19 @@ import contextlib
 import hashlib
 import pickle
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sivae_dist.evaluation.extractors import ExtractorError, make_extractor
+from sivae_dist.evaluation.extractors import make_extractor
 from sivae_dist.evaluation.extractors import weights as files
 from sivae_dist.evaluation.extractors.networks import RandomInception
-from sivae_dist.evaluation.extractors.weights import WEIGHTS_NAME
 from sivae_dist.evaluation.metrics import METRICS
 from sivae_dist.evaluation.settings import EvaluationSettings
+from sivae_dist.published import WeightsError
 from tests.helpers import CPU
 
 
@@ -29,6 +30,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def published(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """The genuine weights are to be had at `url`, whose name has their checksum."""
+    monkeypatch.setattr(files, "INCEPTION", replace(files.INCEPTION, url=url))
 
 
 def settings(**values: Any) -> EvaluationSettings:
@@ -50,10 +56,10 @@ def test_the_random_one_is_the_same_everywhere() -> None:
 
 def test_other_weights_need_their_checksum_and_give_no_fid(weights: Path) -> None:
     with pytest.raises(
-        ExtractorError, match=rf"not those of 2015 \(6726825d\.\.\.\) but {sha256(weights)}: .*not called"
+        WeightsError, match=rf"not those of 2015 \(6726825d\.\.\.\) but {sha256(weights)}: .*not called"
     ):
         make_extractor(settings(weights=str(weights), layer="2048"), CPU)
-    with pytest.raises(ExtractorError, match=r"are not evaluation\.sha256=0123456789 but"):
+    with pytest.raises(WeightsError, match=r"are not evaluation\.sha256=0123456789 but"):
         make_extractor(settings(weights=str(weights), sha256="0123456789"), CPU)
     found = make_extractor(settings(weights=str(weights), sha256=sha256(weights), layer="2048"), CPU)
     assert found.name == f"inception-v3-compat-{sha256(weights)[:8]}" and not found.genuine
@@ -65,7 +71,7 @@ def test_other_weights_need_their_checksum_and_give_no_fid(weights: Path) -> Non
 def test_those_of_2015_give_fid_in_their_last_layer(
     weights: Path, monkeypatch: pytest.MonkeyPatch, layer: str, name: str
 ) -> None:
-    monkeypatch.setattr(files, "WEIGHTS_SHA256", sha256(weights)[:8])
+    published(monkeypatch, f"http://127.0.0.1:1/weights-{sha256(weights)[:8]}.pth")
     found = make_extractor(settings(weights=str(weights), layer=layer), CPU)
     assert METRICS["fid"].reported("fid", found.label) == name
     assert found.sha256 == sha256(weights)
@@ -89,7 +95,7 @@ def test_what_is_pickled_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         torch.save({"fc.bias": Bomb()}, path)
     else:
         path.write_bytes(pickle.dumps({"fc.bias": Bomb()}, protocol=2))
-    with pytest.raises(ExtractorError, match=r"weights\.pth cannot be used \(UnpicklingError") as error:
+    with pytest.raises(WeightsError, match=r"weights\.pth cannot be used \(UnpicklingError") as error:
         make_extractor(settings(weights=str(path), sha256=sha256(path)), CPU)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "exploded").exists()
@@ -102,22 +108,23 @@ def test_what_is_pickled_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_files_that_are_something_else(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    with pytest.raises(ExtractorError, match=r"weights\.pth cannot be used \(.*\)") as error:
+    with pytest.raises(WeightsError, match=r"weights\.pth cannot be used \(.*\)") as error:
         make_extractor(settings(weights=str(path), sha256=sha256(path)), CPU)
     assert "\n" not in str(error.value)
 
 
 def test_without_weights_and_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(files, "URL_INCEPTION_V3", f"http://127.0.0.1:{unused_port()}/{WEIGHTS_NAME}")
+    name = files.INCEPTION.name
+    published(monkeypatch, f"http://127.0.0.1:{unused_port()}/{name}")
     where = tmp_path / "hub" / "hub" / "checkpoints"
     with pytest.raises(
-        ExtractorError,
-        match=rf"^FID needs {WEIGHTS_NAME}, .*\(2 tries\).*put it into {where}, or .*evaluation\.weights",
+        WeightsError,
+        match=rf"^FID needs {name}, .*\(2 tries\).*put it into {where}, or .*evaluation\.weights",
     ) as error:
         make_extractor(settings(), CPU)
     assert "\n" not in str(error.value)
-    assert [path.name for path in where.iterdir()] == [f"{WEIGHTS_NAME}.lock"]
+    assert [path.name for path in where.iterdir()] == [f"{name}.lock"]
 
 
 def unused_port() -> int:
@@ -131,20 +138,21 @@ def test_download(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from tests.web import Web, corrupt
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(files, "WEIGHTS_SHA256", sha256(weights)[:8])
-    with Web(weights.parent) as web:
-        monkeypatch.setattr(files, "URL_INCEPTION_V3", f"{web.url}/{weights.name}")
-        web.fault(weights.name, corrupt, 1)
-        with pytest.raises(ExtractorError, match="the downloaded file has the wrong checksum"):
+    name = f"weights-{sha256(weights)[:8]}.pth"
+    (tmp_path / name).symlink_to(weights)
+    with Web(tmp_path) as web:
+        published(monkeypatch, f"{web.url}/{name}")
+        web.fault(name, corrupt, 1)
+        with pytest.raises(WeightsError, match="the downloaded file has the wrong checksum"):
             make_extractor(settings(), CPU)
         for _ in range(2):
             assert make_extractor(settings(), CPU).sha256 == sha256(weights)
-        assert web.requests[weights.name] == 2
+        assert web.requests[name] == 2
 
 
 def test_a_configured_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHERE", str(tmp_path))
-    with pytest.raises(ExtractorError, match=rf"evaluation\.weights: there is no file {tmp_path}/x\.pth"):
+    with pytest.raises(WeightsError, match=rf"evaluation\.weights: there is no file {tmp_path}/x\.pth"):
         make_extractor(settings(weights="$WHERE/x.pth"), CPU)
 
 

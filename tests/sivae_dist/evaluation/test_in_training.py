@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.config.opening import prepare_run, settings_of
 from sivae_dist.evaluation import progress
 from sivae_dist.evaluation.evaluator import Evaluator
+from sivae_dist.evaluation.extractors import weights
 from sivae_dist.process.stopping import Stop
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
@@ -180,7 +182,8 @@ def test_without_weights_training_goes_on_and_says_so_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr("sivae_dist.evaluation.extractors.weights.URL_INCEPTION_V3", "http://127.0.0.1:1/x.pth")
+    nowhere = replace(weights.INCEPTION, url=f"http://127.0.0.1:1/{weights.INCEPTION.name}")
+    monkeypatch.setattr("sivae_dist.evaluation.extractors.weights.INCEPTION", nowhere)
     path = trained(tmp_path / "run", data, "evaluation.extractor=inception-v3-compat")
     assert capsys.readouterr().out.count("FID needs weights-inception-2015-12-05-6726825d.pth") == 1
     assert [row["metric"] for row in rows_of(path)] == ["mse"] * 3
