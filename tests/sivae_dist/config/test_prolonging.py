@@ -235,6 +235,7 @@ def test_what_may_change_is_marked_where_it_is_defined() -> None:
         "data.path", "data.loader", "data.threads", "data.prefetch", "data.faults", "data.max_faults", "data.remote",
         "engine.compile", "engine.checkpoint_activations", "engine.max_batch_per_rank", "engine.rehearsal",
         "engine.deterministic", "engine.kernels", "engine.name", "engine.stage", "engine.offload", "engine.deepspeed",
+        "objective.vgg_weights",
     }  # fmt: skip
     for key in ("seed", "data.flip", "engine.precision", "objective.name", "optimizer.beta1", "init.run"):
         assert changes_the_past(key), key
