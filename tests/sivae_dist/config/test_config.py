@@ -439,7 +439,7 @@ def test_configurations_that_are_not_there(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mine.yml").write_text(MINE)
     for name, message in {
         "tyny": r"there is no configuration tyny; did you mean tiny\? .*neither a file .* nor one .*: "
-        "cars_drawn, celebahq1024_residual, celebahq256, ",
+        "cars3d, cars_drawn, celebahq1024_residual, celebahq256, ",
         "ffhq-256": "did you mean ffhq256",
         "official/ffhq": "did you mean official/ffhq256",
         "mine.yaml": r"did you mean mine\.yml\?",
