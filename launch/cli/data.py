@@ -33,7 +33,7 @@ def prepare(
         str,
         typer.Argument(
             help="A folder of images, a zip or tar file, WebDataset shards (folder, pattern or URL), an LSUN LMDB, or "
-            "the files of CIFAR or MNIST."
+            "the files of CIFAR, MNIST, Cars3D or KTH."
         ),
     ],
     dest: Annotated[Path, typer.Argument(help="Directory to create.")],

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data_pipelines.choices import Registry
 from data_pipelines.images.circumstances import explained, is_circumstance
-from data_pipelines.images.sources import Labels, Source, SourceError, cars3d, cifar, idx, lsun, tars
+from data_pipelines.images.sources import Labels, Source, SourceError, cars3d, cifar, idx, kth, lsun, tars
 from data_pipelines.images.sources.findings import is_hidden
 from data_pipelines.images.sources.folder import FolderSource
 from data_pipelines.images.sources.formats import HEAD_BYTES, has_image_ending, identify
@@ -32,7 +32,7 @@ from data_pipelines.images.transport import is_elsewhere, shown
 _PATTERNS = ("{", "*", "?", "[", "::")
 """What webdataset or a shell makes several paths of."""
 
-_KINDS = "neither a folder, zip, tar, LMDB, nor files of CIFAR, MNIST or Cars3D"
+_KINDS = "neither a folder, zip, tar, LMDB, nor files of CIFAR, MNIST, Cars3D or KTH"
 
 
 def open_source(
@@ -194,6 +194,15 @@ def _zip(place: Place) -> Source | None:
     return ZipSource(place.path, place.labels, place.tick)
 
 
+def _kth(place: Place) -> Source | None:
+    clips = kth.find(place.path) if place.is_folder or place.is_file else None
+    if not clips:
+        return None
+    place.refuse_member("KTH's videos")
+    place.refuse_folders("KTH's videos")
+    return kth.KthSource(clips, place.labels, place.spool, place.tick)
+
+
 def _lmdb(place: Place) -> Source | None:
     databases = lsun.find(place.path) if place.is_folder or place.is_file else None
     if not databases:
@@ -205,7 +214,16 @@ def _lmdb(place: Place) -> Source | None:
 
 SOURCES: Registry[Opener] = Registry(
     "source",
-    {"folder": _folder, "tar": _tar, "idx": _idx, "cifar": _cifar, "cars3d": _cars3d, "zip": _zip, "lmdb": _lmdb},
+    {
+        "folder": _folder,
+        "tar": _tar,
+        "idx": _idx,
+        "cifar": _cifar,
+        "cars3d": _cars3d,
+        "zip": _zip,
+        "kth": _kth,
+        "lmdb": _lmdb,
+    },
 )
 """From the kind that takes nearly anything to those that are sure of what they see, which are asked first."""
 

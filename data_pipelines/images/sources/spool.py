@@ -18,11 +18,11 @@ class Spool:
         self._folder = folder
         self._say = say
 
-    def copy(self, what: str, fill: Callable[[Path], None], version: str = "") -> Path:
+    def copy(self, what: str, fill: Callable[[Path], None], version: str = "", quiet: bool = False) -> Path:
         """The copy of `what`, in this version: that of an earlier call, or of an earlier process, or a new one.
 
-        `fill` writes a new one to the path that it gets; what it leaves there when it raises is removed. Raises
-        SourceError when the disk is full.
+        `fill` writes a new one to the path that it gets; what it leaves there when it raises is removed. `quiet`: say
+        nothing. Raises SourceError when the disk is full.
         """
         name = shown(what)
         if self._folder is None:
@@ -32,7 +32,8 @@ class Spool:
         if path.exists():
             return path
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._say(f"copying {name}")
+        if not quiet:
+            self._say(f"copying {name}")
         temporary = path.with_suffix(".tmp")
         try:
             fill(temporary)

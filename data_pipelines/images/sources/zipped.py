@@ -36,7 +36,7 @@ class ZipSource(PartsSource):
         """`tick` is called for each file that is looked at. Raises SourceError for a damaged zip, one without images,
         and names that repeat or lead out of it."""
         self.found = Findings("zip")
-        entries = _list(path, self.found)
+        entries = list_zip(path, self.found)
         self.parts = Parts([path])
         self._whole, self._crc, self._deflated = array("Q"), array("L"), bytearray()
         names: list[str] = []
@@ -44,11 +44,11 @@ class ZipSource(PartsSource):
             tick()
             if name.rpartition("/")[2] == LABELS_NAME:
                 continue
-            unusable = _why_unusable(entry)
+            unusable = why_unusable(entry)
             head = None
             if unusable is None:
                 try:
-                    head = _read(path, entry, HEAD_BYTES)
+                    head = read_zipped(path, entry, HEAD_BYTES)
                 except ImageError as error:
                     unusable = str(error)
             if self.found.take(len(names), name, entry.file_size, head, unusable):
@@ -63,11 +63,11 @@ class ZipSource(PartsSource):
         def read_beside(name: str) -> bytes | None:
             if name not in entries:
                 return None
-            reason = _why_unusable(entries[name])
+            reason = why_unusable(entries[name])
             try:
                 if reason is not None:
                     raise ImageError(reason)
-                return _read(path, entries[name])
+                return read_zipped(path, entries[name])
             except ImageError as error:
                 raise SourceError(f"{name} in {path} {error}") from None
 
@@ -81,7 +81,7 @@ class ZipSource(PartsSource):
         return _checked(data, self._whole[i], self._crc[i])
 
 
-def _read(path: Path, entry: zipfile.ZipInfo, first: int | None = None) -> bytes:
+def read_zipped(path: Path, entry: zipfile.ZipInfo, first: int | None = None) -> bytes:
     """A file of a zip, or its first bytes. Raises ImageError when it is damaged."""
     start = _start(path, entry.header_offset)
     deflated = entry.compress_type == zipfile.ZIP_DEFLATED
@@ -116,8 +116,8 @@ def _inflate(data: bytes, size: int) -> bytes:
         raise ImageError(f"is damaged ({error})") from None
 
 
-def _list(path: Path, found: Findings) -> dict[str, zipfile.ZipInfo]:
-    """The files in a zip by their names, sorted; hidden ones are left out."""
+def list_zip(path: Path, found: Findings) -> dict[str, zipfile.ZipInfo]:
+    """The files in a zip by their names, sorted; hidden ones are left out. Raises SourceError for a damaged zip."""
     with path.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
         try:
@@ -145,7 +145,8 @@ def _list(path: Path, found: Findings) -> dict[str, zipfile.ZipInfo]:
     return dict(sorted(entries.items()))
 
 
-def _why_unusable(entry: zipfile.ZipInfo) -> str | None:
+def why_unusable(entry: zipfile.ZipInfo) -> str | None:
+    """Why a file of a zip cannot be read, if so: the rest of a sentence about it."""
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a link, which is not followed"
     if entry.flag_bits & _ENCRYPTED:

@@ -123,7 +123,7 @@ def test_labels_are_ignored_if_asked(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_workers_and_the_kind_of_source_change_no_byte(tmp_path: Path) -> None:
-    sources = {"one": (as_folder(tmp_path), 1), "three": (as_folder(tmp_path), 3), "tar": (as_tar(tmp_path), 2)}
+    sources = {"one": (as_folder(tmp_path), 1), "three": (as_folder(tmp_path), 3), "tar": (as_tar(tmp_path), 1)}
     digests = []
     for name, (source, workers) in sources.items():
         prepare(source, tmp_path / name, PrepareSettings(resolution=SIDE, shard_size=50), workers)
