@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipelines.images.prepare import PrepareSettings, prepare
+from sivae_dist.config.run_settings import RunSettings, validate
 from sivae_dist.models import Cond, Decoder, Encoder, Stage
 from sivae_dist.models.translation import TranslationSettings
 from sivae_dist.use.pretrained import Pretrained
@@ -60,3 +61,23 @@ class Painter(Decoder):
 def reader(*, entangled: bool = False) -> Pretrained:
     settings = TranslationSettings(resolution=SIDE, class_latent=1, content_latent=1)
     return Pretrained(settings, Reader(entangled), Painter(), Stage(SIDE), 1000)
+
+
+def tiny_translation(data: Path, *assignments: str) -> RunSettings:
+    """Five steps of 8 images."""
+    values = {
+        "device": "cpu",
+        "data": {"path": str(data), "threads": 1, "flip": False},
+        "model": {
+            "name": "translation", "resolution": 32, "class_latent": 3, "content_latent": 2, "widths": [2, 4, 4, 4],
+            "hidden_units": 8, "decoder_width": 8, "last_width": 4,
+        },
+        "objective": {
+            "name": "soft_intro", "beta_rec": 1.0, "beta_kl": {"class": 1.0, "content": 0.5},
+            "beta_neg": {"class": 64.0, "content": 128.0},
+        },
+        "schedule": {"images": 40, "batch": 8, "lr_encoder": 0.003, "lr_decoder": 0.003},
+        "checkpoint": {"every": 16},
+        "monitoring": {"scalars_every": 8, "images_every": 0, "trace": True},
+    }  # fmt: skip
+    return validate(values, "translation", assignments)

@@ -8,38 +8,18 @@ import torch
 from PIL import Image
 
 from sivae_dist.config.opening import prepare_run
-from sivae_dist.config.run_settings import RunSettings, validate
+from sivae_dist.config.run_settings import RunSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.run.jsonl import read_rows
 from sivae_dist.use import figures
 from sivae_dist.use.loading import load_run
 from tests.helpers import assert_same, begin, gathered, largest_difference, on_processes, snapshot, train
-from tests.painted import painted
+from tests.painted import painted, tiny_translation
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return painted(tmp_path_factory.mktemp("painted") / "set")
-
-
-def settings(data: Path, *assignments: str) -> RunSettings:
-    """Five steps of 8 images."""
-    values = {
-        "device": "cpu",
-        "data": {"path": str(data), "threads": 1, "flip": False},
-        "model": {
-            "name": "translation", "resolution": 32, "class_latent": 3, "content_latent": 2, "widths": [2, 4, 4, 4],
-            "hidden_units": 8, "decoder_width": 8, "last_width": 4,
-        },
-        "objective": {
-            "name": "soft_intro", "beta_rec": 1.0, "beta_kl": {"class": 1.0, "content": 0.5},
-            "beta_neg": {"class": 64.0, "content": 128.0},
-        },
-        "schedule": {"images": 40, "batch": 8, "lr_encoder": 0.003, "lr_decoder": 0.003},
-        "checkpoint": {"every": 16},
-        "monitoring": {"scalars_every": 8, "images_every": 0, "trace": True},
-    }  # fmt: skip
-    return validate(values, "translation", assignments)
 
 
 def ended(path: Path, chosen: RunSettings) -> dict[str, torch.Tensor]:
@@ -52,33 +32,35 @@ def trained(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_that_is_left_and_continued_ends_with_the_same_bits(data: Path, tmp_path: Path) -> None:
-    whole = ended(tmp_path / "whole", settings(data))
-    train(begin(tmp_path / "left", settings(data)), steps=3)
-    assert_same(ended(tmp_path / "left", settings(data)), whole)
+    whole = ended(tmp_path / "whole", tiny_translation(data))
+    train(begin(tmp_path / "left", tiny_translation(data)), steps=3)
+    assert_same(ended(tmp_path / "left", tiny_translation(data)), whole)
     rows = read_rows(RunDirectory(tmp_path / "left").metrics)
     assert rows == read_rows(RunDirectory(tmp_path / "whole").metrics) and len(rows) == 5
     for kind in ("real", "rec", "fake"):
         parts = rows[-1][f"kl/{kind}/class"] + rows[-1][f"kl/{kind}/content"]
         assert parts == pytest.approx(rows[-1][f"kl/{kind}"], rel=1e-5)
-    itself = ended(tmp_path / "itself", settings(data, "model.class_from=itself"))
+    itself = ended(tmp_path / "itself", tiny_translation(data, "model.class_from=itself"))
     assert largest_difference(itself, whole) > 1e-3
 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
-    alone = ended(tmp_path / "alone", settings(data))
-    prepare_run(RunDirectory(tmp_path / "together"), settings(data, "engine.max_batch_per_rank=2"))
+    alone = ended(tmp_path / "alone", tiny_translation(data))
+    prepare_run(RunDirectory(tmp_path / "together"), tiny_translation(data, "engine.max_batch_per_rank=2"))
     for values in on_processes(2, trained, tmp_path / "together"):
         assert largest_difference(values, alone) < 1e-4
 
 
 def test_a_preview_shows_contents_in_the_class_of_the_first(data: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    train(begin(run.path, settings(data, "schedule.images=8", "monitoring.images_every=8", "monitoring.grid=3")))
+    train(
+        begin(run.path, tiny_translation(data, "schedule.images=8", "monitoring.images_every=8", "monitoring.grid=3"))
+    )
     drawn = {path.stem.rpartition("-")[0]: np.asarray(Image.open(path)) for path in run.grids.glob("*.png")}
     assert drawn.keys() == {"real_reconstruction", "real_exchanged", "sample", "sample_ema"}
     live = load_run(run.path, live=True)
-    with settings(data).data.open(0, torch.device("cpu")) as opened:
+    with tiny_translation(data).data.open(0, torch.device("cpu")) as opened:
         real = opened.samples(32, range(opened.train, opened.train + 12, 2)).x
     rows = figures.in_rows(real, live.transfer(real[:1].expand(6, -1, -1, -1), real), columns=3)
     want = np.asarray(figures.grids.to_picture(figures.grid(rows, 3)))
