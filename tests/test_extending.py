@@ -1,5 +1,6 @@
 """The examples of docs/extending.md, each as a user types it: a module of one's own, and the command beneath."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_a_term_of_the_loss(images: Path, tmp_path: Path) -> None:
     sivae(*command, *SHORT, *more, "--run-dir", tmp_path / "run", "--nproc", 1, folder=tmp_path / "code")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 12 and all('"variation/decoder": ' in row for row in rows)
+
+
+def test_an_encoder_that_sees_another_image(labelled: Path, images: Path, tmp_path: Path) -> None:
+    path, code = tmp_path / "run", tmp_path / "code"
+    command = written("same_class.py", code)
+    more = (*SHORT, "objective.warmup=16", "monitoring.trace=true", "--nproc", 1, "--data")
+    sivae(*command, *more, labelled, "--run-dir", path, folder=code)
+    rows = [json.loads(row) for row in (path / "trace.jsonl").read_text().splitlines()]
+    assert len(rows) == 48 and all(row["same_class"] != row["pixels"] for row in rows)
+    refused = sivae(*command, *more, images, "--run-dir", tmp_path / "bare", code=1, folder=code)
+    assert "has no labels, but the model's class encoder sees another sample of the class" in refused.stderr
 
 
 def test_a_class_conditional_model(labelled: Path, images: Path, tmp_path: Path) -> None:

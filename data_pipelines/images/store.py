@@ -39,7 +39,7 @@ class Store(ABC):
         return False
 
     def expect(self, records: Sequence[FileRecord]) -> None:  # noqa: B027 (nothing to do where files are at hand)
-        """These files will be asked for soon, in this order."""
+        """These files will be asked for soon, in this order; those of other images of pairs at any time."""
 
     def close(self) -> None:  # noqa: B027
         """Ends the work in the background."""

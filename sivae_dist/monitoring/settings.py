@@ -12,6 +12,6 @@ class MonitoringSettings(Settings):
     """Images between two image grids, in TensorBoard and RUN/figures/training; 0 for none, and no curves at the end.
     Samples that are no images are drawn as points."""
     trace: bool = False
-    """Write a row per position (sample, flip, hashes of pixels and draws) to trace.jsonl, to compare runs."""
+    """Write a row per position (sample, flip, hashes of all inputs and draws) to trace.jsonl, to compare runs."""
     grid: int = Field(8, ge=1)
     """Columns of an image grid."""
