@@ -178,29 +178,36 @@ class _Examination:
         return None if found is None else f"files with checksum {found[:16]}"
 
     def evaluation(self) -> str | None:
-        """Looks for the extractor's weights, without which a run would fail at its start or only print a warning."""
-        measured, best = self.settings.evaluation, self.settings.checkpoint
-        if not measured.every or not measured.needs(Features, self.plan.data):
+        """Looks for weights of the metrics, without which a run would fail at its start or only print a warning."""
+        measured = self.settings.evaluation
+        if not measured.every:
             return None
-        if not self.here and measured.weights is None:
-            return None  # the job's machine may have them
         startup.doing("looking for the weights of the evaluation")
-        try:
-            found = EXTRACTORS[measured.extractor](measured).weights()
-            return None if found is None else f"weights {found}"
-        except WeightsError as error:
-            if measured.weights is not None:
-                raise
-            without = [
-                f"evaluation/{name}" for name in measured.chosen(self.plan.data) if Features in METRICS[name].needs
-            ]
-            if best.keep_best and best.best_metric in without and not self.begun:
-                raise ValueError(
-                    f"checkpoint.best_metric={best.best_metric} is never measured: {error}; or set "
-                    "checkpoint.keep_best=0"
-                ) from None
-            self.plan.warnings.append(f"{error}; until then only the other metrics are measured")
-            return None
+        found = None
+        chosen = measured.chosen(self.plan.data)
+        of_features = [name for name in chosen if Features in METRICS[name].needs]
+        if of_features and (self.here or measured.weights is not None):  # a job's machine may have others
+            try:
+                found = EXTRACTORS[measured.extractor](measured).weights()
+            except WeightsError as error:
+                if measured.weights is not None:
+                    raise
+                self._left_out(of_features, error)
+        for name in chosen if self.here else ():
+            try:
+                METRICS[name]().prepare(torch.device("cpu"))
+            except WeightsError as error:
+                self._left_out([name], error)
+        return None if found is None else f"weights {found}"
+
+    def _left_out(self, metrics: Sequence[str], error: WeightsError) -> None:
+        """Warns of metrics that cannot be measured. ValueError where the best checkpoint is chosen by one."""
+        best = self.settings.checkpoint
+        if best.keep_best and best.best_metric in [f"evaluation/{name}" for name in metrics] and not self.begun:
+            raise ValueError(
+                f"checkpoint.best_metric={best.best_metric} is never measured: {error}; or set checkpoint.keep_best=0"
+            ) from None
+        self.plan.warnings.append(f"{error}; until then only the other metrics are measured")
 
     def memory(self) -> str:
         found, warning = check_memory(self.settings, self.plan.schedule, self.processes, self.plan.place)

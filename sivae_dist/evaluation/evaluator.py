@@ -1,6 +1,7 @@
 """Measures a model on all processes at once, for training and for `sivae evaluate`."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +32,6 @@ from sivae_dist.evaluation.totals import Totals
 from sivae_dist.process.devices import device_model
 from sivae_dist.process.numerics import Precision, ieee
 from sivae_dist.process.processes import everyone, on_first, rank, world_size
-from sivae_dist.published import WeightsError
 from sivae_dist.use.pretrained import Pretrained
 
 Sums = dict[Metric, Total]
@@ -60,34 +60,34 @@ class Evaluator:
         self._references = References(settings.folder, say)
         self._real_sums: tuple[int, Sums] | None = None  # at the level that was asked for last
         self._extractor: Extractor | None = None
+        self._lacking: set[str] = set()
 
     def prepare(self) -> str | None:
-        """Gets the extractor, if one is needed; returns what is missing, in one line, the same on all processes.
+        """Gets the extractor, if one is needed, and what the metrics need; returns what is missing, in one line, the
+        same on all processes.
 
         ValueError when there are no real images to compare with.
         """
         features = self.settings.needs(Features, self._data)
         if features or self.settings.needs(RealImages, self._data):
             self._streams.check_reference()
-        if not features or self._extractor is not None:
-            return None
-        if problem := on_first(self._make_extractor):  # the others need not look in vain
-            return problem
-        problems = everyone(lambda: None if rank() == 0 else self._make_extractor())
-        return next((problem for problem in problems if problem), None)
+        problems = []
+        if features and self._extractor is None:
+            problems.append(_missing(self._make_extractor))
+        for name, metric in self._metrics.items():
+            if type(metric).prepare is not Metric.prepare:
+                problems.append(_missing(partial(metric.prepare, self._device)))
+                self._lacking |= {name} if problems[-1] else set()
+        return "; ".join(problem for problem in problems if problem) or None
 
-    def _make_extractor(self) -> str | None:
-        try:
-            self._extractor = make_extractor(self.settings, self._device)
-        except WeightsError as error:
-            return str(error)
-        return None
+    def _make_extractor(self) -> None:
+        self._extractor = make_extractor(self.settings, self._device)
 
     def evaluate(self, model: Pretrained) -> list[Row]:
         """All values that can be measured, those of reconstructions last, the same on all processes; in IEEE fp32 (fp64
         for a model in fp64), whatever training computes in.
 
-        Metrics of features are left out when `prepare` found something missing. Raises StoppedError when asked to
+        Metrics for which `prepare` found something missing are left out. Raises StoppedError when asked to
         stop, and SampleError for a damaged image where that is fatal.
         """
         common = {
@@ -124,7 +124,9 @@ class Evaluator:
         possible = {
             name: metric
             for name, metric in self._metrics.items()
-            if resolution >= metric.least_resolution and not missing.intersection(metric.needs)
+            if name not in self._lacking
+            and resolution >= metric.least_resolution
+            and not missing.intersection(metric.needs)
         }
         return dict(sorted(possible.items(), key=lambda item: Reconstructions in item[1].needs))
 
@@ -240,6 +242,22 @@ class Evaluator:
         if need is RealImages:
             return {"reference": settings.reference, "reference_samples": count}
         return {"split": "test", "count": count}
+
+
+def _missing(prepare: Callable[[], None]) -> str | None:
+    """What `prepare` lacks on any process, in one line, the same on all; they call it together."""
+
+    def lacking() -> str | None:
+        try:
+            prepare()
+        except ValueError as error:
+            return str(error)
+        return None
+
+    if problem := on_first(lacking):  # the others need not look in vain
+        return problem
+    problems = everyone(lambda: None if rank() == 0 else lacking())
+    return next((problem for problem in problems if problem), None)
 
 
 def evaluated_in(model: Pretrained) -> Precision:

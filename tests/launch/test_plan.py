@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from launch import plan
 from launch.plan import memory
 from sivae_dist.config.run_settings import RunSettings, load_config
-from sivae_dist.evaluation.extractors import weights
 from sivae_dist.process.host import HostMemory
+from sivae_dist.published import PublishedFile
 from sivae_dist.run.directory import RunDirectory
 from tests.engines import begun
 from tests.helpers import labelled_set, random_set, tiny_settings
@@ -128,11 +128,11 @@ def test_what_can_be_meant_is_not(settings: Any) -> None:
 def test_weights_of_the_evaluation_that_cannot_be_had(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(path: Path) -> None:
+    def missing(self: PublishedFile, path: Path) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(weights, "_download", missing)
+    monkeypatch.setattr(PublishedFile, "_download", missing)
     (warning,) = plan.preflight(settings("evaluation.every=8"), 1, here=True).warnings
     assert "no network" in warning and "until then only the other metrics are measured" in warning
     best = settings("evaluation.every=8", "checkpoint.keep_best=1", "checkpoint.best_metric=evaluation/fid")

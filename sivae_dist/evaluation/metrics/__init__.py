@@ -29,6 +29,7 @@ from sivae_dist.evaluation.metrics.psnr import PeakSignalNoiseRatio
 from sivae_dist.evaluation.metrics.ssim import StructuralSimilarity
 from sivae_dist.evaluation.metrics.translation.content_transfer import ContentTransfer
 from sivae_dist.evaluation.metrics.translation.probes import ClassFromContent, ContentFromClass
+from sivae_dist.evaluation.metrics.vgg import PerceptualDistance, RandomPerceptualDistance
 
 METRICS: Registry[type[Metric]] = Registry(
     "metric",
@@ -38,6 +39,8 @@ METRICS: Registry[type[Metric]] = Registry(
         "psnr": PeakSignalNoiseRatio,
         "ssim": StructuralSimilarity,
         "mse": MeanSquaredError,
+        "vgg_distance": PerceptualDistance,
+        "vgg_random_distance": RandomPerceptualDistance,
         "gnelbo": GridNormalizedElbo,
         "kl_official": OfficialDivergence,
         "jsd_official": OfficialJensenShannon,

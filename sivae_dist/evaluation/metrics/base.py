@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from data_pipelines.dataset import Dataset
@@ -120,7 +121,8 @@ class Found:
 
 
 class Metric(ABC):
-    """A number that says how good a model is, made without arguments once per process; it has no state.
+    """A number that says how good a model is, made without arguments once per process. What it has
+    found of batches is in its sums, not in itself.
 
     Its name is that under which it is in METRICS, for `evaluation.metrics`; `reported` is its name beside its value.
     """
@@ -148,6 +150,12 @@ class Metric(ABC):
         super().__init_subclass__()
         if cls.add is Metric.add and any(need not in (Features, Trained) for need in getattr(cls, "needs", ())):
             raise TypeError(f"{cls.__name__} needs batches of images and has no `add`")
+
+    def prepare(self, device: torch.device) -> None:  # noqa: B027 (most need nothing)
+        """Gets what it needs beside batches, such as a network, onto the device; called once before the first batch.
+
+        ValueError, in one line, when that cannot be had: the metric is then left out.
+        """
 
     def add(self, batch: Batch) -> Tensor:
         """A batch of one of the needs, on the device -> fp64 [sums], which is summed over batches and processes.

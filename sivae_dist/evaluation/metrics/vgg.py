@@ -1,0 +1,55 @@
+"""Perceptual distances of reconstructions: like LPIPS (Zhang et al. 2018), but with plain means, so never called so."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_pipelines.dataset import Dataset
+from sivae_dist.evaluation.metrics.base import Found, MeanMetric, Metric, Reconstructions
+from sivae_dist.perceptual.images import is_image
+from sivae_dist.perceptual.weights import VggFiles, VggWeights, find_weights, random_weights
+
+
+class _Perceptual(Metric):
+    """Made of the network's distance between images in [0, 1], with the weights that a subclass has."""
+
+    def weights(self) -> VggWeights:
+        """WeightsError when they cannot be had."""
+        return find_weights(VggFiles())
+
+    def prepare(self, device: torch.device) -> None:
+        from sivae_dist.perceptual.vgg import VggDistance  # takes seconds
+
+        weights = self.weights()
+        self._digest = weights.digest
+        self._network = VggDistance(weights).to(device)
+
+    def between(self, a: Tensor, b: Tensor) -> Tensor:
+        """[B, C, R, R] and the same, in [0, 1] -> [B]."""
+        distances: Tensor = self._network(2 * a.float() - 1, 2 * b.float() - 1)
+        return distances
+
+    def details(self, found: Found) -> dict[str, Any]:
+        return {"vgg_sha256": self._digest}
+
+    @classmethod
+    def lacks(cls, data: Dataset) -> str | None:
+        shapes = data.spec.shapes.values()
+        return super().lacks(data) or (None if all(map(is_image, shapes)) else "images of one or three channels")
+
+
+class PerceptualDistance(_Perceptual, MeanMetric[Reconstructions]):
+    """Mean over images of the distance in features of VGG16 (perceptual/vgg.py), with its authors' weights."""
+
+    needs = (Reconstructions,)
+
+    def each(self, batch: Reconstructions) -> Tensor:
+        return self.between(batch.reconstructed, batch.real)
+
+
+class RandomPerceptualDistance(PerceptualDistance):
+    """The same with random weights of a fixed seed, which need no file."""
+
+    def weights(self) -> VggWeights:
+        return random_weights()
