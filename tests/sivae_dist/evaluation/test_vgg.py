@@ -13,7 +13,7 @@ from sivae_dist.perceptual.vgg import VggDistance
 from sivae_dist.perceptual.weights import VggWeights, find_weights, random_weights
 from sivae_dist.use.pretrained import Pretrained
 from tests.helpers import CPU, on_processes, random_set, tiny_settings
-from tests.sivae_dist.perceptual.files import publish, sha256, write
+from tests.sivae_dist.perceptual.files import keep_in, publish, sha256, write
 
 RANDOM = {"metrics": ("mse", "vgg_random_distance")}
 
@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    keep_in(monkeypatch, tmp_path / "kept")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)

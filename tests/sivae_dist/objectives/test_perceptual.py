@@ -17,17 +17,16 @@ from sivae_dist.published import checksum
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.train.memory import estimate
 from tests.helpers import assert_same, begin, gathered, on_processes, open_run, random_set, tiny_settings, train
-from tests.sivae_dist.perceptual.files import write
+from tests.sivae_dist.perceptual.files import keep_in, write
 
-SHORT = ("schedule.images={4: 8, 8: 16}", "schedule.batch=4")
+SHORT = ("schedule.images={4: 2, 8: 6}", "schedule.batch=2")
 RANDOM = "objective.reconstruction=vgg-random"
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    return tmp_path / "cache" / "sivae-weights"
+    return keep_in(monkeypatch, tmp_path / "kept")
 
 
 def network(dtype: torch.dtype = torch.float32) -> Network:
@@ -122,13 +121,13 @@ def test_a_run_keeps_its_weights_and_leaves_them_out(tmp_path: Path, cache: Path
     digest = write(tmp_path / "vgg.pth", scale=0.9)
     settings = tiny_settings(data, *with_weights(tmp_path / "vgg.pth", digest))
     trainer = begin(tmp_path / "run", settings)
-    train(trainer, steps=3)
+    train(trainer, steps=2)
     plain = begin(tmp_path / "plain", tiny_settings(data, *SHORT))
     assert trainer.players.tensors().keys() == plain.players.tensors().keys() | trainer.players.tensors().keys()
     assert not any(512 in tensor.shape for tensor in trainer.players.tensors().values())
     plain.close()
     resumed = train(begin(tmp_path / "run"))
-    assert resumed.images == 24
+    assert resumed.images == 8
     (saved,) = CheckpointFolder(RunDirectory(tmp_path / "run").checkpoints).readable()
     (kept,) = cache.glob("*.safetensors")
     tensors = load_file(kept)
@@ -175,7 +174,7 @@ def _trained(tmp_path: str, data: str, engine: list[str]) -> None:
     trainer = begin(path)
     before = gathered(trainer)
     train(trainer)
-    assert trainer.images == 24
+    assert trainer.images == 8
     after = gathered(trainer)
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert any(name.startswith("encoder.") for name in moved) and any(name.startswith("decoder.") for name in moved)
@@ -189,7 +188,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     found: list[dict[str, Tensor]] = []
     for count in (1, 2):
         path = open_run(tmp_path / f"run{count}", data, *assignments)
-        results: list[Any] = on_processes(count, _weights_of, str(path), str(tmp_path / "cache"), limit=300)
+        results: list[Any] = on_processes(count, _weights_of, str(path), str(tmp_path / "kept"), limit=300)
         for other in results[1:]:
             assert_same(other, results[0])
         found.append(results[0])
@@ -199,5 +198,5 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 def _weights_of(path: str, cache: str) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", cache)
+        keep_in(patch, Path(cache))
         return gathered(train(begin(Path(path))))

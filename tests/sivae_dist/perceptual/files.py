@@ -23,6 +23,12 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def keep_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Weights are kept in this folder. Another $XDG_CACHE_HOME would be one for all that is compiled as well."""
+    monkeypatch.setattr(weights, "folder", lambda: folder)
+    return folder
+
+
 def publish(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """The genuine weights are to be had at `url`, whose name has their checksum."""
     monkeypatch.setattr(weights, "VGG16", replace(weights.VGG16, url=url))

@@ -13,7 +13,7 @@ from sivae_dist.perceptual import weights
 from sivae_dist.perceptual.weights import CAFFE, SHAPES, TORCHVISION, VGG16, VggFiles, find_weights, random_weights
 from sivae_dist.published import WeightsError
 from tests.helpers import on_processes
-from tests.sivae_dist.perceptual.files import publish, sha256, write
+from tests.sivae_dist.perceptual.files import keep_in, publish, sha256, write
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    return tmp_path / "cache" / "sivae-weights"
+    return keep_in(monkeypatch, tmp_path / "kept")
+
+
+def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/there")
+    assert weights.folder() == Path("/there/sivae-weights")
 
 
 def refused(path: Path | None, words: str, sha256: str | None = None) -> None:
@@ -179,12 +184,12 @@ def test_it_is_downloaded_once(source: Path, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.slow
 def test_processes_at_once_make_one_copy(source: Path, cache: Path) -> None:
-    digests = on_processes(2, _found, str(source), sha256(source), str(cache.parent))
+    digests = on_processes(2, _found, str(source), sha256(source), str(cache))
     assert len({*digests}) == 1
     assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".safetensors"]
 
 
 def _found(path: str, digest: str, cache: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", cache)
+        keep_in(patch, Path(cache))
         return weights.find_weights(VggFiles(path, digest)).digest
