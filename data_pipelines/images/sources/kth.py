@@ -102,7 +102,7 @@ class KthSource(Source):
                 if problem:
                     self.found.problems |= dict.fromkeys(listed, f"belongs to a video that {problem}")
         self._starts = np.array(starts)
-        self.found.formats["AVI"] = len(names) - len(self.found.problems)
+        self.found.formats["frames"] = len(names) - len(self.found.problems)
         classes = () if labels == "none" else tuple(persons)
         self.listing = listing_of(names, sizes, classes, numbers if classes else None)
 

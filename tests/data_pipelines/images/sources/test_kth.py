@@ -82,7 +82,7 @@ def test_a_set_has_persons_as_classes_and_a_tenth_for_testing(kth: Path, tmp_pat
     lines: list[str] = []
     settings = PrepareSettings(resolution=64, channels=1, test="10%")
     manifest = prepare(kth, tmp_path / "set", settings, say=lines.append)
-    assert lines[0].endswith("KTH's videos, 90 images (90 AVI)")
+    assert lines[0].endswith("KTH's videos, 90 images (90 frames)")
     assert manifest.classes == ("person01", "person02", "person03")
     assert (manifest.train, manifest.test) == (81, 9)
     labels = np.load(tmp_path / "set" / "labels.npy")
