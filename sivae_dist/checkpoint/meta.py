@@ -55,8 +55,8 @@ class Meta:
             raise ValueError(f"its meta is not that of a run: {error}") from None
 
     def to_manifest(self) -> dict[str, Any]:
-        """For JSON, with the fields' names as keys."""
-        return asdict(self)
+        """For JSON, with the fields' names as keys. A run whose objective has no files saves what it ever did."""
+        return {name: value for name, value in asdict(self).items() if name != "objective" or value is not None}
 
     @property
     def training_metrics(self) -> dict[str, float]:

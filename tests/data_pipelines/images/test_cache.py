@@ -81,7 +81,8 @@ def subject(tmp_path: Path) -> Iterator[Subject]:
     """It holds three files of SIZE."""
     before = len(os.listdir("/proc/self/fd"))
     yield Subject(tmp_path / "deep" / "cache", 3 * SIZE + 10)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # None is left open; one of another test may be closed meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_file_is_fetched_once(subject: Subject) -> None:

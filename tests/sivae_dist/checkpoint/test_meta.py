@@ -37,6 +37,11 @@ def test_the_manifest_stays_byte_for_byte() -> None:
     assert json.dumps(Meta.from_manifest(SAVED).to_manifest(), indent=1) == json.dumps(SAVED, indent=1)
 
 
+def test_checksums_of_an_objectives_files_are_saved_where_there_are_any() -> None:
+    meta = Meta.from_manifest(SAVED | {"objective": "1a2b"})
+    assert meta.objective == "1a2b" and meta.to_manifest()["objective"] == "1a2b"
+
+
 def test_the_first_releases_are_read() -> None:
     meta = Meta.from_manifest({name: value for name, value in SAVED.items() if name not in LATER})
     assert (meta.phase, meta.resolution, meta.seed, meta.data) == (2, 16, 7, "abc")

@@ -166,7 +166,7 @@ def test_a_step_of_a_run_sends_gradients_votes_and_logged_values(tmp_path: Path,
 
 def requests_of(rank: int, count: int, schedule: Schedule) -> list[Request]:
     trainer = Trainer.__new__(Trainer)
-    trainer.schedule, trainer.images = schedule, 0
+    trainer.settings, trainer.schedule, trainer.images = tiny_settings(Path("none")), schedule, 0
     with simulated(count, rank):
         return list(trainer._requests())
 
