@@ -71,7 +71,7 @@ def test_a_metric_that_was_written_after_training(run: Path, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (("model.latent=4",), "model.latent=4: only evaluation, data, device, watchdog can be set here"),
-        (("--metrics", "fdi"), "'fdi' is not one of: fid, kid, psnr, ssim, mse, gnelbo, "),
+        (("--metrics", "fdi"), "'fdi' is not one of: fid, kid, psnr, ssim, mse, "),
         (("--checkpoint", "31"), "has no checkpoint 31"),
         (("evaluation.weights=/nowhere/x.pth",), "evaluation.weights: there is no file /nowhere/x.pth"),
         (("evaluation.reference_samples=1", *RANDOM), "evaluation.reference_samples=1: must be at least 2, not 1"),
