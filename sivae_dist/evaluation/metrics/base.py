@@ -16,8 +16,8 @@ A mean over images needs `each` alone. A metric of data that are no images needs
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
@@ -26,6 +26,8 @@ from torch import Tensor
 from data_pipelines.dataset import Dataset
 from sivae_dist.evaluation.statistics import FeatureSet
 from sivae_dist.use.pretrained import Pretrained
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ class Trained:
     data: Dataset
     seed: int
     """`evaluation.seed`, on which all that the metric draws depends."""
+    made: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What `once` keeps, for as long as the evaluation takes."""
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made for the first of all values and details of this evaluation that ask for it."""
+        if name not in self.made:
+            self.made[name] = make()
+        found: T = self.made[name]
+        return found
 
 
 Batch = Samples | RealImages | Reconstructions

@@ -74,6 +74,16 @@ def test_probes(tmp_path: Path) -> None:
     assert names[0].value(mixed) == names[0].value(mixed)
 
 
+def test_images_are_encoded_once_for_all_probes(tmp_path: Path) -> None:
+    model, seen = reader(), []
+    model.encoder.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0])))
+    of = found(opened(painted(tmp_path / "set")), model)
+    for name in ("class_from_content", "content_from_class"):
+        METRICS[name]().value(of)
+        METRICS[name]().details(of)
+    assert sum(seen) == TRAIN * CONTENTS
+
+
 def test_accuracy_finds_what_there_is() -> None:
     generator = torch.Generator().manual_seed(0)
     known = torch.randint(5, (2000,), generator=generator)

@@ -86,7 +86,8 @@ class ContentTransfer(TranslationMetric):
 
 
 def _pairs(found: Found) -> Pairs:
-    return draw_pairs(found.trained.data, PAIRS, found.trained.seed)
+    trained = found.trained
+    return trained.once("pairs", lambda: draw_pairs(trained.data, PAIRS, trained.seed))
 
 
 def _transferred(trained: Trained, pairs: Pairs, part: slice) -> Tensor:

@@ -5,7 +5,7 @@ accuracy on the code that should say it stands beside it. Codes are the encoders
 classes the encoders know; half of them train the classifier, the others test it.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -42,26 +42,42 @@ class Probe(TranslationMetric):
         return self._accuracy(found.trained, self.code)
 
     def details(self, found: Found) -> dict[str, Any]:
-        _, known = self._images(found.trained)
-        _, counts = np.unique(known, return_counts=True)
+        known = _probed(found.trained).known[self.factor]
         own = self._accuracy(found.trained, self.factor)
-        return {"images": len(known), "kinds": len(counts), "chance": counts.max() / len(known), "from_own_code": own}
+        chance = known.bincount().max().item() / len(known)
+        return {"images": len(known), "kinds": len(known.unique()), "chance": chance, "from_own_code": own}
 
     def _accuracy(self, trained: Trained, code: str) -> float:
-        numbers, known = self._images(trained)
-        return accuracy(codes_of(trained, numbers)[code], torch.from_numpy(known), trained.seed)
+        probed = _probed(trained)
+        return accuracy(probed.codes[code], probed.known[self.factor], trained.seed)
 
-    def _images(self, trained: Trained) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers of training images [N], in a random order, and their factor [N] as numbers."""
-        data = trained.data
-        numbers = stream(trained.seed, "probe", 0).permutation(data.train)
-        if self.factor == "class":
-            numbers = numbers[:IMAGES]
-            return numbers, np.unique(labels_of(data, numbers), return_inverse=True)[1]
-        contents = data.contents()
-        assert contents is not None
-        numbers = np.array([number for number in numbers if contents[number] is not None][:IMAGES])
-        return numbers, np.unique([contents[number] or "" for number in numbers], return_inverse=True)[1]
+
+class Probed(NamedTuple):
+    """Training images in a random order."""
+
+    codes: dict[str, Tensor]
+    """By group of z, fp32 [N, dimensions]."""
+    known: dict[str, Tensor]
+    """Their classes and contents as numbers from 0, int64 [N]."""
+
+
+def _probed(trained: Trained) -> Probed:
+    """Up to IMAGES of those whose contents have names, the same for both probes and either code."""
+    return trained.once("probed", lambda: _read(trained))
+
+
+def _read(trained: Trained) -> Probed:
+    contents = trained.data.contents()
+    assert contents is not None
+    drawn = stream(trained.seed, "probe", 0).permutation(trained.data.train)
+    numbers = np.array([number for number in drawn if contents[number] is not None][:IMAGES])
+    names = np.array([contents[number] or "" for number in numbers])
+    known = {"class": _as_numbers(labels_of(trained.data, numbers)), "content": _as_numbers(names)}
+    return Probed(codes_of(trained, numbers), known)
+
+
+def _as_numbers(kinds: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.unique(kinds, return_inverse=True)[1])
 
 
 class ClassFromContent(Probe):
