@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import pickle
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from sivae_dist.evaluation.extractors.networks import RandomInception
 from sivae_dist.evaluation.metrics import METRICS
 from sivae_dist.evaluation.settings import EvaluationSettings
 from sivae_dist.published import WeightsError
+from tests.bombs import write_bomb
 from tests.helpers import CPU
 
 
@@ -82,19 +82,11 @@ def test_those_of_2015_give_fid_in_their_last_layer(
     assert not found.network.training
 
 
-class Bomb:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("exploded"),))
-
-
 @pytest.mark.parametrize("form", ["torch", "pickle"])
 def test_what_is_pickled_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pth"
-    if form == "torch":
-        torch.save({"fc.bias": Bomb()}, path)
-    else:
-        path.write_bytes(pickle.dumps({"fc.bias": Bomb()}, protocol=2))
+    write_bomb(path, form, "fc.bias")
     with pytest.raises(WeightsError, match=r"weights\.pth cannot be used \(UnpicklingError") as error:
         make_extractor(settings(weights=str(path), sha256=sha256(path)), CPU)
     assert "\n" not in str(error.value)

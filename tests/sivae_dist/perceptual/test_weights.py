@@ -1,6 +1,5 @@
 """Weights of VGG16 are found, checked, read without running what is in them, and kept as safetensors."""
 
-import pickle
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from sivae_dist.perceptual import weights
 from sivae_dist.perceptual.weights import CAFFE, SHAPES, TORCHVISION, VGG16, VggFiles, find_weights, random_weights
 from sivae_dist.published import WeightsError
+from tests.bombs import write_bomb
 from tests.helpers import on_processes
 from tests.sivae_dist.perceptual.files import keep_in, publish, sha256, write
 
@@ -110,19 +110,11 @@ def test_a_damaged_copy(source: Path, cache: Path, damage: str) -> None:
     find_weights(VggFiles(str(source), digest))
 
 
-class Bomb:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("exploded"),))
-
-
 @pytest.mark.parametrize("form", ["torch", "pickle"])
 def test_what_is_pickled_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "bomb.pth"
-    if form == "torch":
-        torch.save({"features.0.weight": Bomb()}, path)
-    else:
-        path.write_bytes(pickle.dumps({"features.0.weight": Bomb()}, protocol=2))
+    write_bomb(path, form, "features.0.weight")
     refused(path, r"bomb\.pth cannot be used \(UnpicklingError", sha256(path))
     assert not (tmp_path / "exploded").exists()
 
