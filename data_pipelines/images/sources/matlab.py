@@ -1,6 +1,7 @@
 """Arrays of bytes in MATLAB's files of level 5 (`save -v6` and `-v7`), without trusting what their headers claim.
 
 A file is a sequence of elements, each with its type and size in front: variables, which may each be compressed.
+scipy.io reads more forms of them, but a wrong type in front of an array ends its process by a segmentation fault.
 """
 
 import struct

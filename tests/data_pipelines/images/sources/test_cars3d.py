@@ -4,6 +4,7 @@ import gzip
 import re
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from data_pipelines.images.prepare import PrepareError, PrepareSettings, prepare
 from data_pipelines.images.reader import Reader
 from data_pipelines.images.sources import SourceError
 from data_pipelines.images.sources.cars3d import held_out
+from data_pipelines.images.sources.matlab import Piece, find_bytes
 from data_pipelines.images.sources.opening import open_source
 from data_pipelines.images.store import Directory
 from tests.data_pipelines.images.sources.making import tar_bytes, write_folder
@@ -174,6 +176,29 @@ def test_damage_that_only_reading_shows_ends_the_preparation(tmp_path: Path) -> 
         with pytest.raises(PrepareError, match=rf"^train/car_001_mesh/azimuth-00-elevation-0 in .*{reason}") as error:
             prepare(tmp_path / "cars", tmp_path / "set", PrepareSettings(resolution=SIDE))
         assert "\n" not in str(error.value)
+
+
+def test_any_damage_to_a_description_is_a_complaint_or_without_effect(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    whole, path = plain(model(1)), tmp_path / "a.mat"
+    outcomes: Counter[str] = Counter()
+    for _ in range(1000):
+        content = bytearray(whole)
+        at = random.integers(120, 200, random.integers(1, 4))
+        content[at[0]] = random.choice([0, 1, 2, 5, 6, 9, 14, 15, 128, 255])
+        for k in at[1:]:
+            content[k] = random.integers(256)
+        if random.random() < 0.5:
+            content[128:] = element(15, zlib.compress(content[128:]))
+        path.write_bytes(content)
+        try:
+            array = find_bytes(Piece(path, 0, len(content), "a.mat"), "im")
+            outcomes["another" if array is None else f"{array.read().ndim} axes"] += 1
+        except SourceError as error:
+            assert str(error).startswith("a.mat")
+            outcomes["complaint"] += 1
+    assert outcomes.total() == 1000
+    assert min(outcomes["another"], outcomes["5 axes"], outcomes["complaint"]) > 50
 
 
 def test_a_folder_with_other_matlab_files_is_left_to_others(tmp_path: Path) -> None:
