@@ -157,6 +157,12 @@ def disturb(trainer: Trainer) -> Trainer:
     return trainer
 
 
+def trained(path: Path, steps: int | None = None, disturbed: bool = False) -> dict[str, torch.Tensor]:
+    """A copy of all tensors of the run at `path` after so many steps, or at its end; `disturbed` when it began."""
+    trainer = begin(path)
+    return snapshot(train(disturb(trainer) if disturbed else trainer, steps).players.tensors())
+
+
 def gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
     """A copy of all that a checkpoint would hold, on every process, whoever holds it."""
     tensors = trainer.players.tensors()

@@ -33,17 +33,7 @@ from sivae_dist.process.processes import rank
 from sivae_dist.run.directory import RunDirectory
 from tests import web as faults
 from tests.data_pipelines.images.test_cache import total, until
-from tests.helpers import (
-    assert_same,
-    begin,
-    labelled_set,
-    on_processes,
-    random_set,
-    snapshot,
-    start_process,
-    tiny_settings,
-    train,
-)
+from tests.helpers import assert_same, labelled_set, on_processes, random_set, start_process, tiny_settings, trained
 from tests.web import Fault, Web, status
 
 RETRIES = 3
@@ -486,7 +476,7 @@ def tensors_of_a_run(path: Path, location: str, *assignments: str) -> dict[str, 
     if rank() == 0:
         prepare_run(RunDirectory(path), run)
     dist.barrier()
-    return snapshot(train(begin(path)).players.tensors())
+    return trained(path)
 
 
 @pytest.mark.slow

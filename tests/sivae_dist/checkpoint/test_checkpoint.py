@@ -30,13 +30,9 @@ from sivae_dist.models.style import StyleSettings
 from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.optimizer import OptimizerSettings, guarded_step
 from tests.checkpoints import contents, flip, names, safetensors, saved, saver_of, shard, some_tensors
-from tests.helpers import assert_same, begin, on_processes, snapshot, start_process, tiny_settings, train
+from tests.helpers import assert_same, begin, on_processes, snapshot, start_process, tiny_settings, trained
 
 # Saving and loading on any number of processes.
-
-
-def _trained(path: Path) -> dict[str, Tensor]:
-    return snapshot(train(begin(path)).players.tensors())
 
 
 def _resumed(path: Path) -> tuple[int, dict[str, Tensor]]:
@@ -50,19 +46,19 @@ def _resumed(path: Path) -> tuple[int, dict[str, Tensor]]:
 def test_any_number_of_processes_reads_what_any_number_has_saved(data: Path, tmp_path: Path, saving: int) -> None:
     path = tmp_path / "run"
     prepare_run(RunDirectory(path), tiny_settings(data, "schedule.batch=6", "schedule.images={4: 12, 8: 24}"))
-    trained, *others = on_processes(saving, _trained, path)
+    saved, *others = on_processes(saving, trained, path)
     for other in others:
-        assert_same(other, trained)
-    moments = [t for name, t in trained.items() if name.startswith("encoder_optim.exp_avg.") and t.ndim == 4]
+        assert_same(other, saved)
+    moments = [t for name, t in saved.items() if name.startswith("encoder_optim.exp_avg.") and t.ndim == 4]
     assert any(not t.is_contiguous() for t in moments)  # as the weights lie: channels last
     for loading in (1, 2):
         for images, loaded in on_processes(loading, _resumed, path):
             assert images == 36
-            assert_same(loaded, trained)
+            assert_same(loaded, saved)
     (checkpoint,) = CheckpointFolder(RunDirectory(path).checkpoints).readable()
     checkpoint.verify()
-    assert set(checkpoint.names()) == trained.keys()
-    assert {name.split(".")[0] for name in trained} == {
+    assert set(checkpoint.names()) == saved.keys()
+    assert {name.split(".")[0] for name in saved} == {
         f"{network}{kind}" for network in ("encoder", "decoder") for kind in ("", "_ema", "_optim")
     }
     # Safetensors and JSON, no pickle; every process has written its share, and each tensor is written once.
@@ -74,14 +70,14 @@ def test_any_number_of_processes_reads_what_any_number_has_saved(data: Path, tmp
         mine = [name for name in manifest["files"] if name.startswith(f"shard-{process + 1:05d}-")]
         assert mine and all(name.endswith(".safetensors") for name in mine)
         shares += [list(safetensors((checkpoint.path / name).read_bytes())[0]) for name in mine]
-        sizes.append(sum(trained[name].nbytes for name in shares[-1]))
+        sizes.append(sum(saved[name].nbytes for name in shares[-1]))
     assert len(shares) == len(manifest["files"]) and all(shares)
-    assert sorted(name for share in shares for name in share) == sorted(trained)
+    assert sorted(name for share in shares for name in share) == sorted(saved)
     assert max(sizes) <= 1.01 * min(sizes)
     for name, record in manifest["files"].items():
         content = (checkpoint.path / name).read_bytes()
         assert record == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    for name, tensor in trained.items():
+    for name, tensor in saved.items():
         assert manifest["tensors"][name] == {
             "shape": list(tensor.shape),
             "dtype": str(tensor.dtype).removeprefix("torch."),

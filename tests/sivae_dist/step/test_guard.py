@@ -19,7 +19,7 @@ from sivae_dist.run.jsonl import read_rows
 from sivae_dist.step.guard import Guard, GuardSettings, NonFiniteError
 from sivae_dist.step.schedule import Schedule, ScheduleSettings
 from sivae_dist.train.trainer import Trainer
-from tests.helpers import CPU, assert_same, begin, on_processes, open_run, snapshot, tiny_settings, train
+from tests.helpers import CPU, assert_same, begin, on_processes, open_run, snapshot, tiny_settings, train, trained
 
 SKIP = ("guard.policy=skip",)
 ROLLBACK = ("guard.policy=rollback", "checkpoint.every=16", "checkpoint.background=false")
@@ -492,14 +492,10 @@ def test_all_processes_leave_a_step_out_that_is_bad_on_one(
     assert counts == [0, 0, 0, 1, 1, 1]
 
 
-def _whole(path: Path) -> dict[str, Tensor]:
-    return snapshot(train(begin(path)).players.tensors())
-
-
 @pytest.mark.slow
 def test_all_processes_go_back_together(data: Path, tmp_path: Path) -> None:
     straight, path = (open_run(tmp_path / name, data, *ROLLBACK) for name in ("straight", "run"))
-    want = on_processes(2, _whole, straight)[0]
+    want = on_processes(2, trained, straight)[0]
     for message, images, fired, _, tensors in on_processes(2, _faulty, path, "exp_avg_sq", "decoder", math.inf, 1):
         assert (message, images, fired) == (None, 48, 1)
         assert_same(tensors, want)

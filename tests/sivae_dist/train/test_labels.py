@@ -14,14 +14,13 @@ from tests.engines import go_on, with_engine
 from tests.helpers import (
     assert_same,
     begin,
-    disturb,
     labelled_set,
     largest_difference,
     on_processes,
     open_run,
-    snapshot,
     tiny_settings,
     train,
+    trained,
 )
 from tests.prepared import bless
 
@@ -33,11 +32,6 @@ NOISY = (TOLD, "model.noise=true", "optimizer.eps=1e-5")
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return labelled_set(tmp_path_factory.mktemp("labelled") / "set", array_max_resolution=4)
-
-
-def trained(path: Path, steps: int | None = None, disturbed: bool = False) -> dict[str, Tensor]:
-    trainer = begin(path)
-    return snapshot(train(disturb(trainer) if disturbed else trainer, steps=steps).players.tensors())
 
 
 # What a run records.

@@ -30,14 +30,13 @@ from tests.helpers import (
     CPU,
     assert_same,
     begin,
-    disturb,
     labelled_set,
     largest_difference,
     on_processes,
     open_run,
-    snapshot,
     tiny_settings,
     train,
+    trained,
 )
 from tests.prepared import replace_image
 
@@ -60,11 +59,6 @@ def added() -> Iterator[None]:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 images of three classes; 4 px are arrays, 8 px tars."""
     return labelled_set(tmp_path_factory.mktemp("pairs") / "set", array_max_resolution=4)
-
-
-def trained(path: Path, steps: int | None = None, disturbed: bool = False) -> dict[str, Tensor]:
-    trainer = begin(path)
-    return snapshot(train(disturb(trainer) if disturbed else trainer, steps=steps).players.tensors())
 
 
 def trace(path: Path) -> bytes:

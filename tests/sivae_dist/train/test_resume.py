@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from sivae_dist.checkpoint import CheckpointFolder, DamagedError, saver
 from sivae_dist.checkpoint.writing import write
@@ -21,11 +20,7 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.randomness import normals
 from sivae_dist.use.loading import load_run
 from tests.checkpoints import flip, names, shard
-from tests.helpers import CPU, assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train
-
-
-def _trained(path: Path) -> dict[str, Tensor]:
-    return snapshot(train(begin(path)).players.tensors())
+from tests.helpers import CPU, assert_same, begin, on_processes, random_set, snapshot, tiny_settings, train, trained
 
 
 def checkpoints_of(path: Path) -> CheckpointFolder:
@@ -41,15 +36,15 @@ def _resumes_exactly(tmp_path: Path, steps: int, *, settings: Any, processes: in
     for path in (straight, broken):
         prepare_run(RunDirectory(path), settings)
     if processes == 1:
-        want = _trained(straight)
+        want = trained(straight)
         train(begin(broken), steps=steps)
         images = checkpoints_of(broken).readable()[-1].images
-        got = _trained(broken)
+        got = trained(broken)
     else:
-        want = on_processes(processes, _trained, straight)[0]
+        want = on_processes(processes, trained, straight)[0]
         on_processes(processes, _stopped, broken, steps)
         images = checkpoints_of(broken).readable()[-1].images
-        got = on_processes(processes, _trained, broken)[0]
+        got = on_processes(processes, trained, broken)[0]
     assert images == steps * settings.schedule.batch
     assert_same(got, want)
     assert RunDirectory(broken).metrics.read_text() == RunDirectory(straight).metrics.read_text()
@@ -173,7 +168,7 @@ def test_a_last_save_that_fails_ends_the_run_with_its_error(
             train(begin(tmp_path / "run", settings))
     found = checkpoints_of(tmp_path / "run")
     assert [checkpoint.images for checkpoint in found.readable()] == [16, 32]
-    assert_same(_trained(tmp_path / "run"), want)  # the next start does what was lost once more
+    assert_same(trained(tmp_path / "run"), want)  # the next start does what was lost once more
     assert found.readable()[-1].images == 48
 
 
@@ -228,7 +223,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(data: Path, tmp_path: Pa
     assert nothing == ""
     assert names(checkpoints) == ["damaged", "images-000000000016", "images-000000000032"]
 
-    assert_same(_trained(path), want)
+    assert_same(trained(path), want)
     assert RunDirectory(path).metrics.read_text() == metrics
     assert names(checkpoints / "damaged") == ["images-000000000048"]
     assert "warning" not in _begins(path)[1]
@@ -247,7 +242,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_until_told_to(data: Pat
     assert str(only) in one and f"delete {checkpoints / 'damaged'} to start anew" in one and "\n" not in one
     assert _does_not_begin(path)
     shutil.rmtree(checkpoints / "damaged")
-    assert_same(_trained(path), want)
+    assert_same(trained(path), want)
 
 
 # Trained networks out of a run.
