@@ -46,19 +46,19 @@ def _resumed(path: Path) -> tuple[int, dict[str, Tensor]]:
 def test_any_number_of_processes_reads_what_any_number_has_saved(data: Path, tmp_path: Path, saving: int) -> None:
     path = tmp_path / "run"
     prepare_run(RunDirectory(path), tiny_settings(data, "schedule.batch=6", "schedule.images={4: 12, 8: 24}"))
-    saved, *others = on_processes(saving, trained, path)
+    want, *others = on_processes(saving, trained, path)
     for other in others:
-        assert_same(other, saved)
-    moments = [t for name, t in saved.items() if name.startswith("encoder_optim.exp_avg.") and t.ndim == 4]
+        assert_same(other, want)
+    moments = [t for name, t in want.items() if name.startswith("encoder_optim.exp_avg.") and t.ndim == 4]
     assert any(not t.is_contiguous() for t in moments)  # as the weights lie: channels last
     for loading in (1, 2):
         for images, loaded in on_processes(loading, _resumed, path):
             assert images == 36
-            assert_same(loaded, saved)
+            assert_same(loaded, want)
     (checkpoint,) = CheckpointFolder(RunDirectory(path).checkpoints).readable()
     checkpoint.verify()
-    assert set(checkpoint.names()) == saved.keys()
-    assert {name.split(".")[0] for name in saved} == {
+    assert set(checkpoint.names()) == want.keys()
+    assert {name.split(".")[0] for name in want} == {
         f"{network}{kind}" for network in ("encoder", "decoder") for kind in ("", "_ema", "_optim")
     }
     # Safetensors and JSON, no pickle; every process has written its share, and each tensor is written once.
@@ -70,14 +70,14 @@ def test_any_number_of_processes_reads_what_any_number_has_saved(data: Path, tmp
         mine = [name for name in manifest["files"] if name.startswith(f"shard-{process + 1:05d}-")]
         assert mine and all(name.endswith(".safetensors") for name in mine)
         shares += [list(safetensors((checkpoint.path / name).read_bytes())[0]) for name in mine]
-        sizes.append(sum(saved[name].nbytes for name in shares[-1]))
+        sizes.append(sum(want[name].nbytes for name in shares[-1]))
     assert len(shares) == len(manifest["files"]) and all(shares)
-    assert sorted(name for share in shares for name in share) == sorted(saved)
+    assert sorted(name for share in shares for name in share) == sorted(want)
     assert max(sizes) <= 1.01 * min(sizes)
     for name, record in manifest["files"].items():
         content = (checkpoint.path / name).read_bytes()
         assert record == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    for name, tensor in saved.items():
+    for name, tensor in want.items():
         assert manifest["tensors"][name] == {
             "shape": list(tensor.shape),
             "dtype": str(tensor.dtype).removeprefix("torch."),
