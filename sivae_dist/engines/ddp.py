@@ -1,5 +1,6 @@
 """Data parallel training with torch's DistributedDataParallel; one process alone is its degenerate case."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -26,6 +27,8 @@ class DdpEngine(Engine[NetworkT, InputT, TurnT]):
             compile_objective(objective)
         distributed = world_size() > 1
         if distributed:
+            # The successor of broadcast_buffers came with torch 2.13, and would send them once at the start.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             with self.turn():
                 # Buffers are the same everywhere as they are.
                 objective = DistributedDataParallel(objective, gradient_as_bucket_view=True, broadcast_buffers=False)

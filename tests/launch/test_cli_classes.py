@@ -155,7 +155,8 @@ def test_the_whole_course_as_a_user_types_it(told_data: Path, tmp_path: Path) ->
         "evaluation.every=24", "evaluation.metrics=psnr", TOLD,
     )  # fmt: skip
     run = tmp_path / "run"
-    sivae("train", *small, "--data", told_data, "--run-dir", run, "--nproc", 2)
+    done = sivae("train", *small, "--data", told_data, "--run-dir", run, "--nproc", 2)
+    assert "Warning" not in done.stdout + done.stderr  # of a library, at a user who cannot help it
     assert "  - ant\n  - bee\n  - cat\n" in (run / "config.yaml").read_text()
     assert (run / "figures" / "training" / "sample_ema-000000000048.png").exists()
     before = len(read_rows(run / "evaluation.jsonl"))
