@@ -23,9 +23,10 @@ class EvaluationSettings(Settings):
     """Of images `fid` and `kid` of samples, with an extractor, and `psnr`, `ssim`, `mse`, `vgg_distance` and
     `vgg_random_distance` of reconstructions of the test split. Of points in the plane `gnelbo`, `kl_official`,
     `jsd_official`, `kl_histogram` and `jsd_histogram`, and `modes` and `high_quality` where they are a mixture of
-    Gaussians. Of image translation `content_transfer`, `class_from_content` and `content_from_class`, where they are
-    asked for. And metrics that were added (docs/evaluation.md). null: all of these that the data have what it takes
-    for, except kid and the perceptual distances."""
+    Gaussians. Of image translation `content_transfer`, `content_transfer_vgg`, `content_transfer_vgg_random`,
+    `class_from_content` and `content_from_class`, where they are asked for. And metrics that were added
+    (docs/evaluation.md). null: all of these that the data have what it takes for, except kid and the perceptual
+    distances."""
     samples: int = Field(50_000, ge=2)
     """Number of samples drawn, for metrics of images that need them."""
     reference: Literal["train", "test", "all"] = "train"

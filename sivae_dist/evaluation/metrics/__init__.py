@@ -27,7 +27,11 @@ from sivae_dist.evaluation.metrics.points.histograms import (
 from sivae_dist.evaluation.metrics.points.modes import HighQuality, ModesCovered
 from sivae_dist.evaluation.metrics.psnr import PeakSignalNoiseRatio
 from sivae_dist.evaluation.metrics.ssim import StructuralSimilarity
-from sivae_dist.evaluation.metrics.translation.content_transfer import ContentTransfer
+from sivae_dist.evaluation.metrics.translation.content_transfer import (
+    ContentTransfer,
+    PerceptualTransfer,
+    RandomPerceptualTransfer,
+)
 from sivae_dist.evaluation.metrics.translation.probes import ClassFromContent, ContentFromClass
 from sivae_dist.evaluation.metrics.vgg import PerceptualDistance, RandomPerceptualDistance
 
@@ -49,6 +53,8 @@ METRICS: Registry[type[Metric]] = Registry(
         "modes": ModesCovered,
         "high_quality": HighQuality,
         "content_transfer": ContentTransfer,
+        "content_transfer_vgg": PerceptualTransfer,
+        "content_transfer_vgg_random": RandomPerceptualTransfer,
         "class_from_content": ClassFromContent,
         "content_from_class": ContentFromClass,
     },

@@ -11,8 +11,8 @@ from sivae_dist.perceptual.images import is_image
 from sivae_dist.perceptual.weights import VggFiles, VggWeights, find_weights, random_weights
 
 
-class _Perceptual(Metric):
-    """Made of the network's distance between images in [0, 1], with the weights that a subclass has."""
+class OfVgg(Metric):
+    """Made of the distance of images in features of VGG16 (perceptual/vgg.py), with its authors' weights."""
 
     def weights(self) -> VggWeights:
         """WeightsError when they cannot be had."""
@@ -31,7 +31,7 @@ class _Perceptual(Metric):
         return distances
 
     def details(self, found: Found) -> dict[str, Any]:
-        return {"vgg_sha256": self._digest}
+        return {**super().details(found), "vgg_sha256": self._digest}
 
     @classmethod
     def lacks(cls, data: Dataset) -> str | None:
@@ -39,8 +39,15 @@ class _Perceptual(Metric):
         return super().lacks(data) or (None if all(map(is_image, shapes)) else "images of one or three channels")
 
 
-class PerceptualDistance(_Perceptual, MeanMetric[Reconstructions]):
-    """Mean over images of the distance in features of VGG16 (perceptual/vgg.py), with its authors' weights."""
+class OfRandomVgg(OfVgg):
+    """The same with random weights of a fixed seed, which need no file."""
+
+    def weights(self) -> VggWeights:
+        return random_weights()
+
+
+class PerceptualDistance(OfVgg, MeanMetric[Reconstructions]):
+    """Mean over images."""
 
     needs = (Reconstructions,)
 
@@ -48,8 +55,5 @@ class PerceptualDistance(_Perceptual, MeanMetric[Reconstructions]):
         return self.between(batch.reconstructed, batch.real)
 
 
-class RandomPerceptualDistance(PerceptualDistance):
-    """The same with random weights of a fixed seed, which need no file."""
-
-    def weights(self) -> VggWeights:
-        return random_weights()
+class RandomPerceptualDistance(OfRandomVgg, PerceptualDistance):
+    """With random weights."""

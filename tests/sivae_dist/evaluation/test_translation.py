@@ -10,14 +10,17 @@ from data_pipelines.dataset import Dataset
 from data_pipelines.images.dataset import ImageSettings
 from sivae_dist.config.run_settings import load_config
 from sivae_dist.evaluation.metrics import METRICS, Found, Trained
+from sivae_dist.evaluation.metrics.translation import content_transfer
 from sivae_dist.evaluation.metrics.translation.content_transfer import draw_pairs
 from sivae_dist.evaluation.metrics.translation.probes import accuracy
 from sivae_dist.evaluation.settings import EvaluationSettings
+from sivae_dist.perceptual.vgg import VggDistance
+from sivae_dist.perceptual.weights import random_weights
 from sivae_dist.use.pretrained import Pretrained
 from tests.helpers import CPU, labelled_set, random_set
 from tests.painted import CONTENTS, TEST, TRAIN, painted, reader
 
-OF_TRANSLATION = ["content_transfer", "class_from_content", "content_from_class"]
+OF_TRANSLATION = ["content_transfer", "content_transfer_vgg_random", "class_from_content", "content_from_class"]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["named", "unnamed"])
@@ -63,6 +66,24 @@ def test_the_error_of_content_transfer(data: Dataset) -> None:
         assert metric.value(found(data, reader(entangled=True))) > 0.1
 
 
+def test_the_perceptual_error_of_content_transfer(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same pairs, by the distance that reconstructions are measured by."""
+    monkeypatch.setattr(content_transfer, "PAIRS", 20)
+    metric, of = METRICS["content_transfer_vgg_random"](), found(data, reader())
+    metric.prepare(torch.device("cpu"))
+    assert metric.value(of) < 1e-4  # of features of the order of one
+    pairs, details, plain = draw_pairs(data, 20, 0), metric.details(of), METRICS["content_transfer"]().details(of)
+    assert list(details) == [*plain, "vgg_sha256"] and details["vgg_sha256"] == "random" and details["pairs"] == 20
+    distance = VggDistance(random_weights())
+    for key, numbers in (("of_class_image", pairs.of_class), ("of_content_image", pairs.of_content)):
+        with torch.no_grad():
+            expected = distance(*(data.samples(32, of_what).x for of_what in (numbers, pairs.truth))).mean().item()
+        assert details[key] == pytest.approx(expected, rel=1e-5)
+        assert expected == 0 or details[key] != pytest.approx(plain[key], rel=0.1)
+    if pairs.named:
+        assert metric.value(found(data, reader(entangled=True))) > details["of_class_image"] / 10 > 0
+
+
 def test_probes(tmp_path: Path) -> None:
     data = opened(painted(tmp_path / "set"))
     names = METRICS["class_from_content"](), METRICS["content_from_class"]()
@@ -106,10 +127,10 @@ def test_where_they_can_be_measured(tmp_path: Path) -> None:
     lacking = {name: [METRICS[metric].lacks(opened(path)) for metric in OF_TRANSLATION] for name, path in sets.items()}
     no_names = "images whose contents have names"
     assert lacking == {
-        "named": [None, None, None],
-        "unnamed": [None, no_names, no_names],
-        "untested": ["labelled images with a test split", no_names, no_names],
-        "unlabelled": ["labelled images"] * 3,
+        "named": [None] * 4,
+        "unnamed": [None, None, no_names, no_names],
+        "untested": ["labelled images with a test split"] * 2 + [no_names, no_names],
+        "unlabelled": ["labelled images"] * 4,
     }
     usual = EvaluationSettings().chosen(opened(sets["named"]))
     assert not set(usual) & set(OF_TRANSLATION)

@@ -19,6 +19,7 @@ from data_pipelines.images.ranges import to_unit
 from data_pipelines.streams import stream
 from sivae_dist.evaluation.metrics.base import Found, Trained
 from sivae_dist.evaluation.metrics.translation.base import TranslationMetric, images_of, labels_of
+from sivae_dist.evaluation.metrics.vgg import OfRandomVgg, OfVgg
 
 PAIRS = 1_000
 _AT_ONCE = 50
@@ -60,7 +61,11 @@ def draw_pairs(data: Dataset, count: int, seed: int) -> Pairs:
 
 
 class ContentTransfer(TranslationMetric):
-    """Mean squared error of a value in [0, 1], over 1,000 pairs."""
+    """Mean over 1,000 pairs of the squared error of a value in [0, 1]."""
+
+    def between(self, a: Tensor, b: Tensor) -> Tensor:
+        """[B, C, R, R] and the same, in [0, 1] -> [B]: the error of each image."""
+        return (a - b).double().square().flatten(1).mean(1)
 
     @classmethod
     def lacks(cls, data: Dataset) -> str | None:
@@ -68,21 +73,37 @@ class ContentTransfer(TranslationMetric):
 
     def value(self, found: Found) -> float:
         trained, pairs = found.trained, _pairs(found)
-        return _mean_error(trained, pairs.truth, lambda part: _transferred(trained, pairs, part))
+        return self._mean_error(trained, pairs.truth, lambda part: _transferred(trained, pairs, part))
 
     def details(self, found: Found) -> dict[str, Any]:
         """Also the errors of images that no model made: those whose class, and whose content, it was to be."""
         trained, pairs = found.trained, _pairs(found)
 
         def unchanged(numbers: NDArray[np.int64]) -> float:
-            return _mean_error(trained, pairs.truth, lambda part: images_of(trained, numbers[part]))
+            return self._mean_error(trained, pairs.truth, lambda part: images_of(trained, numbers[part]))
 
         return {
+            **super().details(found),
             "pairs": len(pairs.truth),
             "truth": "contents" if pairs.named else "same class",
             "of_class_image": unchanged(pairs.of_class),
             "of_content_image": unchanged(pairs.of_content),
         }
+
+    def _mean_error(self, trained: Trained, truth: NDArray[np.int64], made: Callable[[slice], Tensor]) -> float:
+        total = torch.zeros((), dtype=torch.float64, device=trained.model.device)
+        for first in range(0, len(truth), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            total += self.between(to_unit(made(part)), to_unit(images_of(trained, truth[part]))).double().sum()
+        return total.item() / len(truth)
+
+
+class PerceptualTransfer(OfVgg, ContentTransfer):
+    """Mean over the same pairs of the perceptual distance, as LORD reports LPIPS."""
+
+
+class RandomPerceptualTransfer(OfRandomVgg, PerceptualTransfer):
+    """With random weights."""
 
 
 def _pairs(found: Found) -> Pairs:
@@ -93,12 +114,3 @@ def _pairs(found: Found) -> Pairs:
 def _transferred(trained: Trained, pairs: Pairs, part: slice) -> Tensor:
     of_class, of_content = (images_of(trained, numbers[part]) for numbers in (pairs.of_class, pairs.of_content))
     return trained.model.transfer(of_class, of_content)
-
-
-def _mean_error(trained: Trained, truth: NDArray[np.int64], made: Callable[[slice], Tensor]) -> float:
-    total = torch.zeros((), dtype=torch.float64, device=trained.model.device)
-    for first in range(0, len(truth), _AT_ONCE):
-        part = slice(first, first + _AT_ONCE)
-        error = to_unit(made(part)) - to_unit(images_of(trained, truth[part]))
-        total += error.double().square().flatten(1).mean(1).sum()
-    return total.item() / len(truth)
