@@ -150,6 +150,40 @@ def test_cifar10(name: str, epochs: int, stop_gradient: str, variant: str, track
         plan.check_world_size(processes)
 
 
+@pytest.mark.parametrize(
+    ("name", "samples", "prepared", "channels", "reconstruction", "beta_rec", "beta_kl"),
+    [
+        ("cars3d", 163 * 96, "--resolution 64", 3, "vgg", 0.5, 1),
+        ("kth", 60_000, "--resolution 64 --channels 1 --test 10%", 1, "mse", 1 / 4, 0.5),
+    ],
+)
+def test_image_translation(
+    name: str, samples: int, prepared: str, channels: int, reconstruction: str, beta_rec: float, beta_kl: float
+) -> None:
+    """Appendix 9.3, whose second "beta_kl of the class" is beta_neg; its squared errors are of images in [0, 1], and it
+    does not count KTH's."""
+    settings = load_config(name)
+    assert f" data/{name} {prepared}\n" in (CONFIGS / f"{name}.yaml").read_text()
+    plan = schedule(settings, samples)
+    assert plan.total == 400 * samples
+    assert [(p.resolution, p.batch, p.lr_encoder, p.lr_decoder) for p in plan.phases] == [(64, 64, 1e-4, 1e-4)]
+    model, optimizer = settings.model, settings.optimizer
+    assert (model.groups, model.channels) == ({"class": 256, "content": 128}, channels)
+    encoder, decoder = model.shapes()
+    parts = {part: getattr(encoder, f"{part}_encoder") for part in model.groups} | {"decoder": decoder}
+    weights = {part: [one for one in network.parameters() if one.dim() > 1] for part, network in parts.items()}
+    maps = {part: [len(one) for one in own if one.dim() == 4] for part, own in weights.items()}
+    assert maps["class"] == maps["content"] == [64, 128, 256, 256] and len(maps["decoder"]) == 6
+    connected = {part: sum(one.dim() == 2 for one in own) for part, own in weights.items()}
+    assert connected == {"class": 3, "content": 3, "decoder": 3 + 4}  # AdaIN of four layers
+    assert settings.objective.reconstruction == reconstruction
+    terms: Any = settings.objective.weights(64, model.dimensions)
+    assert (terms.beta_rec, terms.beta_kl) == (beta_rec, {"class": beta_kl, "content": beta_kl})
+    assert (terms.beta_neg, terms.gamma_r) == ({"class": 1024, "content": 2048}, 1e-8)
+    assert terms.scale == pytest.approx(1 / (channels * 64 * 64))
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps) == (0.9, 0.999, 1e-8)
+
+
 def test_celebahq_at_1024_px_is_table_6() -> None:
     settings = load_config("celebahq1024_residual")
     model = settings.model
