@@ -1,6 +1,7 @@
 """What every objective keeps to: two players with their own parameters, one forward, losses in fp32 or wider."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,10 +9,24 @@ import torch
 from torch import nn
 
 from sivae_dist.models import Stage
+from sivae_dist.models.layers import forms
 from sivae_dist.objectives import IntroSettings, SoftIntroSettings, VaeSettings
-from tests.sivae_dist.objectives.rendering import BATCH, EVERY_CASE, LATENT, Case, freeze, mlp, parameters, style
+from tests.sivae_dist.objectives.rendering import (
+    BATCH,
+    EVERY_CASE,
+    LATENT,
+    Case,
+    freeze,
+    mlp,
+    parameters,
+    style,
+    translation,
+)
 
 SOFT_INTRO, INTRO = SoftIntroSettings(beta_neg=8.0, gamma_r=0.3), IntroSettings(margin=100.0)
+OF_GROUPS = SoftIntroSettings(
+    beta_kl={"class": 2.7, "content": 1.2}, beta_neg={"class": 9.0, "content": 27.0}, gamma_r=0.3
+)
 OBJECTIVES: dict[str, tuple[Any, bool]] = {
     "soft_intro": (SOFT_INTRO, False),
     "soft_intro's warm-up": (SOFT_INTRO, True),
@@ -77,15 +92,23 @@ def test_losses_are_fp32_under_autocast(settings: Any, warming_up: bool) -> None
     assert {value.dtype for value in (loss, decoder_loss, *terms.values(), *more.values())} == {torch.float32}
 
 
-def test_one_graph() -> None:
-    """torch.compile finds no break in IntroVAE's objectives, and what it runs is the same."""
-    case = mlp()
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [(mlp, INTRO), pytest.param(partial(translation, "another"), OF_GROUPS, marks=pytest.mark.slow)],
+    ids=["intro", "groups of pairs"],
+)
+def test_one_graph(make: Callable[..., Case], settings: Any) -> None:
+    """torch.compile finds no break in IntroVAE's objectives, nor in those of groups of z and pairs of images; what it
+    runs is the same."""
+    case = make()
     torch._dynamo.reset()
     z = torch.empty(0)
-    for turn, objective in enumerate(build(case, INTRO, False)):
+    for turn, objective in enumerate(build(case, settings, False)):
         arguments = (case.x, case.cond, case.draws) if turn == 0 else (case.x, z, case.cond, case.draws)
         eager = objective(*arguments)
-        compiled = torch.compile(objective, backend="eager", fullgraph=True, dynamic=False)(*arguments)
+        with forms.using("compiled"):
+            compiled = torch.compile(objective, backend="eager", fullgraph=True, dynamic=False)(*arguments)
         torch.testing.assert_close(compiled[0], eager[0], rtol=1e-10, atol=0)
+        torch.testing.assert_close(compiled[1], eager[1], rtol=1e-10, atol=0)
         if turn == 0:
             z = eager[2]
