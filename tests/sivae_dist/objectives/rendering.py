@@ -93,10 +93,15 @@ GROUPS = {"class": slice(0, 2), "content": slice(2, LATENT)}
 
 def weighted(beta: Beta, z: Latent) -> Tensor:
     """beta KL; appendix 9.3 has a beta for each group of z."""
+    return torch.stack(list(kl_parts("", 1, beta, z).values())).sum(dim=0)
+
+
+def kl_parts(name: str, factor: float | Tensor, beta: Beta, z: Latent) -> dict[str, Tensor]:
+    """Its parts times a factor, by their names."""
     if not isinstance(beta, dict):
-        return beta * kl(z)
-    parts = {name: Latent(*(part[:, of] for part in z)) for name, of in GROUPS.items()}
-    return torch.stack([beta[name] * kl(part) for name, part in parts.items()]).sum(dim=0)
+        return {name: factor * beta * kl(z)}
+    groups = {group: Latent(*(part[:, of] for part in z)) for group, of in GROUPS.items()}
+    return {f"{name} of {group}": factor * beta[group] * kl(part) for group, part in groups.items()}
 
 
 def l_rec(kind: str, target: Tensor, image: Tensor) -> Tensor:
