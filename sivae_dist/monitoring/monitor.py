@@ -44,7 +44,7 @@ class Monitor:
         self.reporter = Reporter(schedule.end, images, enabled=speaks)
         self._waited = 0.0
         self._details: list[Sequence[str]] = []
-        self._warned = False
+        self._warned: set[str] = set()
         self._open(images, metrics)
 
     def _open(self, images: int, metrics: dict[str, float]) -> None:
@@ -113,11 +113,11 @@ class Monitor:
         self._watch(terms)
 
     def _watch(self, terms: dict[str, float]) -> None:
-        """Warns, once, of a fault that the objective has found in many rows."""
+        """Warns, once of each kind, of a fault that the objective has found in many rows."""
         fault = self.objective.fault(terms)
         self._faults.append(fault)
-        if fault is not None and not self._warned and self._faults.count(fault) == _WATCHED:
-            self._warned = True
+        if fault is not None and fault not in self._warned and self._faults.count(fault) == _WATCHED:
+            self._warned.add(fault)
             self.say(f"warning: {fault.format_map(terms)}")
 
     def images(self, step: Step, grids: dict[str, Tensor]) -> None:

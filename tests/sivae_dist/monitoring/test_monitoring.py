@@ -255,6 +255,20 @@ def test_warns_once_when_the_exponent_is_dead(
     told.monitor.close()
 
 
+def test_warns_once_of_each_kind_of_fault(
+    run: RunDirectory, clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = Told(run)
+    told.rows(*[(30.0, 20.0)] * 30)
+    (first,) = warnings(capsys)
+    told.rows(*[(0.01, 20.0)] * 30)
+    (second,) = warnings(capsys)
+    assert first.startswith("warning: KL(fake) 20.0 ") and second.startswith("warning: posterior collapse: ")
+    told.rows(*[(30.0, 20.0)] * 30, *[(0.01, 20.0)] * 30)
+    assert warnings(capsys) == []
+    told.monitor.close()
+
+
 @pytest.mark.parametrize("fake", [[30.1], [None], [30.0], [20.0] * 10 + [30.1], [20.0] * 19 + [40.0]])
 def test_does_not_warn_while_fakes_are_pushed_away(
     run: RunDirectory, clock: SimpleNamespace, capsys: pytest.CaptureFixture[str], fake: list[float | None]
