@@ -16,7 +16,7 @@ from data_pipelines.choices import name_in
 from data_pipelines.dataset import Batch, Dataset, DatasetSettings, Numbers, Request, SampleOrder, Samples, Spec
 from data_pipelines.order import Order
 from data_pipelines.points.distributions import DISTRIBUTIONS, Distribution
-from data_pipelines.points.files import TABLES, digest_of, read_points
+from data_pipelines.points.files import TABLES, digest_of, kind_of, read_points
 from data_pipelines.settings import MAY_CHANGE, expand
 from data_pipelines.stages import ONLY_STAGE
 from data_pipelines.streams import stream
@@ -78,7 +78,7 @@ def points_at(where: str) -> "PointSet | None":
     if where in DISTRIBUTIONS and not Path(where).exists():
         return DrawnPoints(where, 0, torch.device("cpu"))
     path = Path(expand(where))
-    if path.suffix in TABLES and not path.is_dir():
+    if kind_of(path) in TABLES and not path.is_dir():
         return PointFile(str(path), PointSettings(path=where).test, 0, torch.device("cpu"))
     return None
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipelines.dataset import Request
-from data_pipelines.points.dataset import EPOCH, HELD_OUT, PointSet, PointSettings
+from data_pipelines.points.dataset import EPOCH, HELD_OUT, PointSet, PointSettings, points_at
 from data_pipelines.points.distributions import DISTRIBUTIONS
+from data_pipelines.points.files import digest_of, read_points, write_points
 
 CPU = torch.device("cpu")
 
@@ -138,12 +139,39 @@ def test_a_file_is_trained_on_in_epochs(tmp_path: Path, header: str) -> None:
     assert opened(path=str(path), test=0.5).digest != data.digest
 
 
+@pytest.mark.parametrize("content", ["3\n1\n2\n", "x\n3\n1\n2\n"])
+def test_points_of_one_value(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    np.save(tmp_path / "a.npy", np.array([[3], [1], [2]]))
+    data = opened(path=str(tmp_path / "a.csv"), test=0)
+    assert (data.train, data.spec.shapes) == (3, {1: (1,)})
+    assert sorted(at(data, 0, 3).tolist()) == [[1], [2], [3]]
+    assert opened(path=str(tmp_path / "a.npy"), test=0).digest == data.digest
+
+
+@pytest.mark.parametrize("ending", [".CSV", ".Npy"])
+def test_endings_may_have_capitals(tmp_path: Path, ending: str) -> None:
+    path, points = tmp_path / f"POINTS{ending}", np.float32([[1, 2], [3, 4]])
+    write_points(path, points)
+    assert np.array_equal(read_points(path), points)
+    data = points_at(str(path))
+    assert data is not None and data.digest == digest_of(points) + ", test 0.1"
+
+
+def test_a_list_of_numbers_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(3.0))
+    np.save(tmp_path / "b.npy", np.empty((3, 0)))
+    for name, shape in (("a.npy", r"\(3,\)"), ("b.npy", r"\(3, 0\)")):
+        with pytest.raises(ValueError, match=rf"a row for each point, not float64 {shape}$"):
+            opened(path=str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", "1,2\n3,x\n", "not a table of numbers: could not convert string 'x'"),
         ("a.csv", "1,2\n3\n", "not a table of numbers"),
-        ("a.csv", "1\n2\n", r"must hold numbers \[N, D\], a row for each point of at least two"),
+        ("a.csv", "x,y\n\n", "it holds no points"),
         ("a.csv", "1,2\n3,nan\n", "point 1 is not finite: 3.0, nan"),
         ("a.npy", "no array", "a.npy: "),
         ("a.txt", "1,2\n", "points are read from .csv and .npy files"),
