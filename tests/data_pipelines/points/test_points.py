@@ -95,6 +95,25 @@ def test_a_point_depends_on_seed_and_position_alone(name: str) -> None:
     assert not (at(opened(1, distribution=name), 0, 3000) == whole).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("8gaussians", [(-0.01350, 1.40069), (-1.03432, 1.01114), (1.00306, 0.98907), (-0.99343, 0.97912)]),
+        ("spiral", [(1.02145, 1.33418), (1.07280, 0.22612), (0.60354, 0.69356), (0.73364, -2.44075)]),
+        ("checkerboard", [(-3.47288, -2.05855), (3.74892, -1.36293), (-2.80830, 1.97849), (-2.10256, 1.37424)]),
+        ("rings", [(-1.04069, -2.11913), (-0.72201, -0.01789), (1.65326, 2.54850), (-2.06109, 0.89050)]),
+    ],
+)  # fmt: skip
+def test_points_stay_what_they_are(name: str, expected: list[tuple[float, float]]) -> None:
+    """Those at two positions, one for testing and one of another seed. A change must raise the `_VERSION` in the
+    digest, so that no run goes on with other points than it began with."""
+    data = opened(distribution=name)
+    assert data.digest == f"{name}, version 1"
+    found = [at(data, position, 1) for position in (511, 123_456_789)]
+    found += [data.samples(1, [EPOCH + 700]).x.numpy(), at(opened(3, distribution=name), 512, 1)]
+    assert np.concatenate(found) == pytest.approx(np.array(expected), abs=2e-5)
+
+
 def test_points_go_on_behind_an_epoch() -> None:
     data = opened(distribution="rings")
     beyond = at(data, EPOCH, 2000)
