@@ -3,7 +3,7 @@
 Of two test images a and b of different classes and contents, an image is made with the class of a and the content of b.
 Where contents have names that classes share, the test image that shows just that is the truth. Otherwise a is another
 image of the class of b, whose own image is the truth: this sees whether the class code holds anything of a's content,
-and whether both codes together suffice for b.
+and whether both codes together suffice for b, but not whether the content code alone would (`class_from_content` does).
 """
 
 from collections.abc import Callable
@@ -76,19 +76,20 @@ class ContentTransfer(TranslationMetric):
         return self._mean_error(trained, pairs.truth, lambda part: _transferred(trained, pairs, part))
 
     def details(self, found: Found) -> dict[str, Any]:
-        """Also the errors of images that no model made: those whose class, and whose content, it was to be."""
+        """Also the errors of images that no model made: those whose class, and whose content, it was to be. The
+        latter only where it isn't the truth itself."""
         trained, pairs = found.trained, _pairs(found)
 
         def unchanged(numbers: NDArray[np.int64]) -> float:
             return self._mean_error(trained, pairs.truth, lambda part: images_of(trained, numbers[part]))
 
-        return {
+        details = {
             **super().details(found),
             "pairs": len(pairs.truth),
             "truth": "contents" if pairs.named else "same class",
             "of_class_image": unchanged(pairs.of_class),
-            "of_content_image": unchanged(pairs.of_content),
         }
+        return details | ({"of_content_image": unchanged(pairs.of_content)} if pairs.named else {})
 
     def _mean_error(self, trained: Trained, truth: NDArray[np.int64], made: Callable[[slice], Tensor]) -> float:
         total = torch.zeros((), dtype=torch.float64, device=trained.model.device)

@@ -2,7 +2,8 @@
 
 A code that is disentangled says nothing of the other factor, so that the classifier is right as often as chance; its
 accuracy on the code that should say it stands beside it. Codes are the encoders' means of training images, whose
-classes the encoders know; half of them train the classifier, the others test it.
+classes the encoders know; half of them train the classifier, the others test it. Each dimension is divided by its
+deviation, so that also what lies far below the noise of q(z|x), which hides it from the decoder, is found.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -34,10 +35,6 @@ class Probe(TranslationMetric):
     code: ClassVar[str]
     """The group of z that it sees."""
 
-    @classmethod
-    def lacks(cls, data: Dataset) -> str | None:
-        return super().lacks(data) or ("images whose contents have names" if data.contents() is None else None)
-
     def value(self, found: Found) -> float:
         return self._accuracy(found.trained, self.code)
 
@@ -58,21 +55,21 @@ class Probed(NamedTuple):
     codes: dict[str, Tensor]
     """By group of z, fp32 [N, dimensions]."""
     known: dict[str, Tensor]
-    """Their classes and contents as numbers from 0, int64 [N]."""
+    """Their classes, and contents where these have names, as numbers from 0, int64 [N]."""
 
 
 def _probed(trained: Trained) -> Probed:
-    """Up to IMAGES of those whose contents have names, the same for both probes and either code."""
+    """Up to IMAGES, where contents have names of those that have one; the same for both probes and either code."""
     return trained.once("probed", lambda: _read(trained))
 
 
 def _read(trained: Trained) -> Probed:
     contents = trained.data.contents()
-    assert contents is not None
     drawn = stream(trained.seed, "probe", 0).permutation(trained.data.train)
-    numbers = np.array([number for number in drawn if contents[number] is not None][:IMAGES])
-    names = np.array([contents[number] or "" for number in numbers])
-    known = {"class": _as_numbers(labels_of(trained.data, numbers)), "content": _as_numbers(names)}
+    numbers = np.array([number for number in drawn if contents is None or contents[number] is not None][:IMAGES])
+    known = {"class": _as_numbers(labels_of(trained.data, numbers))}
+    if contents is not None:
+        known["content"] = _as_numbers(np.array([contents[number] or "" for number in numbers]))
     return Probed(codes_of(trained, numbers), known)
 
 
@@ -90,6 +87,10 @@ class ContentFromClass(Probe):
     """Of contents by class codes."""
 
     factor, code = "content", "class"
+
+    @classmethod
+    def lacks(cls, data: Dataset) -> str | None:
+        return super().lacks(data) or ("images whose contents have names" if data.contents() is None else None)
 
 
 def accuracy(codes: Tensor, known: Tensor, seed: int) -> float:
