@@ -19,6 +19,7 @@ _GROWTH_LEAST = 96
 _MOST_CLASSES = 32
 """Rows of a sheet of classes, unless they are named."""
 _LONGEST = 24
+_ONE_LINE = 12
 """Letters of a class's name."""
 
 
@@ -200,7 +201,7 @@ def translated(
     transferred = model.translate(classes, contents).cpu()
     return Sheet(
         [[None, *contents.cpu()], *([one, *row] for one, row in zip(classes.cpu(), transferred, strict=True))],
-        columns=["", *map(_short, names[1])],
+        columns=["", *(_folded(_short(name)) for name in names[1])],
         rows=["", *map(_short, names[0])],
         column_breaks=frozenset([1]),
         row_breaks=frozenset([1]),
@@ -258,6 +259,15 @@ def _named(model: "Pretrained", numbers: Sequence[int], labels: Tensor | None) -
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1].rstrip()}…"
+
+
+def _folded(name: str) -> str:
+    """A long name in two lines, broken behind that hyphen or line which is nearest to its middle."""
+    places = [place for place, letter in enumerate(name, 1) if letter in "-_ "]
+    if len(name) <= _ONE_LINE or not places:
+        return name
+    middle = min(places, key=lambda place: abs(2 * place - len(name)))
+    return f"{name[:middle].rstrip()}\n{name[middle:]}"
 
 
 def _in_rows(things: Sequence[T], columns: int) -> list[Sequence[T]]:

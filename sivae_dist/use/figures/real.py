@@ -1,6 +1,7 @@
 """Real images for pictures: from files, or from the test split of a data set."""
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,8 +89,8 @@ Named = tuple[Tensor, list[str]]
 
 
 def for_translation(model: "Pretrained", settings: DatasetSettings, count: int) -> tuple[Named, Named]:
-    """Test images of up to `count` classes, and up to `count` of one further class, or of the last of these, evenly
-    spread over its images; by the names of classes and contents, as far as there are any. Raises as
+    """Test images of up to `count` classes, and up to `count` of one further class, or of the last of these, spread
+    over its images; by the names of classes and contents, as far as there are any. Raises as
     `from_test_split`."""
     with _with_test_split(model, settings) as data:
         numbers = np.arange(data.train, data.train + data.test)
@@ -107,9 +108,11 @@ def for_translation(model: "Pretrained", settings: DatasetSettings, count: int) 
 
 
 def _spread(numbers: NDArray[np.int64], count: int) -> list[int]:
-    """Up to `count` of them, evenly spaced."""
-    count = min(count, len(numbers))
-    return [int(numbers[(2 * k + 1) * len(numbers) // (2 * count)]) for k in range(count)]
+    """Up to `count` of them, well spread: those whose places, times the golden ratio, have the smallest fractions.
+    Equal steps might all meet the same value of a factor that comes round again, such as the elevation of a car."""
+    fractions = np.arange(len(numbers)) * (math.sqrt(5) - 1) / 2 % 1
+    found: list[int] = numbers[np.sort(np.argsort(fractions)[:count])].tolist()
+    return found
 
 
 @contextmanager

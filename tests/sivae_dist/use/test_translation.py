@@ -1,5 +1,6 @@
 """Content transfer by trained networks: the methods, the picture and the command."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipelines.images.dataset import ImageSettings
+from data_pipelines.images.prepare import PrepareSettings, prepare
 from sivae_dist.models import Stage
 from sivae_dist.models.mlp import MlpSettings
 from sivae_dist.models.translation import TranslationSettings
@@ -66,13 +68,13 @@ def test_other_models_have_no_such_codes() -> None:
 def test_the_sheet_has_classes_in_rows_and_contents_in_columns(tmp_path: Path) -> None:
     data = ImageSettings(path=str(painted(tmp_path / "set")))
     (rows, names), (columns, below) = real.for_translation(reader(), data, 2)
-    assert names == ["kind-4", "kind-5"] and below == ["pose-1", "pose-3"]
+    assert names == ["kind-4", "kind-5"] and below == ["pose-0", "pose-2"]
     # The contents are of a class that no row has.
     assert columns[:, 0, 0, 0].tolist() == pytest.approx([30 * 6 / 127.5 - 1] * 2)
     sheet = figures.translated(reader(), rows, columns, (names, below))
     assert sheet.cells[0][0] is None and list(sheet.rows) == ["", *names] and list(sheet.columns) == ["", *below]
     for row, kind in enumerate((4, 5), 1):
-        for column, pose in enumerate((1, 3), 1):
+        for column, pose in enumerate((0, 2), 1):
             cell = sheet.cells[row][column]
             assert cell is not None
             left, right = (cell[0, 0, place].item() for place in (0, -1))
@@ -80,6 +82,24 @@ def test_the_sheet_has_classes_in_rows_and_contents_in_columns(tmp_path: Path) -
     assert sheet.draw().width > sheet.draw(labels=False).width
     (rows, names), (columns, below) = real.for_translation(reader(), data, 9)
     assert len(names) == TEST and len(below) == CONTENTS
+
+
+def test_the_columns_show_all_of_a_factor_that_comes_round(tmp_path: Path) -> None:
+    """Of 24 azimuths in 4 elevations, as Cars3D has them, equal steps would show one or two elevations."""
+    for car, azimuth, elevation in product(("train/a", "test/b"), range(24), range(4)):
+        path = tmp_path / "source" / car / f"azimuth-{azimuth:02d}-elevation-{elevation}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (SIDE, SIDE), (azimuth, elevation, 0)).save(path)
+    prepare(tmp_path / "source", tmp_path / "set", PrepareSettings(resolution=SIDE, labels="folders"))
+    data = ImageSettings(path=str(tmp_path / "set"))
+    for count in (4, 6, 8, 12):
+        (_, names), (_, below) = real.for_translation(reader(), data, count)
+        assert names == ["b"] and len(set(below)) == count
+        azimuths, elevations = ([int(name.split("-")[place]) for name in below] for place in (1, 3))
+        assert len(set(elevations)) >= 3 and len(set(azimuths)) == count
+        assert max(np.diff([*azimuths, 24 + azimuths[0]])) <= 48 / count
+        sheet = figures.translated(reader(), *(torch.zeros(1, 3, SIDE, SIDE),) * 2, ((), below[:1]))
+        assert sheet.columns[1] == below[0].replace("-elevation", "-\nelevation")
 
 
 def test_without_names_contents_have_none(tmp_path: Path) -> None:
