@@ -30,10 +30,10 @@ class PublishedFile:
     """What needs it, in messages."""
     genuine: str
     """What the right weights are called: `those of 2015`."""
-    setting: str
-    """The dotted key of the path of another place."""
-    digest_setting: str
-    """The dotted key of the checksum of other weights."""
+    setting: str | None
+    """The dotted key of the path of another place; None where it cannot be chosen."""
+    digest_setting: str | None
+    """The dotted key of the checksum of other weights; None where only these will do."""
     consequence: str = ""
     """The end of a sentence about the use of other weights."""
 
@@ -68,7 +68,7 @@ class PublishedFile:
         except OSError as error:
             raise WeightsError(
                 f"{self.user} needs {self.name}, which could not be downloaded ({error}): get it from {self.url} and "
-                f"put it into {path.parent}, or set {self.setting} to its path"
+                f"put it into {path.parent}" + (f", or set {self.setting} to its path" if self.setting else "")
             ) from None
         return path
 
@@ -94,9 +94,10 @@ class PublishedFile:
         """The same of a file whose checksum is known."""
         if not found.startswith(expected or self.digits):
             wanted = f"{self.digest_setting}={expected}" if expected else f"{self.genuine} ({self.digits}...)"
+            instead = f", or set {self.digest_setting}={found[:16]} to use it{self.consequence}"
             raise WeightsError(
-                f"the weights {path} are not {wanted} but {found}: get the right file, or set "
-                f"{self.digest_setting}={found[:16]} to use it{self.consequence}"
+                f"the weights {path} are not {wanted} but {found}: get the right file"
+                + (instead if self.digest_setting else "")
             )
 
 

@@ -7,6 +7,7 @@ file that they are from, so that this is read once on each machine, without runn
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,16 @@ def random_weights() -> VggWeights:
 
 def find_weights(files: VggFiles) -> VggWeights:
     """The weights, from the cache folder if they were found before. WeightsError when there are none, or others."""
-    kept = _find_kept(files)
+    return _find(VGG16, files)
+
+
+def find_genuine() -> VggWeights:
+    """Those of VGG's authors, for what may have no others. WeightsError when there are none."""
+    return _find(replace(VGG16, setting=None, digest_setting=None), VggFiles())
+
+
+def _find(published: PublishedFile, files: VggFiles) -> VggWeights:
+    kept = _find_kept(published, files)
     try:
         with safe_open(kept, "pt") as file:
             about = file.metadata() or {}
@@ -95,18 +105,19 @@ def find_weights(files: VggFiles) -> VggWeights:
     if digest != about.get("sha256"):
         raise WeightsError(f"the weights {kept} are damaged: delete the file, and it is made again from its source")
     source = about.get("source_sha256", "")
-    VGG16.check_digest(kept, source, files.sha256)
-    return VggWeights(state, CAFFE if source.startswith(VGG16.digits) else TORCHVISION, digest)
+    published.check_digest(kept, source, files.sha256)
+    return VggWeights(state, CAFFE if source.startswith(published.digits) else TORCHVISION, digest)
 
 
-def _find_kept(files: VggFiles) -> Path:
+def _find_kept(published: PublishedFile, files: VggFiles) -> Path:
     """The safetensors of the configured file, made from it if need be."""
-    if files.path is None and (known := sorted(folder().glob(f"vgg16-{files.sha256 or VGG16.digits}*.safetensors"))):
+    wanted = f"vgg16-{files.sha256 or published.digits}*.safetensors"
+    if files.path is None and (known := sorted(folder().glob(wanted))):
         return known[0]
-    source = VGG16.find(files.path)
+    source = published.find(files.path)
     if _is_kept(source):
         return source
-    sha256 = VGG16.check(source, files.sha256)
+    sha256 = published.check(source, files.sha256)
     kept = folder() / f"vgg16-{sha256}.safetensors"
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from data_pipelines.dataset import Dataset
 from sivae_dist.evaluation.metrics.base import Found, MeanMetric, Metric, Reconstructions
 from sivae_dist.perceptual.images import is_image
-from sivae_dist.perceptual.weights import VggFiles, VggWeights, find_weights, random_weights
+from sivae_dist.perceptual.weights import VggWeights, find_genuine, random_weights
 
 
 class OfVgg(Metric):
@@ -16,7 +16,7 @@ class OfVgg(Metric):
 
     def weights(self) -> VggWeights:
         """WeightsError when they cannot be had."""
-        return find_weights(VggFiles())
+        return find_genuine()
 
     def prepare(self, device: torch.device) -> None:
         from sivae_dist.perceptual.vgg import VggDistance  # takes seconds

@@ -79,6 +79,7 @@ def test_without_weights_it_is_left_out(data: Path, hub: Path, monkeypatch: pyte
     assert only["metric"] == "mse"
     assert problem is not None and "\n" not in problem
     assert problem.startswith("the perceptual distance needs vgg16-88682ab5.pth, which could not be downloaded")
+    assert problem.endswith(f"put it into {hub}") and "objective" not in problem  # which is not its own
     asked = ("evaluation.every=16", "evaluation.metrics=[mse,vgg_distance]")
     (warning,) = preflight(tiny_settings(data, *asked), 1, here=True).warnings
     assert warning == f"{problem}; until then only the other metrics are measured"
