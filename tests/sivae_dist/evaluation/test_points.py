@@ -284,13 +284,27 @@ def test_measured_in_training(run: Path) -> None:
         "seed": 0,
     }  # fmt: skip
     about = {"samples": 5000, "test_points": 5000, "bins": 100, "extent": 2.0}
-    assert last["jsd_official"] == {"metric": "jsd_official", "value": last["jsd_official"]["value"], **common, **about}
+    found = {name: last["jsd_official"][name] for name in ("value", "of_real")}
+    assert last["jsd_official"] == {"metric": "jsd_official", **found, **common, **about}
     shown = scalars(run / "tensorboard")
     for name, row in last.items():
         assert shown[f"evaluation/{name}"][2048] == pytest.approx(row["value"])
     where = "live weights, 2,048 images seen)"
     assert describe(last["gnelbo"]).endswith(f" (12,800 test points, {where}")
     assert describe(last["kl_official"]).endswith(f" (5,000 samples against 5,000 test points, {where}")
+
+
+@pytest.mark.parametrize("name", OF_POINTS[1:])
+def test_other_real_points_are_measured_for_comparison(name: str, tmp_path: Path) -> None:
+    """No model can be expected to be better than they are, and that is not 0. Of a file there are none."""
+    of, metric = trained("checkerboard"), METRICS[name]()
+    found = metric.details(Found({}, None, of))["of_real"]
+    real, other = (of.data.to_measure(0, f"{kind} for histograms", 5000) for kind in ("points", "other points"))
+    assert found == metric.divergence(histograms(real, other, 4)) and not np.array_equal(real, other)
+    assert 0.1 * measured(name, of) < found < measured(name, of)
+    np.save(tmp_path / "points.npy", real)
+    of_file = Trained(small_model(), PointSettings(path=str(tmp_path / "points.npy")).open(0, CPU), 0)
+    assert "of_real" not in metric.details(Found({}, None, of_file))
 
 
 @pytest.mark.slow

@@ -71,9 +71,14 @@ class HistogramMetric(PointMetric):
         return self.divergence(histograms(real, generated(trained), 2 * data.scale))
 
     def details(self, found: Found) -> dict[str, Any]:
-        data = points_of(found.trained)
-        real = data.to_measure(found.trained.seed, "points for histograms", SAMPLES)
-        return {"samples": SAMPLES, "test_points": len(real), "bins": BINS, "extent": 2 * data.scale}
+        """Also what other real points of a distribution would have, which no model can be much better than."""
+        data, seed = points_of(found.trained), found.trained.seed
+        real = data.to_measure(seed, "points for histograms", SAMPLES)
+        details = {"samples": SAMPLES, "test_points": len(real), "bins": BINS, "extent": 2 * data.scale}
+        if data.distribution is None:
+            return details
+        other = data.to_measure(seed, "other points for histograms", SAMPLES)
+        return details | {"of_real": self.divergence(histograms(real, other, 2 * data.scale))}
 
     @staticmethod
     @abstractmethod
