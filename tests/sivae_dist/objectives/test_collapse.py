@@ -1,5 +1,6 @@
 """Posterior collapse (appendix 9.5): where it happens, that a run warns of it, and that Soft-IntroVAE is spared."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,25 @@ def test_a_vae_with_half_the_weight_does_not(tmp_path: Path) -> None:
     assert kl_of(tmp_path / "run", small_run("vae", 50, "objective.beta_kl=0.5"))[-1] > 0.2
 
 
-@pytest.mark.parametrize("settings", [VaeSettings(), SoftIntroSettings(), IntroSettings(margin=10.0)])
-def test_every_objective_warns_of_it(settings: Objective) -> None:
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        (VaeSettings(), "or train Soft-IntroVAE with the same weights"),
+        (
+            SoftIntroSettings(),
+            "shorten objective.warmup, or set objective.beta_neg to what gives a larger 'resting KL' in the dry run",
+        ),
+        (IntroSettings(margin=10.0), "shorten objective.warmup, or raise objective.margin"),
+    ],
+)
+def test_every_objective_warns_of_it(settings: Objective, remedy: str) -> None:
+    """With a remedy of its own, of settings and columns that it has."""
     assert set(OBJECTIVES) == {"vae", "soft_intro", "intro"}
     terms = {"kl/real": 0.049, "kl/fake": 0.2, "hinge/rec": 1.0, "hinge/fake": 1.0}
     fault = settings.fault(terms)
     assert fault is not None and fault.format_map(terms).startswith("posterior collapse: KL(real) 0.049 has stayed")
-    assert "Lower objective.beta_kl or raise objective.beta_rec, " in fault and fault.endswith(".")
+    assert fault.endswith(f" Lower objective.beta_kl or raise objective.beta_rec, {remedy}.")
+    assert set(re.findall(r"objective\.(\w+)", fault)) <= set(type(settings).model_fields)
+    assert set(re.findall(r"'(.*?)'", fault)) <= set(settings.columns(1, 2))
     assert settings.fault({"kl/real": 0.01}) == fault  # in a warm-up as well
     assert settings.fault(terms | {"kl/real": 0.051}) is None
