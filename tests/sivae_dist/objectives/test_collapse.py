@@ -48,8 +48,20 @@ def test_a_vae_collapses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-def test_soft_introvae_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It even leaves the collapse into which a warm-up as a VAE has led it."""
+def test_soft_introvae_as_shipped_never_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The configuration's own networks, rates and batches, ten iterations a row: KL(real) stays up from iteration 150
+    on, as docs/results.md says."""
+    quiet = ("device=cpu", "monitoring.images_every=0", "evaluation.every=0", "checkpoint.every=0")
+    short = ("schedule.images=112640", "monitoring.scalars_every=5120")
+    settings = load_config("toy/collapse_soft_intro", [*quiet, *short])
+    assert settings.objective.warmup == 0
+    kl = kl_of(tmp_path / "run", settings)
+    assert len(kl) == 22 and min(kl[14:]) > 0.5
+    assert WARNING not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_soft_introvae_leaves_the_collapse_of_a_warm_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kl = kl_of(tmp_path / "run", small_run("soft_intro", 60, "objective.warmup=6400"))
     assert max(kl[2:10]) < 0.05 and kl[-1] > 0.5
     assert WARNING not in capsys.readouterr().out
