@@ -85,18 +85,24 @@ class _Over(Exception):
     """Ends the authors' training function."""
 
 
+def module_of(clone: Path) -> Any:
+    """The authors' module of points in the plane. ValueError when `clone` is no clone of theirs."""
+    folder = clone / FOLDER
+    if not (folder / f"{MODULE}.py").is_file():
+        raise ValueError(f"{clone} is no clone of taldatech/soft-intro-vae-pytorch: it has no {FOLDER}/{MODULE}.py")
+    sys.path.insert(0, str(folder.resolve()))
+    theirs = importlib.import_module(MODULE)
+    sys.path.pop(0)
+    return theirs
+
+
 def taking_turns(clone: Path, others: dict[str, Iterate], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each round of the authors' iteration, under `authors`, and of the others.
 
     Their loop asks a progress bar for its next iteration: what stands in the bar's place lets the others take theirs.
     ValueError when `clone` is no clone of theirs.
     """
-    folder = clone / FOLDER
-    if not (folder / f"{MODULE}.py").is_file():
-        raise ValueError(f"{clone} is no clone of taldatech/soft-intro-vae-pytorch: it has no {FOLDER}/{MODULE}.py")
-    sys.path.insert(0, str(folder.resolve()))
-    theirs: Any = importlib.import_module(MODULE)
-    sys.path.pop(0)
+    theirs = module_of(clone)
     seconds: dict[str, list[float]] = {"authors": []}
 
     def turns(_: Iterable[int]) -> Iterator[int]:

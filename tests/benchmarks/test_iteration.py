@@ -24,12 +24,11 @@ from sivae_dist.models.style import StyleSettings
 from sivae_dist.objectives.soft_intro import SoftIntroSettings
 from sivae_dist.train.memory import estimate
 from sivae_dist.train.tracing import Tracker
+from tests.authors import AUTHORS, needs_authors
 
 ROOT = Path(__file__).parents[2]
 TINY = ["model.latent=8", "model.base_width=2", "model.max_width=8", "model.decoder_mapping=2"]
 
-AUTHORS = os.environ.get("SIVAE_AUTHORS")
-"""A clone of their repository."""
 FLOPS_OF_THE_AUTHORS = {
     4: 3_727_687_680,
     8: 23_748_132_864,
@@ -69,13 +68,12 @@ def test_the_plain_rendering_has_the_operations_of_the_authors(resolution: int) 
         assert flops_of(plain, resolution) == FLOPS_OF_THE_AUTHORS[resolution]
 
 
-@pytest.mark.skipif(AUTHORS is None, reason="SIVAE_AUTHORS names no clone of the authors' repository")
+@needs_authors
 @pytest.mark.parametrize("resolution", [4, 16, 128, 256])
 @pytest.mark.parametrize("mixing", [0, 1])
 def test_the_authors_have_the_same_operations(resolution: int, mixing: int) -> None:
-    assert AUTHORS is not None
     parts = parts_of(settings(*TINY, f"objective.style_mixing={mixing}"))
-    authors, plain = AuthorsIteration(Path(AUTHORS), *parts), PlainIteration(*parts)
+    authors, plain = AuthorsIteration(AUTHORS, *parts), PlainIteration(*parts)
     assert flops_of(authors, resolution) == flops_of(plain, resolution) > 0
 
 
