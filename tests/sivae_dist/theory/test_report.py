@@ -20,6 +20,34 @@ def test_the_page_has_what_is_measured() -> None:
         assert "|".join(text.split("|")[:5]) in PAGE.read_text()
 
 
+@pytest.mark.slow
+def test_the_page_has_all_that_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers below 1e-9 are rounding, which also decides by one or two when all is still."""
+    main([])
+    printed = capsys.readouterr().out.splitlines()
+    page = PAGE.read_text().splitlines()
+    start = page.index(printed[0])
+    assert len(printed) == 14 and printed[:2] == page[start : start + 2] and not page[start + 12]
+    for row, shown in zip(printed[2:12], page[start + 2 : start + 12], strict=True):
+        (*exact, gap), rest = cells(row)
+        (*of_page, gap_of_page), rest_of_page = cells(shown)
+        assert exact == of_page
+        assert [text.endswith("not still") for text in rest] == [text.endswith("not still") for text in rest_of_page]
+        for found, expected in zip((gap, *rest), (gap_of_page, *rest_of_page), strict=True):
+            assert number(found) == pytest.approx(number(expected), rel=0.1, abs=1e-9)
+    assert all(f"    {sentence}" in page for sentence in printed[12:])
+
+
+def cells(row: str) -> tuple[list[str], list[str]]:
+    """The first five of a row, and the others."""
+    texts = [text.strip() for text in row.strip("|").split("|")]
+    return texts[:5], texts[5:]
+
+
+def number(text: str) -> float:
+    return float(text.removesuffix(", not still").replace(",", ""))
+
+
 def test_the_command_prints_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
     main([*GIVEN, "--alpha", "2", "--gamma", "0.1", "0.2", "--seed", "1"])
     printed = capsys.readouterr().out.splitlines()
