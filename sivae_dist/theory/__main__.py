@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gamma", type=float, nargs="+", default=[0.0, 0.2, 0.4, 0.6, 0.8], help="not negative")
     parser.add_argument("--seed", type=int, default=0, help="of the starts, and of the random d*")
     parser.add_argument("--out", type=Path, help="a folder for the figures, which show the first alpha")
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="of the figures")
     options = parser.parse_args(arguments)
     try:
         games = [Game(options.data, options.prior, alpha, gamma) for alpha in options.alpha for gamma in options.gamma]
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from sivae_dist.theory import figures
 
         options.out.mkdir(parents=True, exist_ok=True)
-        for path in figures.draw_all(games[0], options.alpha, options.seed, options.out):
+        for path in figures.draw_all(games[0], options.alpha, options.seed, options.out, options.format):
             print(path)
 
 

@@ -11,22 +11,22 @@ import numpy as np
 from sivae_dist.theory.equilibrium import Pair, best_responses, gradients, random_pair
 from sivae_dist.theory.game import Array, Game, divergence, entropy
 from sivae_dist.theory.minimum import largest_gamma, margin, minimum
-from sivae_dist.use.figures.plots import new_figure, save_plot
+from sivae_dist.use.figures.plots import PAPER_DPI, new_figure, save_plot
 
 ROUNDS = 40
 STEPS = 2000
 _GAMMAS = np.linspace(0, 1.5, 51)
 
 
-def draw_all(game: Game, alphas: list[float], seed: int, folder: Path) -> list[Path]:
+def draw_all(game: Game, alphas: list[float], seed: int, folder: Path, kind: str = "png") -> list[Path]:
     """Writes the three figures and returns their paths.
 
-    `alphas`: those whose limits `gamma` shows; `game.alpha` is that of the other figures.
+    `alphas`: those whose limits `gamma` shows; `game.alpha` is that of the other figures. `kind`: png, pdf or svg.
     """
     return [
-        _save(folder / "theory-encoder.png", 5, lambda figure: encoder(figure, game.alpha)),
-        _save(folder / "theory-paths.png", 10, lambda figure: paths(figure, game, seed)),
-        _save(folder / "theory-gamma.png", 12, lambda figure: gamma(figure, game, alphas)),
+        _save(folder / f"theory-encoder.{kind}", 5, lambda figure: encoder(figure, game.alpha)),
+        _save(folder / f"theory-paths.{kind}", 10, lambda figure: paths(figure, game, seed)),
+        _save(folder / f"theory-gamma.{kind}", 12, lambda figure: gamma(figure, game, alphas)),
     ]
 
 
@@ -99,7 +99,7 @@ def _errors(game: Game, p: Array, pairs: Iterator[Pair]) -> Iterator[tuple[float
 
 
 def _save(path: Path, width: float, draw: Callable[[Any], None]) -> Path:
-    figure = new_figure(width, 3.5, dpi=90)
+    figure = new_figure(width, 3.5, dpi=PAPER_DPI)
     draw(figure)
     save_plot(path, figure)
     return path

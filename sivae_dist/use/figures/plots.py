@@ -21,6 +21,9 @@ _VECTOR = {".pdf": "CreationDate", ".svg": "Date"}
 PLOTS = (*PICTURES, *_VECTOR)
 """Endings of plots."""
 
+PAPER_DPI = 200
+"""Dots per inch of the figures of the paper and of the theory, where they are pixels."""
+
 SMALL = 8
 """Size of letters beside the axes, in points."""
 

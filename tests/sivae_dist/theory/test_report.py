@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from sivae_dist.theory.__main__ import main
 from sivae_dist.theory.game import Game
 from sivae_dist.theory.report import gammas, line, measure
+from sivae_dist.use.figures.plots import PAPER_DPI
 
 PAGE = Path(__file__).parents[3] / "docs" / "theory.md"
 GIVEN = ("--data", "0.6", "0.4", "--prior", "0.5", "0.5")
@@ -64,8 +66,19 @@ def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {path.parent for path in drawn} == {tmp_path / "new"}
     assert {path.name for path in drawn} == {path.name for path in (PAGE.parent / "figures").glob("theory-*")}
     for path in drawn:
-        colors = Image.open(path).getcolors(1 << 20)
-        assert colors is not None and len(colors) > 20
+        picture = Image.open(path)
+        colors = picture.getcolors(1 << 20)
+        assert colors is not None and len(colors) > 20 and picture.height == 3.5 * PAPER_DPI
+
+
+@pytest.mark.slow
+def test_the_command_draws_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sivae_dist.theory.figures.STEPS", 10)
+    monkeypatch.setattr("sivae_dist.theory.figures._GAMMAS", np.linspace(0, 1, 3))
+    main([*GIVEN, "--alpha", "1", "--gamma", "0.1", "--out", str(tmp_path), "--format", "svg"])
+    drawn = sorted(tmp_path.iterdir())
+    assert [path.name for path in drawn] == ["theory-encoder.svg", "theory-gamma.svg", "theory-paths.svg"]
+    assert all("<svg " in path.read_text() for path in drawn)
 
 
 def test_what_is_no_game_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

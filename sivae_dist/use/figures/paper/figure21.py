@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sivae_dist.process import startup
 from sivae_dist.use.figures.paper.base import FIGURES, Shown
-from sivae_dist.use.figures.plots import SMALL, new_figure
+from sivae_dist.use.figures.plots import PAPER_DPI, SMALL, new_figure
 from sivae_dist.use.figures.points import dots, frame
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 _PANEL = 2.4
 """Inches."""
-_DPI = 200
 _ACROSS = 3
 """Panels of samples in a row."""
 _KL = "kl/real"
@@ -23,7 +22,7 @@ _KL = "kl/real"
 def collapse(runs: Sequence[Shown], seed: int, count: int) -> "Figure":
     """Samples of each run, and beside them the KL divergence of real points of all, over the points seen."""
     across, down = min(len(runs), _ACROSS), -(-len(runs) // _ACROSS)
-    figure = new_figure(_PANEL * (across + 1.7), _PANEL * down + 0.4, _DPI)
+    figure = new_figure(_PANEL * (across + 1.7), _PANEL * down + 0.4, PAPER_DPI)
     grid = figure.add_gridspec(down, across + 1, width_ratios=[*[1] * across, 1.6])
     curves = figure.add_subplot(grid[:, across])
     for number, run in enumerate(runs):

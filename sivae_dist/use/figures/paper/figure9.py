@@ -14,7 +14,7 @@ from sivae_dist.objectives import ElboSettings
 from sivae_dist.process import startup
 from sivae_dist.use.density import elbo, log_density
 from sivae_dist.use.figures.paper.base import FIGURES, Shown
-from sivae_dist.use.figures.plots import SMALL, new_figure
+from sivae_dist.use.figures.plots import PAPER_DPI, SMALL, new_figure
 from sivae_dist.use.figures.points import DRAWN, REAL, Square, dots, frame
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _PANEL = 1.25
 """Inches."""
-_DPI = 200
 _ELBO_CELLS, _DENSITY_CELLS = 256, 128
 """Of a side of the grids."""
 _LEAST = -12.0
@@ -46,7 +45,7 @@ def densities(runs: Sequence[Shown], seed: int, count: int) -> "Figure":
     cells = _cells(runs)
     sets, titles = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
     width, height = _PANEL * (3 * len(titles) + 1.5), _PANEL * len(sets) + 0.9
-    figure = new_figure(width, height, _DPI)
+    figure = new_figure(width, height, PAPER_DPI)
     figure.supxlabel(textwrap.fill(_NOTE, int(_LETTERS * width)), fontsize=SMALL - 1)
     panels, beside = _panels(figure, sets, titles)
     shown: list[AxesImage] = []
