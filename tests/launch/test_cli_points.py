@@ -1,5 +1,6 @@
 """Trained models of points, as a user meets them: pictures, tables, refusals, exports and the paper's figures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 from data_pipelines.points.files import read_points
 from sivae_dist import load_pretrained
 from sivae_dist.config.run_settings import load_config
-from sivae_dist.use.density import elbo
+from sivae_dist.use.density import elbo, log_density
 from sivae_dist.use.figures.paper import FIGURES, Shown, densities, deviation
 from tests.command import refused, says
 from tests.helpers import begin, train
@@ -140,6 +141,18 @@ def test_a_sheet_has_what_is_given_and_blanks(shown: list[Shown]) -> None:
 
 def test_the_likelihood_is_that_of_the_trained_elbo(shown: list[Shown]) -> None:
     assert [deviation(run) for run in shown] == pytest.approx([(0.05 / 1.6) ** 0.5, (0.3 / 0.4) ** 0.5])
+
+
+def test_densities_of_a_row_have_the_same_noise(shown: list[Shown]) -> None:
+    """The least of its runs', or a broad likelihood would hide what the samples of the others are like."""
+    beside = replace(shown[0], settings=shown[0].settings.model_copy(update={"objective": shown[1].settings.objective}))
+    assert deviation(beside) > 0.8
+    *panels, _ = densities([shown[0], beside], 0, 50).axes
+    assert [[text.get_text() for text in axes.texts] for axes in panels[-2:]] == [["σ = 0.18"]] * 2
+    image: Any = panels[-1].images[0].get_array()
+    middle = torch.tensor([[-4 + 8 * 2.5 / 6, -4 + 8 * 3.5 / 6]])
+    want = log_density(beside.model, middle, deviation(shown[0])).item()
+    assert float(image[3, 2]) == pytest.approx(want, rel=1e-4)
 
 
 def test_samples_and_curves_of_both_runs(shown: list[Shown]) -> None:

@@ -31,8 +31,8 @@ _LEAST = -12.0
 _KINDS = ("samples", "exp(ELBO)", "log p(x)")
 _NOTE = (
     "exp(ELBO) is exp(-KL - |x - decoder(mu)|²), which the authors draw, each on a scale of its own; log p(x) is "
-    "importance-sampled, for the likelihood N(decoder(z), σ² I) of the trained ELBO, "
-    "σ²\u00a0=\u00a0beta_kl\u00a0/\u00a0(2\u00a0beta_rec)."
+    "importance-sampled, for the likelihood N(decoder(z), σ² I) with the least "
+    "σ²\u00a0=\u00a0beta_kl\u00a0/\u00a0(2\u00a0beta_rec) of its row."
 )
 _LETTERS = 17
 """Of the note, in an inch."""
@@ -41,7 +41,8 @@ _LETTERS = 17
 @FIGURES.add("fig9")
 def densities(runs: Sequence[Shown], seed: int, count: int) -> "Figure":
     """A row for each data set and a column for each objective, in the order of the runs: real points and samples,
-    exp(ELBO) as in the paper's figure, and log p(x). ValueError for two runs of the same."""
+    exp(ELBO) as in the paper's figure, and log p(x) for the least noise of the row's likelihoods, so that those of a
+    row can be compared. ValueError for two runs of the same."""
     cells = _cells(runs)
     sets, titles = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
     width, height = _PANEL * (3 * len(titles) + 1.5), _PANEL * len(sets) + 0.9
@@ -50,6 +51,7 @@ def densities(runs: Sequence[Shown], seed: int, count: int) -> "Figure":
     panels, beside = _panels(figure, sets, titles)
     shown: list[AxesImage] = []
     for row, where in enumerate(sets):
+        sigma = min(deviation(run) for (of, _), run in cells.items() if of == where)
         for column, title in enumerate(titles):
             if (run := cells.get((where, title))) is None:
                 continue
@@ -62,7 +64,6 @@ def densities(runs: Sequence[Shown], seed: int, count: int) -> "Figure":
             _show(own, square)
             dots(own, run.model.sample(count, seed, batch=count), DRAWN, size=1)
             _image(bound, square, elbo(run.model, _points(square, _ELBO_CELLS)).exp())
-            sigma = deviation(run)
             shown.append(_image(density, square, log_density(run.model, _points(square, _DENSITY_CELLS), sigma)))
             density.text(0.04, 0.04, f"σ = {sigma:.2f}", color="white", fontsize=6, transform=density.transAxes)
     top = max(image.get_clim()[1] for image in shown)
