@@ -88,7 +88,7 @@ def find_weights(files: VggFiles) -> VggWeights:
 
 
 def find_genuine() -> VggWeights:
-    """Those of VGG's authors, for what may have no others. WeightsError when there are none."""
+    """Those of VGG's authors, whatever `objective.vgg_weights` says. WeightsError when there are none."""
     return _find(replace(VGG16, setting=None, digest_setting=None), VggFiles())
 
 

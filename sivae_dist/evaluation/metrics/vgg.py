@@ -47,7 +47,7 @@ class OfRandomVgg(OfVgg):
 
 
 class PerceptualDistance(OfVgg, MeanMetric[Reconstructions]):
-    """Mean over images."""
+    """Mean distance of reconstructions from their images."""
 
     needs = (Reconstructions,)
 

@@ -19,8 +19,9 @@ _GROWTH_LEAST = 96
 _MOST_CLASSES = 32
 """Rows of a sheet of classes, unless they are named."""
 _LONGEST = 24
-_ONE_LINE = 12
 """Letters of a class's name."""
+_ONE_LINE = 12
+"""Letters of a name that stays in one line."""
 
 
 def samples(
@@ -262,7 +263,7 @@ def _short(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """A long name in two lines, broken behind that hyphen or line which is nearest to its middle."""
+    """A long name in two lines, broken behind the hyphen, underscore or space nearest to its middle."""
     places = [place for place, letter in enumerate(name, 1) if letter in "-_ "]
     if len(name) <= _ONE_LINE or not places:
         return name

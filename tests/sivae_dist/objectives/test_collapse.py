@@ -48,9 +48,9 @@ def test_a_vae_collapses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-def test_soft_introvae_as_shipped_never_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The configuration's own networks, rates and batches, ten iterations a row: KL(real) stays up from iteration 150
-    on, as docs/results.md says."""
+def test_soft_introvae_as_shipped_begins_without_a_collapse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The configuration's own networks, rates and batches, ten iterations a row: KL(real) is up from iteration 150
+    to 220, as docs/results.md says of all 3,000."""
     quiet = ("device=cpu", "monitoring.images_every=0", "evaluation.every=0", "checkpoint.every=0")
     short = ("schedule.images=112640", "monitoring.scalars_every=5120")
     settings = load_config("toy/collapse_soft_intro", [*quiet, *short])

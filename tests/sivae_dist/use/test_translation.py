@@ -98,8 +98,13 @@ def test_the_columns_show_all_of_a_factor_that_comes_round(tmp_path: Path) -> No
         azimuths, elevations = ([int(name.split("-")[place]) for name in below] for place in (1, 3))
         assert len(set(elevations)) >= 3 and len(set(azimuths)) == count
         assert max(np.diff([*azimuths, 24 + azimuths[0]])) <= 48 / count
-        sheet = figures.translated(reader(), *(torch.zeros(1, 3, SIDE, SIDE),) * 2, ((), below[:1]))
-        assert sheet.columns[1] == below[0].replace("-elevation", "-\nelevation")
+
+
+def test_long_names_above_columns_are_folded() -> None:
+    names = ["pose-1", "a" * 20, "front view of the car", "azimuth_07_elevation_3", "azimuth-07-elevation-3"]
+    contents = torch.zeros(len(names), 3, SIDE, SIDE)
+    folded = ["pose-1", "a" * 20, "front view\nof the car", "azimuth_07_\nelevation_3", "azimuth-07-\nelevation-3"]
+    assert figures.translated(reader(), contents[:1], contents, ((), names)).columns == ["", *folded]
 
 
 def test_without_names_contents_have_none(tmp_path: Path) -> None:
