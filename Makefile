@@ -35,8 +35,8 @@ pytest = env OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE "$(BIN)/python" -m pytest
 
 help:
 	echo 'make env     set up everything and print the folder that holds sivae: export PATH="$$(make env):$$PATH"'
-	echo "make check   ruff, mypy and the unit tests, for every edit (4 minutes on 2 cores)"
-	echo "make test    ruff, mypy and all tests (half an hour; PYTEST_ARGS='-k name' narrows the tests)"
+	echo "make check   ruff, mypy and the unit tests, for every edit (7 minutes on 2 cores)"
+	echo "make test    ruff, mypy and all tests (45 minutes; PYTEST_ARGS='-k name' narrows the tests)"
 	echo "make lint    ruff and mypy only          make format   format the sources with ruff"
 	echo "make reference   write docs/settings.md from the code"
 	echo "make demo    train a small Soft-IntroVAE on drawn faces"

@@ -9,5 +9,5 @@ AUTHORS = Path(os.environ.get("SIVAE_AUTHORS", "none"))
 """The clone of their repository, where there is one."""
 
 needs_authors = pytest.mark.skipif(
-    "SIVAE_AUTHORS" not in os.environ, reason="SIVAE_AUTHORS names no clone of the authors' repository"
+    "SIVAE_AUTHORS" not in os.environ, reason="SIVAE_AUTHORS names no clone of the authors' repository; CONTRIBUTING.md"
 )

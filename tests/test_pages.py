@@ -71,7 +71,7 @@ def is_group(command: Any) -> bool:
 
 
 def check_overrides(config: str, assignments: list[str]) -> None:
-    """Those without a placeholder are valid where they are given; of another configuration, in one kind at least."""
+    """Those with nothing to fill in are valid for the configuration, or for one kind where none is named."""
     typed = [one for one in assignments if not PLACEHOLDER.search(one)]
     if config and not PLACEHOLDER.search(config) and not config.endswith(".yaml"):
         load_config(config, typed)

@@ -173,7 +173,7 @@ class Metric(ABC):
 
         Computed in IEEE fp32 or fp64, without gradients. Batches of Features or Trained do not come; none is empty.
         """
-        raise NotImplementedError  # a metric of Features or Trained alone, which is given none
+        raise NotImplementedError  # not reached: __init_subclass__ refuses a metric of batches that has no own
 
     @abstractmethod
     def value(self, found: Found) -> float:
