@@ -1,7 +1,8 @@
 """A cache of remote files on a local disk: bounded in bytes, shared by all processes of a machine.
 
-    FOLDER/lock             held (flock) whenever files come, go, or are counted
-    FOLDER/SHA256           a whole file, named by its content: data sets, and versions of one, never mix
+    FOLDER/lock             held (flock) whenever files come, go, are used or counted
+    FOLDER/SHA256           a whole file, named by its content: data sets, and versions of one, never mix; its time is
+                            that of its last use
     FOLDER/SHA256.partial   a file on its way, locked (flock) by the process that fetches it
 
 A lock ends with the process that holds it, however that ends: a partial file that nobody locks is left over, and is
@@ -101,8 +102,8 @@ class Cache:
         except OSError as error:
             raise _cache_error(self.folder, error) from error
         if os.fstat(descriptor).st_size == record.bytes and self._is_trusted(record, descriptor):
-            now = time.time_ns()
-            os.utime(descriptor, ns=(now, now))
+            with _explained(self.folder), self._locked() as lock:
+                _mark_used(descriptor, lock)
             return descriptor
         with self._locked():
             if _is_at(path, descriptor):  # and not already another's new one
@@ -144,9 +145,10 @@ class Cache:
         fill(partial)
         with _explained(self.folder):
             os.fsync(partial.descriptor)  # some file systems report only now that they are full
-        descriptor = os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC)
-        with self._locked():
-            partial.path.rename(self.folder / record.sha256)
+            descriptor = os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC)
+            with self._locked() as lock:
+                _mark_used(descriptor, lock)
+                partial.path.rename(self.folder / record.sha256)
         self._trusted.add(record.sha256)
         return descriptor
 
@@ -177,11 +179,12 @@ class Cache:
         return whole, promised
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[int]:
+        """Excludes all others that change the folder; yields the lock's descriptor."""
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -200,6 +203,16 @@ def _promised(path: Path) -> int:
         return 0
     finally:
         os.close(descriptor)
+
+
+def _mark_used(descriptor: int, lock: int) -> None:
+    """Makes a file the one used last, by its time; the lock's own time is that of the last use of any.
+
+    The clock alone does not give the order: it is set back now and then, and a file server has another one.
+    """
+    now = max(time.time_ns(), os.fstat(lock).st_mtime_ns + 1)
+    for file in (descriptor, lock):
+        os.utime(file, ns=(now, now))
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,5 +1,6 @@
 import fcntl
 import hashlib
+import itertools
 import os
 import threading
 import time
@@ -97,7 +98,12 @@ def test_empty_file(subject: Subject) -> None:
     assert subject.fetched == [b""]
 
 
-def test_the_least_recently_used_go_first(subject: Subject) -> None:
+@pytest.mark.parametrize("hours", [None, -1, 0, 1])
+def test_the_least_recently_used_go_first(subject: Subject, hours: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever clock: the true one, or one that has moved by so many hours whenever it is read."""
+    if hours is not None:
+        clock = itertools.count(time.time_ns(), hours * 3600 * 10**9)
+        monkeypatch.setattr("data_pipelines.images.cache.time.time_ns", lambda: next(clock))
     a, b, c, d, large = content(0), content(1), content(2), content(3), content(4, 2 * SIZE)
     for data in (a, b, c, a, d):
         subject.get(data)
