@@ -12,6 +12,7 @@ from sivae_dist.checkpoint import CheckpointFolder
 from sivae_dist.run.ownership import owner_of
 from tests.command import images_seen, sivae
 from tests.helpers import assert_same, random_set
+from tests.launch.short_grid import check_table, write_short_grid
 
 pytestmark = pytest.mark.slow
 
@@ -184,6 +185,17 @@ def test_a_sweep_in_the_background(data: Path, tmp_path: Path) -> None:
         in sivae("sweep-table", folder, "--metric", "kl/reel", code=1).stderr
     )
     assert "none of these 3 runs has a job" in sivae("cancel", folder, code=1).stderr
+
+
+def test_a_grid_of_points_in_the_background(tmp_path: Path) -> None:
+    write_short_grid(tmp_path / "short.yaml")
+    folder = tmp_path / "short"
+    sivae("sweep", tmp_path / "short.yaml", "--folder", folder, *LOCAL, 1, "--parallel", 2)
+    deadline = time.monotonic() + 280
+    while "4 runs: 4 finished" not in (status := sivae("status", folder).stdout):
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+    check_table(lambda *arguments: sivae(*arguments).stdout, folder, tmp_path / "map.svg")
 
 
 def test_status_of_what_is_no_run(tmp_path: Path) -> None:
