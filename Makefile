@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help env pinned check compiler unit slow test lint format pinned-bin reference demo faults bench bench-checkpoint bench-communication bench-counts bench-engines bench-evaluation bench-gpu bench-iteration bench-loader bench-peers bench-plan bench-prepare bench-scale bench-toy bench-verify bench-weak-scaling sivae wheel clean
+.PHONY: help env pinned check programs unit slow test lint format pinned-bin reference demo faults bench bench-checkpoint bench-communication bench-counts bench-engines bench-evaluation bench-gpu bench-iteration bench-loader bench-peers bench-plan bench-prepare bench-scale bench-toy bench-verify bench-weak-scaling sivae wheel clean
 
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))
 SIVAE_ENVS ?= $(home)/.cache/sivae
@@ -117,27 +117,30 @@ check: lint unit
 ifeq ($(PYTEST_ARGS),)
 test: lint unit slow
 else
-test: lint compiler
+test: lint programs
 	exec $(pytest) $(PYTEST_ARGS)
 endif
 
-# Tests of the layers' kernels compile them.
-compiler:
-	if ! command -v g++ clang++ >/dev/null; then
+# Tests of the layers' kernels compile them, and tests of snapshots of the code copy files.
+programs:
+	missing=""
+	command -v g++ clang++ >/dev/null || missing+=" g++"
+	command -v rsync >/dev/null || missing+=" rsync"
+	if [ -n "$$missing" ]; then
 		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-			echo "error: no C++ compiler, which tests need; install one (Debian: apt-get install g++)" >&2
+			echo "error: tests need programs that are missing; install them (Debian: apt-get install$$missing)" >&2
 			exit 1
 		fi
-		echo "installing g++" >&2
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y g++; } >&2
+		echo "installing$$missing" >&2
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y$$missing; } >&2
 	fi
 
 # What a test file shares is made once: a file is the work of one process.
-unit: pinned compiler
+unit: pinned programs
 	echo "== unit tests"
 	exec $(pytest) --numprocesses $(TEST_PROCESSES) -m "not slow"
 
-slow: pinned compiler
+slow: pinned programs
 	echo "== slow tests: processes, kills, clusters, trainings"
 	exec $(pytest) --numprocesses $$(($(TEST_PROCESSES) + 1)) -m slow # half of their time they wait for others
 

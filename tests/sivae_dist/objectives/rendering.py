@@ -430,14 +430,16 @@ def norm(tensors: Iterable[Tensor]) -> float:
 def distance(one: Update, other: Update) -> float:
     """The largest relative difference, of the loss or of any parameter's gradient.
 
-    A gradient that is zero but for rounding is measured on the scale of the whole.
+    A gradient that is zero but for rounding, as that of a bias before a normalization, is measured on the scale of the
+    whole, a small one on a ten-thousandth of it.
     """
     assert one.gradients.keys() == other.gradients.keys()
     whole = norm(other.gradients.values())
     assert whole > 0
     found = [abs(one.loss - other.loss) / abs(other.loss)]
     for name, reference in other.gradients.items():
-        scale = max(norm([reference]), 1e-4 * whole)
+        size = norm([reference])
+        scale = max(size, 1e-4 * whole) if size > TOLERANCE * whole else whole
         found.append(norm([one.gradients[name] - reference]) / scale)
     return max(found)
 
