@@ -121,11 +121,13 @@ test: lint programs
 	exec $(pytest) $(PYTEST_ARGS)
 endif
 
-# Tests of the layers' kernels compile them, and tests of snapshots of the code copy files.
+# Tests of the layers' kernels compile them, and those of snapshots of the code copy files.
 programs:
 	missing=""
 	command -v g++ clang++ >/dev/null || missing+=" g++"
 	command -v rsync >/dev/null || missing+=" rsync"
+	[ -e "$$("$(PYTHON)" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] \
+		|| missing+=" python$(version)-dev"
 	if [ -n "$$missing" ]; then
 		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 			echo "error: tests need programs that are missing; install them (Debian: apt-get install$$missing)" >&2

@@ -16,6 +16,7 @@ from tests.helpers import random_set
 # pytest-xdist's processes inherit a width, to which commands would fit what they print into a pipe.
 for _name in ("COLUMNS", "LINES"):
     os.environ.pop(_name, None)
+os.environ["no_proxy"] = "127.0.0.1,localhost"  # for tests/web.py
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
 """What several test files share: tiny random data sets, tiny runs, and functions on several processes."""
 
 import faulthandler
+import math
 import multiprocessing
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
+from torch.distributed import TCPStore
 
 from data_pipelines.images.prepare import PrepareSettings, prepare
 from sivae_dist.config.opening import prepare_run, settings_of
@@ -143,6 +144,27 @@ def largest_difference(got: dict[str, torch.Tensor], want: dict[str, torch.Tenso
     )
 
 
+def kind_of(name: str) -> str:
+    """encoder, encoder_ema, encoder_optim.exp_avg, ...: of a tensor by its name in a checkpoint."""
+    return ".".join(name.split(".")[: 2 if "_optim." in name else 1])
+
+
+def differences(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> dict[str, float]:
+    """By name, the norm of the difference over that of the tensor, or over a ten-thousandth of that of all tensors of
+    its kind, where it is smaller: moments of a bias before a normalization are zero but for rounding."""
+    assert list(got) == list(want)
+    norms = {name: torch.linalg.vector_norm(tensor.double()).item() for name, tensor in want.items()}
+    kinds: dict[str, float] = {}
+    for name, norm in norms.items():
+        kinds[kind_of(name)] = math.hypot(kinds.get(kind_of(name), 0), norm)
+    found = {}
+    for name, tensor in want.items():
+        difference = torch.linalg.vector_norm(got[name].double() - tensor.double()).item()
+        assert math.isfinite(difference), name
+        found[name] = difference / max(norms[name], 1e-4 * kinds[kind_of(name)], 1e-12)
+    return found
+
+
 def disturb(trainer: Trainer) -> Trainer:
     """Moves all parameters off where they start, so that noise has a strength and every gradient a size.
 
@@ -179,12 +201,6 @@ def gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
 # Processes.
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def _context(fresh: bool = False) -> Any:
     # A server forks the processes, with torch imported once: they start in no time, and from no running threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -202,7 +218,8 @@ def _child(
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+        "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     try:
         if count > 1:
@@ -223,11 +240,12 @@ def on_processes(
     `function` is one of a module's own. An error on any process is raised here with its traceback, as is a run of
     more than `limit` seconds; no process is left behind in either case. `fresh` processes have imported nothing.
     """
-    context, port = _context(fresh), free_port()
+    context = _context(fresh)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # its port is held
     processes, pipes = [], []
     for rank in range(count):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(rank, count, port, limit + 5, theirs, function, arguments))
+        process = context.Process(target=_child, args=(rank, count, store.port, limit + 5, theirs, function, arguments))
         process.start()
         theirs.close()
         processes.append(process)

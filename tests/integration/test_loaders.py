@@ -49,7 +49,7 @@ def test_either_loader_and_both_in_turn(tmp_path: Path) -> None:
     cpu, turns, log = tmp_path / "cpu", tmp_path / "turns", tmp_path / "log"
     sivae("train", *settings(data, "cpu"), "--run-dir", cpu)
     assert decoded(cpu) >= (IMAGES - AT_4_PX) // 2
-    for loader, images in (("dali", 100), ("cpu", 200)):
+    for loader, images in (("dali", 100), ("cpu", 150)):
         with started("train", *settings(data, loader), "--run-dir", turns, log=log) as process:
             wait_for_images(process, turns, images, log)
             os.killpg(process.pid, signal.SIGKILL)

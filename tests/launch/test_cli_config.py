@@ -70,7 +70,7 @@ def test_bash_completes_with_the_script_that_is_installed(tmp_path: Path) -> Non
     starter = tmp_path / "sivae"
     starter.write_text(f'#!/bin/sh\nexec "{command()[0]}" -P "{tmp_path}/main.py" "$@"\n')
     starter.chmod(0o755)
-    environment = ENVIRONMENT | {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = ENVIRONMENT | {"LC_ALL": "C.UTF-8", "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     script = """
         set -e
         sivae --install-completion bash 2>/dev/null

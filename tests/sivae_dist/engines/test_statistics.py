@@ -21,6 +21,7 @@ from tests.engines import ENGINES
 from tests.helpers import (
     assert_same,
     begin,
+    differences,
     disturb,
     gathered,
     labelled_set,
@@ -46,12 +47,6 @@ def opened(path: Path, data: Path, *assignments: str, track: str = "real") -> Pa
 
 def statistics(trainer: Trainer) -> dict[str, Tensor]:
     return {name: t for name, t in snapshot(trainer.players.tensors()).items() if "running" in name}
-
-
-def differences(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
-    assert list(got) == list(want)
-    norm = torch.linalg.vector_norm
-    return {name: (norm(got[name] - tensor) / norm(tensor)).item() for name, tensor in want.items()}
 
 
 # Any number of processes, every engine.

@@ -23,7 +23,17 @@ from sivae_dist.run.directory import RunDirectory
 from sivae_dist.step.guard import NonFiniteError
 from sivae_dist.train.trainer import Trainer
 from tests.engines import ENGINES, Tensors, begun, go_on, with_engine
-from tests.helpers import assert_same, begin, gathered, on_processes, open_run, snapshot, tiny_settings, train
+from tests.helpers import (
+    assert_same,
+    begin,
+    differences,
+    gathered,
+    on_processes,
+    open_run,
+    snapshot,
+    tiny_settings,
+    train,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -397,6 +407,5 @@ def test_offload_takes_the_same_step(data: Path, tmp_path: Path) -> None:
         paths += [plain, with_engine(run, data, f"zero{stage}", *settings, "engine.offload=true", path=plain / "other")]
     results = on_processes(2, go_on, paths, 1, limit=120)[0]
     for want, got in zip(results[::2], results[1::2], strict=True):
-        assert got.keys() == want.keys()
-        for name, tensor in want.items():
-            assert torch.linalg.vector_norm(got[name] - tensor) <= 1e-6 * torch.linalg.vector_norm(tensor), name
+        for name, difference in differences(got, want).items():
+            assert difference <= (1e-4 if "_optim." in name else 1e-6), name

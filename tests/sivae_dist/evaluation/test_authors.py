@@ -53,7 +53,7 @@ def theirs_of(of: Trained, theirs: Any) -> Any:
     ]
     for one, other in pairs:
         nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(other.parameters()), one.parameters())
-    model.sample_with_noise = lambda num_samples, device: of.model.sample(num_samples)
+    model.sample_with_noise = lambda num_samples, device: of.model.sample(num_samples, batch=num_samples)
     return model
 
 

@@ -95,7 +95,7 @@ def test_gnelbo_on_the_authors_grid() -> None:
 def densities(of: Trained, extent: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[10,000] each of real and of generated points, counted one by one."""
     found = []
-    for points in (of.data.to_measure(0, "points for histograms", 5000), of.model.sample(5000).numpy()):
+    for points in (of.data.to_measure(0, "points for histograms", 5000), of.model.sample(5000, batch=5000).numpy()):
         places = np.floor((points.astype(float) + extent) / (2 * extent) * 100).astype(int)
         counts = np.zeros((100, 100))
         for x, y in places:

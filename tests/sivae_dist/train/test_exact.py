@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +17,9 @@ from sivae_dist.run.jsonl import read_rows
 from tests.helpers import (
     assert_same,
     begin,
+    differences,
     disturb,
+    kind_of,
     on_processes,
     open_run,
     random_set,
@@ -140,15 +141,10 @@ def test_a_run_killed_around_a_change_ends_with_the_same_bits(
 
 
 def largest_differences(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
-    """By kind (encoder, encoder_ema, encoder_optim.exp_avg, ...) of a tensor: |difference| / |it|, in norms."""
-    assert got.keys() == want.keys()
+    """By kind of a tensor."""
     largest: dict[str, float] = {}
-    for name, tensor in want.items():
-        kind = name.split(".")[0] if "_optim." not in name else ".".join(name.split(".")[:2])
-        norm = torch.linalg.vector_norm(tensor.double()).clamp_min(1e-12)
-        difference = torch.linalg.vector_norm(got[name].double() - tensor.double()) / norm
-        assert difference.isfinite(), name
-        largest[kind] = max(largest.get(kind, 0.0), difference.item())
+    for name, difference in differences(got, want).items():
+        largest[kind_of(name)] = max(largest.get(kind_of(name), 0.0), difference)
     assert len(largest) == 2 * 5
     return largest
 
@@ -199,9 +195,9 @@ def test_another_number_of_processes_continues_the_same_in_double_precision(
     killed, want = on_two["fp64"]
     got = _continued(killed, count, 50)
     assert got[:2] == (40, 240) and want[1] == 240
-    differences = largest_differences(got[2], want[2])
-    assert max(differences.values()) <= 1e-9
-    assert max(differences.values()) > 0  # another order of summation, which shows that it is compared
+    found = largest_differences(got[2], want[2])
+    assert max(found.values()) <= 1e-9
+    assert max(found.values()) > 0  # another order of summation, which shows that it is compared
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -211,6 +207,7 @@ def test_another_number_of_processes_takes_the_same_next_step_in_single_precisio
     killed, want = on_two["fp32"]
     got = _continued(killed, count, 1)
     assert got[:2] == (40, 44) and want[1] == 44
-    differences = largest_differences(got[2], want[2])
-    assert max(differences.values()) <= 1e-5
-    assert max(differences.values()) > 0
+    found = largest_differences(got[2], want[2])
+    for kind, difference in found.items():
+        assert difference <= (1e-4 if "_optim." in kind else 1e-5), kind
+    assert max(found.values()) > 0
