@@ -118,8 +118,14 @@ def test_a_second_save_waits_for_the_first_and_both_are_right(tmp_path: Path) ->
         assert one.ended() == [] and not one.folder.paths()
         for name, tensor in some_tensors(2).items():
             tensors[name].copy_(tensor)
-        threading.Timer(0.2, may_write.set).start()
-        one.save(16, tensors, None)
+        wait = one.wait
+
+        def released_later() -> None:
+            threading.Timer(0.2, may_write.set).start()
+            wait()
+
+        with patch.object(one, "wait", released_later):  # so that none of the 0.2 s passes before it waits
+            one.save(16, tensors, None)
         assert one.folder.final(8).exists()
         for tensor in tensors.values():
             tensor.fill_(0)
@@ -154,14 +160,21 @@ def test_closing_finishes_what_is_being_written(tmp_path: Path) -> None:
 
 
 def _reduces_meanwhile(path: Path) -> tuple[int, int]:
-    """Sums over both processes, one of which writes later; and how many of them fell into a save."""
-    one = saver_of(path, keep=9)
+    """Sums over both processes, one of which writes only after ten of them; and how many of them fell into a save."""
+    one, may_write = saver_of(path, keep=9), threading.Semaphore(0)
     tensors = {str(k): torch.full((100, 50), float(k)) for k in range(8)}
     reduced = meanwhile = 0
-    with slowly(0.1 * rank()):
+
+    def late(*arguments: Any) -> int:
+        assert rank() == 0 or may_write.acquire(timeout=30)
+        return write(*arguments)
+
+    with patch.object(saver, "write", late):
         for images in range(8, 40, 8):
             one.save(images, tensors, None)
             for k in range(100):
+                if k == 11:  # the other process has looked after ten, or the eleventh would not have ended
+                    may_write.release()
                 value = torch.tensor([float(rank() + k), 1.0])
                 dist.all_reduce(value)
                 assert value.tolist() == [2 * k + 1, 2]
@@ -175,7 +188,7 @@ def _reduces_meanwhile(path: Path) -> tuple[int, int]:
 def test_collectives_of_training_and_of_saves_do_not_meet(tmp_path: Path) -> None:
     for reduced, meanwhile in on_processes(2, _reduces_meanwhile, tmp_path, limit=40):
         assert reduced == 400
-        assert meanwhile >= 20
+        assert meanwhile >= 40
     for checkpoint in saver_of(tmp_path).folder.readable():
         checkpoint.verify()
         assert all((tensor == int(name)).all() for name, tensor in checkpoint.load().items())
