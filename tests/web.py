@@ -115,13 +115,17 @@ def corrupt(web: Web, handler: BaseHTTPRequestHandler, data: bytes) -> None:
     whole(web, handler, data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
 
 
-def trickle(web: Web, handler: BaseHTTPRequestHandler, data: bytes) -> None:
-    """A few bytes at a time."""
-    _head(handler, len(data))
-    step = max(1, len(data) // 40)
-    for first in range(0, len(data), step):
-        handler.wfile.write(data[first : first + step])
-        web.released.wait(0.01)
+def trickle(seconds: float) -> Fault:
+    """A few bytes at a time, which take so long in all."""
+
+    def answer(web: Web, handler: BaseHTTPRequestHandler, data: bytes) -> None:
+        _head(handler, len(data))
+        step = max(1, len(data) // 40)
+        for first in range(0, len(data), step):
+            handler.wfile.write(data[first : first + step])
+            web.released.wait(seconds / 40)
+
+    return answer
 
 
 def stall(web: Web, handler: BaseHTTPRequestHandler, data: bytes) -> None:
