@@ -212,7 +212,7 @@ from data_pipelines.images import prepare as module
 from data_pipelines.images.prepare import PrepareSettings, prepare
 if __name__ == "__main__":
     settings = PrepareSettings(resolution=16, shard_size=1)
-    slowly = lambda done, total: time.sleep(0.05)
+    slowly = lambda done, total: time.sleep(600 if done > 3 else 0.05)  # until it is killed
     prepare(sys.argv[1], sys.argv[2], settings, workers=int(sys.argv[3]), progress=slowly)
 """
 
@@ -225,7 +225,7 @@ def start(tmp_path: Path, source: Path, dest: Path, workers: int) -> "subprocess
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

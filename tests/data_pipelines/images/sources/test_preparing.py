@@ -78,7 +78,8 @@ import sys, time
 from data_pipelines.images.prepare import PrepareSettings, prepare
 if __name__ == "__main__":
     settings = PrepareSettings(resolution=16, shard_size=1)
-    prepare(sys.argv[1], sys.argv[2], settings, 1, progress=lambda done, total: time.sleep(0.05))
+    slowly = lambda done, total: time.sleep(600 if done > 3 else 0.05)  # until it is killed
+    prepare(sys.argv[1], sys.argv[2], settings, 1, progress=slowly)
 """
 
 
