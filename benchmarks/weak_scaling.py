@@ -128,8 +128,8 @@ def table(arguments: argparse.Namespace, settings: RunSettings, say: Callable[[s
             count = SETTINGS[name][1]
             wall, cpu = f"{alone.wall / one.wall:.1%}", f"{alone.cpu / one.cpu:.1%}"
             say(
-                f"| {resolution}, {images} | {count} {name} | {count * images / one.wall:.3f} | {wall} "
-                f"| {one.cpu / images:.3f} | {cpu} | {one.share:.0%} |"
+                f"| {resolution}, {images} | {count} {name} | {count * images / one.wall:.4g} | {wall} "
+                f"| {one.cpu / images:.4g} | {cpu} | {one.share:.0%} |"
             )
     sums = ", ".join(f"{communication(settings, r, 2).reduced / 1e6:.0f} MB at {r} px" for r in arguments.rows)
     say(f"\nGradients that two processes sum in each step: {sums}.")
