@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -393,8 +394,14 @@ def test_an_error_that_is_no_images_fault_is_not_hidden(
 Use = tuple[float, int, int]
 
 
-def _in_use() -> Use:
-    """Of this process: MB, threads, open files."""
+def _in_use(threads: int | None = None) -> Use:
+    """Of this process: MB, threads, open files; as soon as no more than so many threads are left.
+
+    Those that have been joined may take a moment to end.
+    """
+    end = time.monotonic() + 30
+    while threads is not None and len(os.listdir("/proc/self/task")) > threads and time.monotonic() < end:
+        time.sleep(0.01)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     return resident, len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
@@ -412,8 +419,9 @@ def _rebuild(root: Path, times: int, device: torch.device = CPU) -> list[Use]:
         pipelines.append(weakref.ref(loader.decoder._pipeline))
         assert [pipeline() is not None for pipeline in pipelines] == [False] * number + [True]
         used.append(_in_use())
+    used[-1] = _in_use(used[:6][-1][1])
     loader.close()
-    return [*used, _in_use()]
+    return [*used, _in_use(used[-1][1] - 4)]
 
 
 @pytest.mark.slow
@@ -421,7 +429,7 @@ def test_nothing_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None
     (used,) = on_processes(1, _rebuild, roots["jpeg"], 50)
     memory, threads, files = zip(*used, strict=True)
     assert memory[49] <= 1.02 * memory[4]
-    assert threads[49] == threads[5] and files[49] == files[5]
+    assert threads[49] <= threads[5] and files[49] <= files[5]
     assert threads[50] <= threads[49] - 4 and files[50] < files[49]  # the loader's two, and as many of DALI's
 
 
