@@ -19,13 +19,13 @@ def stuck():
     time.sleep(30)
 
 path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-watchdog.start(watchdog.WatchdogSettings(step_seconds=2, slow_seconds=20), path)
+watchdog.start(watchdog.WatchdogSettings(step_seconds={step}, slow_seconds=20), path)
 """
 
 
-def runs(rest: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+def runs(rest: str, *arguments: object, step: float = 2) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM + rest, *map(str, arguments)],
+        [sys.executable, "-c", PROGRAM.format(step=step) + rest, *map(str, arguments)],
         capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False,
     )  # fmt: skip
 
@@ -45,8 +45,8 @@ def test_a_process_alone_tells_it_on_the_terminal() -> None:
 @pytest.mark.parametrize("slow", [True, False])
 def test_signs_of_life_put_it_off(tmp_path: Path, slow: bool) -> None:
     path = tmp_path / "stacks-0.txt"
-    alive = f"for _ in range(6):\n    watchdog.expect(slow={slow})\n    time.sleep(0.5)\n"
-    done = runs(alive + "watchdog.stop()\ntime.sleep(2.5)", path)
+    alive = f"for _ in range(6):\n    watchdog.expect(slow={slow})\n    time.sleep(1)\n"
+    done = runs(alive + "watchdog.stop()\ntime.sleep(5.5)", path, step=5)
     assert done.returncode == 0, done.stderr
     assert not path.exists()
 
