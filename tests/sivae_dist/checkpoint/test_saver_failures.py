@@ -264,5 +264,6 @@ def _outlives(path: Path) -> list[str | None]:
 
 
 def test_nobody_waits_for_a_process_that_waited_for_a_lost_one(tmp_path: Path) -> None:
-    for (told,) in on_processes(4, _outlives, tmp_path / "run", limit=30)[:3]:
-        assert told.startswith("cannot write checkpoint") and re.search("Connection (closed|reset) by peer", told)
+    for (told,) in on_processes(4, _outlives, tmp_path / "run", limit=60)[:3]:
+        assert told.startswith("cannot write checkpoint")
+        assert re.search("Connection (closed|reset) by peer|Broken pipe", told)

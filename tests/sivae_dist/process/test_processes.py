@@ -22,11 +22,11 @@ def _fails_on_one() -> tuple[str, str]:
 
 
 def _loses_a_peer() -> str:
-    dist.all_reduce(torch.zeros(1))
-    if rank() == 1:
-        dist.destroy_process_group()  # its connections end as with a process that is killed
-        return "gone"
     try:
+        dist.all_reduce(torch.zeros(1))  # which may find the other gone as well
+        if rank() == 1:
+            dist.destroy_process_group()  # its connections end as with a process that is killed
+            return "gone"
         for _ in range(100):
             dist.all_reduce(torch.zeros(1))
     except RuntimeError as error:
