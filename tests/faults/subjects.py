@@ -22,7 +22,7 @@ BATCH, EVERY = 8, 24
 CHANGES = (160, 400)
 """Images after which the resolution changes, from 4 to 8 and from 8 to 16 px."""
 TOTAL = 640
-LEFT_SECONDS = 20.0
+LEFT_SECONDS = 60.0
 """A process that lives longer than this after its run was killed is left behind."""
 _TAIL = 1 << 14
 

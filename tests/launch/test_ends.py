@@ -27,8 +27,8 @@ def newest(run: Path) -> int:
     return CheckpointFolder(run / "checkpoints").readable()[-1].images
 
 
-def nobody_is_left(run: Path, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+def nobody_is_left(run: Path) -> None:
+    end = time.monotonic() + 60
     while worker_ids(run):
         assert time.monotonic() < end, "processes are left behind"
         time.sleep(0.1)
@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_ends_at_once_what_one_cannot_end(data: Path, tmp_path: 
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=3)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=60) == 130
         nobody_is_left(run)
 
 
@@ -123,7 +123,7 @@ def fails(fault: str, data: Path, run: Path, *settings: str, limit: float = 100)
             raise
     assert process.returncode == 1, said
     assert "Traceback" not in said, said
-    nobody_is_left(run, seconds=5)
+    nobody_is_left(run)
     return said.splitlines()[-1]
 
 
@@ -148,13 +148,12 @@ def test_a_process_that_dies_without_a_word_ends_all(fault: str, words: str, dat
     assert f"process 1 {words}" in fails(f"{fault}:1:4", data, tmp_path / "run")
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("fault", ["hang", "freeze", "save-hang"])
 def test_a_process_that_hangs_is_found(fault: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    line = fails(
-        f"{fault}:1:4", data, run, "watchdog.step_seconds=8", "watchdog.slow_seconds=20", "checkpoint.every=64"
-    )
+    limits = ("watchdog.step_seconds=15", "watchdog.slow_seconds=45")
+    line = fails(f"{fault}:1:4", data, run, *limits, "checkpoint.every=64", limit=140)
     assert "made no progress; where its threads were: " in line
     stacks = {path.name: path.read_text() for path in (run / "logs").glob("stacks-*.txt") if path.stat().st_size}
     assert all(str(run / "logs" / name) in line for name in stacks)
@@ -182,7 +181,7 @@ def test_one_command_at_a_time_trains_a_run(data: Path, tmp_path: Path) -> None:
         command(*arguments, "schedule.images=64"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env=ENVIRONMENT,
         check=True,
     )

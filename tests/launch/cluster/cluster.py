@@ -97,9 +97,9 @@ class Cluster:
         munge = self.folder / "munge"
         files = [f"--{kind}={munge / kind}" for kind in ("key-file", "socket", "pid-file", "log-file", "seed-file")]
         daemon = self._launch("munged", "munged", "--foreground", "--force", *files)
-        _until(lambda: _answers(daemon, socket.AF_UNIX, str(munge / "socket")), 20, "munged does not answer")
+        _until(lambda: _answers(daemon, socket.AF_UNIX, str(munge / "socket")), 60, "munged does not answer")
         controller = self._launch("slurmctld", "slurmctld", "-D", "-c")
-        _until(lambda: _answers(controller, socket.AF_INET, ("127.0.0.1", self.port)), 20, "slurmctld does not answer")
+        _until(lambda: _answers(controller, socket.AF_INET, ("127.0.0.1", self.port)), 60, "slurmctld does not answer")
         self.start_node(*NODES)
 
     def _launch(self, name: str, *arguments: str) -> int:

@@ -13,7 +13,7 @@ GPUS = 4
 """A node."""
 KILL_WAIT = 5
 """Seconds from SIGTERM to SIGKILL of what is requeued, cancelled or out of time. With less SLURM takes as long."""
-GRACE = 20
+GRACE = 60
 """Seconds that a preempted job gets to end by itself."""
 MAX_ARRAY_SIZE = 21
 """The largest index is one less."""

@@ -125,5 +125,5 @@ def _signalled(numbers: list[int]) -> None:
 def test_a_signal_requests_the_end_and_only_a_second_interrupt_enforces_it(number: int) -> None:
     for numbers, code in (([number], 7), ([number, signal.SIGINT, signal.SIGINT], INTERRUPTED)):
         process = start_process(_signalled, numbers)
-        process.join(20)
+        process.join(60)
         assert process.exitcode == code
