@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
@@ -115,6 +116,20 @@ def images_seen(run: Path) -> int:
         return int(read_rows(run / "metrics.jsonl")[-1]["images"])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def fetched(*command: str, folder: Path) -> str:
+    """Runs a command that gets something from the network into a folder; returns what it prints.
+
+    When it fails or takes long, the test is skipped.
+    """
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"not done after 120 s: {' '.join(command)}")
+    if done.returncode:
+        pytest.skip(f"{' '.join(command)} fails: {done.stderr.strip().splitlines()[-1:]}")
+    return done.stdout
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 
 from data_pipelines.images.manifest import Manifest
 from sivae_dist.run.jsonl import read_rows
-from tests.command import TEST_DATA, images_seen, sivae, started, wait_for_images
+from tests.command import TEST_DATA, fetched, images_seen, sivae, started, wait_for_images
 
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 
@@ -28,17 +27,7 @@ def emoji() -> Path:
         if shutil.which("npm") is None:
             pytest.skip(f"npm, which would fetch {PACKAGE}, is not installed")
         TEST_DATA.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", PACKAGE],
-            cwd=TEST_DATA,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if packed.returncode:
-            pytest.skip(f"npm cannot fetch {PACKAGE}: {packed.stderr.strip().splitlines()[-1:]}")
-        archive = TEST_DATA / packed.stdout.split()[-1]
+        archive = TEST_DATA / fetched("npm", "pack", "--silent", PACKAGE, folder=TEST_DATA).split()[-1]
         partial = folder.with_suffix(".partial")
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")

@@ -2,7 +2,6 @@ import gzip
 import pickle
 import shutil
 import struct
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from data_pipelines.images.prepare import prepare
 from data_pipelines.images.sources import SourceError, gzipped
 from data_pipelines.images.sources import idx as idx_module
 from data_pipelines.images.sources.opening import open_source
-from tests.command import TEST_DATA
+from tests.command import TEST_DATA, fetched
 from tests.data_pipelines.images.sources.making import small
 
 FASHION = Path("usr/share/datasets/fashion-mnist")
@@ -182,11 +181,7 @@ def fashion() -> Path:
     TEST_DATA.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TEST_DATA) as folder:
         script = "apt-get download -q dataset-fashion-mnist && dpkg-deb -x *.deb unpacked"
-        done = subprocess.run(
-            ["sh", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"apt-get cannot download dataset-fashion-mnist: {done.stderr.strip().splitlines()[-1:]}")
+        fetched("sh", "-c", script, folder=Path(folder))
         Path(folder, "unpacked").rename(package)
     return package / FASHION
 
