@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sivae_dist.checkpoint.saver import Saved
 from sivae_dist.monitoring import console
+from sivae_dist.monitoring import events as events_module
 from sivae_dist.monitoring.console import Reporter, fit
 from sivae_dist.monitoring.events import Events
 from sivae_dist.monitoring.grids import GridFiles
@@ -34,6 +35,9 @@ CPU = torch.device("cpu")
 @pytest.mark.slow
 def test_events_without_room_are_told_once_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)  # TensorBoard's thread ends with the error
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # of which the files have their names
+    monkeypatch.setattr(events_module, "monotonic", lambda: now)
     said: list[str] = []
     events = Events(tmp_path, 0, said.append)
     events.scalars(100, {"loss": 1.0})
@@ -43,10 +47,10 @@ def test_events_without_room_are_told_once_and_taken_up_again(tmp_path: Path, mo
         for images in range(200, 1000, 100):
             events.scalars(images, {"loss": 1.0})
             events.flush()
-            time.sleep(0.25)
+            now += 0.25
     assert len(said) == 1 and str(tmp_path) in said[0]
     assert len(list(tmp_path.iterdir())) <= 3  # the names of files of one second would be in no order
-    time.sleep(1.6)
+    now += 1.6
     events.scalars(1000, {"loss": 2.0})
     events.close()
     steps = [event.step for event in told(tmp_path).Scalars("loss")]
