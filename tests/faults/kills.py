@@ -92,8 +92,9 @@ def _kill(subject: Subject, aim: Aim, room: tuple[int, int], reference: Referenc
         known = _await_moment(attempt, progress, aim, room, reference.start_seconds, rng)
         if known is None:
             return None
-        before, seen = subject.newest(), progress.images() or resumed
+        before = subject.newest()
         attempt.send(signal.SIGKILL, aim.target, rng, known)
+        seen = progress.images() or resumed
         problems = subject.left(attempt)
         if attempt.code() == 0:
             return None
@@ -108,7 +109,7 @@ def _kill(subject: Subject, aim: Aim, room: tuple[int, int], reference: Referenc
     event.lost = max(0, event.images - subject.newest())
     event.evidence = _evidence(progress, event.images, resumed)
     event.problems = problems + subject.problems(before) + tracebacks(attempt.text())
-    if event.images > seen + 2 * EVERY:  # a few steps may go by until the signal is there
+    if event.images > seen + 2 * EVERY:  # a few steps may go by until all have ended
         event.problems.append(f"it trained on for {event.images - seen} images")
     if event.lost > 2 * EVERY:  # a save that is under way is waited for before the next begins
         event.problems.append(f"{event.lost} images lost with a checkpoint every {EVERY}")
