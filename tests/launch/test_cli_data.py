@@ -102,12 +102,12 @@ def test_interrupt(tmp_path: Path, workers: int) -> None:
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
     )
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not any((tmp_path / "set.partial").glob("work/shard-*.json")):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "interrupted: run the same command again to continue\n"
     assert not list((tmp_path / "set.partial").rglob("*.tmp"))
