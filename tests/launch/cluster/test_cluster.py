@@ -84,7 +84,7 @@ def test_tasks_and_processes(site: Cluster) -> None:
 
 
 def test_array(site: Cluster) -> None:
-    jobs = submit(site, "sleep 0.5; test $SLURM_ARRAY_TASK_ID != 2", "--array=0-3%2")
+    jobs = submit(site, "sleep 3; test $SLURM_ARRAY_TASK_ID != 2", "--array=0-3%2")
     most = 0
     while any(element.state != "COMPLETED" and element.state != "FAILED" for element in site.jobs(jobs)):
         most = max(most, sum(element.state == "RUNNING" for element in site.jobs(jobs)))

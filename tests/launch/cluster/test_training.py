@@ -35,7 +35,7 @@ SETTINGS = (
     f"checkpoint.every={EVERY}",
     "monitoring.scalars_every=80",
     "monitoring.images_every=0",
-    "watchdog.step_seconds=60",
+    "watchdog.step_seconds=300",  # longer than any that stands still has to wait for its time limit
     "device=cpu",
 )
 RESOURCES = ("--nodes", 2, "--gpus-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
