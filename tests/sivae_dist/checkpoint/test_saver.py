@@ -79,7 +79,7 @@ def _saves_and_changes(path: Path, background: bool) -> tuple[int, list[str]]:
 def test_a_save_in_the_background_is_that_in_the_foreground_bit_for_bit(tmp_path: Path, processes: int) -> None:
     fore, back = tmp_path / "fore", tmp_path / "back"
     for path, background in ((fore, False), (back, True)):
-        results = on_processes(processes, _saves_and_changes, path, background, limit=40)
+        results = on_processes(processes, _saves_and_changes, path, background)
         assert [commits for commits, _ in results] == [2, 0][:processes]  # by the first process alone
         assert sorted(name for _, copied in results for name in copied) == sorted(some_tensors())
     assert len(contents(fore)) == 2 * (processes + 1)
@@ -186,7 +186,7 @@ def _reduces_meanwhile(path: Path) -> tuple[int, int]:
 
 
 def test_collectives_of_training_and_of_saves_do_not_meet(tmp_path: Path) -> None:
-    for reduced, meanwhile in on_processes(2, _reduces_meanwhile, tmp_path, limit=40):
+    for reduced, meanwhile in on_processes(2, _reduces_meanwhile, tmp_path):
         assert reduced == 400
         assert meanwhile >= 40
     for checkpoint in saver_of(tmp_path).folder.readable():

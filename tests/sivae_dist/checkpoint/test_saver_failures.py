@@ -99,7 +99,7 @@ def _fails_and_recovers(path: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, dict[str, Any]]]]:
     path = tmp_path_factory.mktemp("failures")
-    return path, on_processes(2, _fails_and_recovers, path, limit=50)
+    return path, on_processes(2, _fails_and_recovers, path)
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def _fails_to_remove(path: Path) -> tuple[list[str | None], list[str | None]]:
 
 
 def test_what_cannot_be_removed_is_told_on_all_processes_and_mended_by_the_next_save(tmp_path: Path) -> None:
-    for failed, then in on_processes(2, _fails_to_remove, tmp_path, limit=40):
+    for failed, then in on_processes(2, _fails_to_remove, tmp_path):
         (message,) = failed
         assert message is not None and str(tmp_path) in message and os.strerror(errno.ENOSPC) in message
         assert then == [None]
@@ -205,7 +205,7 @@ def _rehearses_in_vain(path: Path) -> list[str]:
 
 
 def test_a_rehearsal_that_fails_on_one_process_is_told_by_all_and_leaves_nothing(tmp_path: Path) -> None:
-    for messages in on_processes(2, _rehearses_in_vain, tmp_path, limit=40):
+    for messages in on_processes(2, _rehearses_in_vain, tmp_path):
         for message, code in zip(messages, (errno.EFBIG, errno.ENOSPC), strict=True):
             assert message.startswith(f"no checkpoint of 1.2 MB can be written to {tmp_path}: ")
             assert os.strerror(code) in message and "\n" not in message
@@ -264,6 +264,6 @@ def _outlives(path: Path) -> list[str | None]:
 
 
 def test_nobody_waits_for_a_process_that_waited_for_a_lost_one(tmp_path: Path) -> None:
-    for (told,) in on_processes(4, _outlives, tmp_path / "run", limit=60)[:3]:
+    for (told,) in on_processes(4, _outlives, tmp_path / "run")[:3]:
         assert told.startswith("cannot write checkpoint")
         assert re.search("Connection (closed|reset) by peer|Broken pipe", told)

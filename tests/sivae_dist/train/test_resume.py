@@ -215,7 +215,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(data: Path, tmp_path: Pa
         assert load_run(path).images == 32
     assert names(checkpoints) == [f"images-{images:012d}" for images in (16, 32, 48)]
 
-    (images, said), (other_images, nothing) = on_processes(2, _begins, path, limit=40)
+    (images, said), (other_images, nothing) = on_processes(2, _begins, path)
     assert images == other_images == 32
     (warning,) = [line for line in said.splitlines() if line.startswith("warning: ")]
     assert "is damaged" in warning and str(checkpoints / "damaged" / "images-000000000048") in warning
@@ -237,7 +237,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_until_told_to(data: Pat
     flip(shard(only), -1)
     with pytest.raises(DamagedError, match="No checkpoint is left"):
         load_run(path)
-    one, other = on_processes(2, _does_not_begin, path, limit=40)
+    one, other = on_processes(2, _does_not_begin, path)
     assert one == other
     assert str(only) in one and f"delete {checkpoints / 'damaged'} to start anew" in one and "\n" not in one
     assert _does_not_begin(path)
