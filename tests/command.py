@@ -38,7 +38,7 @@ def command(*arguments: object) -> list[str]:
 
 def sivae(
     *arguments: object,
-    limit: float = 120,
+    limit: float = 300,
     code: int = 0,
     env: Mapping[str, str] = MappingProxyType({}),
     folder: Path | None = None,
@@ -149,7 +149,7 @@ def started(*arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def wait_for_images(process: subprocess.Popen[bytes], run: Path, images: int, log: Path, limit: float = 120) -> None:
+def wait_for_images(process: subprocess.Popen[bytes], run: Path, images: int, log: Path, limit: float = 300) -> None:
     """Returns as soon as the run's metrics reach `images`."""
     end = time.monotonic() + limit
     while images_seen(run) < images:

@@ -233,7 +233,7 @@ def _child(
 
 
 def on_processes(
-    count: int, function: Callable[..., Any], *arguments: Any, limit: float = 60, fresh: bool = False
+    count: int, function: Callable[..., Any], *arguments: Any, limit: float = 300, fresh: bool = False
 ) -> list[Any]:
     """What `function(*arguments)` returns on each process of a gloo group, by rank.
 

@@ -22,11 +22,11 @@ def test_the_folder_that_make_env_prints_holds_sivae(tmp_path: Path) -> None:
         "pip": "",
     }.items():
         done = subprocess.run(
-            [name, "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+            [name, "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
         )
         assert done.stdout == answer or not answer
         assert subprocess.run(["sh", "-c", f"command -v {name}"], env=environment, capture_output=True, text=True,
-                              timeout=60, check=True).stdout == f"{folder}/{name}\n"  # fmt: skip
+                              timeout=120, check=True).stdout == f"{folder}/{name}\n"  # fmt: skip
 
 
 def test_the_image_asks_for_gpus() -> None:

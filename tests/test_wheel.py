@@ -40,7 +40,7 @@ def test_wheel_outside_the_checkout(tmp_path: Path) -> None:
         env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path / "installed")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert "variant: official" in shown.stdout

@@ -42,7 +42,7 @@ def decoded(run: Path) -> int:
     return [row["data/decoded"] for row in read_rows(run / "speed.jsonl") if "data/decoded" in row][-1]  # type: ignore[no-any-return]
 
 
-@pytest.mark.timeout(600)  # four commands of two processes each, most of it imports
+@pytest.mark.timeout(1200)  # four commands of two processes each, most of it imports
 def test_either_loader_and_both_in_turn(tmp_path: Path) -> None:
     """DALI begins, after a kill our own goes on, and after another DALI again; what is learned is our own's."""
     data = random_set(tmp_path / "data", samples=40, resolution=16, array_max_resolution=4, format="jpeg")

@@ -57,7 +57,7 @@ def test_emoji_from_webp_to_pictures(emoji: Path, tmp_path: Path) -> None:
         wait_for_images(process, run, 500, log)
         os.killpg(process.pid, signal.SIGKILL)
     resumed_at = max(int(path.name[7:]) for path in (run / "checkpoints").glob("images-*"))
-    sivae("train", *settings, limit=200)
+    sivae("train", *settings)
     assert images_seen(run) == 1400
     # The first process decodes its half of every image of 32 and 64 px from tar, and reads at most the prefetch ahead.
     decoded = [row["data/decoded"] for row in read_rows(run / "speed.jsonl") if "data/decoded" in row]

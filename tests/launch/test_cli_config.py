@@ -80,7 +80,7 @@ def test_bash_completes_with_the_script_that_is_installed(tmp_path: Path) -> Non
         echo "<${COMPREPLY[*]}>"
     """
     done = subprocess.run(
-        ["bash", "--norc", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "--norc", "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.splitlines()[-1] == "<bf16>", done.stderr
     assert done.stderr.split() == ["False"]

@@ -107,7 +107,7 @@ def test_interrupt(tmp_path: Path, workers: int) -> None:
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err == "interrupted: run the same command again to continue\n"
     assert not list((tmp_path / "set.partial").rglob("*.tmp"))
@@ -158,7 +158,7 @@ def test_what_was_found_comes_before_the_error(source: Path, tmp_path: Path) -> 
     command = [sys.executable, "-m", "launch.cli", "data", "prepare", source, tmp_path / "set", "--resolution", "16"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=60, check=False
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=120, check=False
     )
     lines = done.stdout.splitlines()
     assert done.returncode == 1 and lines[0] == f"{source}: folder, 6 images (6 PNG)"

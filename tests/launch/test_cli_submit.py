@@ -40,21 +40,21 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def wait(run: Path, state: str, limit: float = 120) -> None:
+def wait(run: Path, state: str, limit: float = 300) -> None:
     deadline = time.monotonic() + limit
     while state not in sivae("status", run).stdout:
         assert time.monotonic() < deadline, (run / "logs" / "log.txt").read_text()
         time.sleep(0.5)
 
 
-def wait_for_images(run: Path, images: int, limit: float = 120) -> None:
+def wait_for_images(run: Path, images: int, limit: float = 300) -> None:
     deadline = time.monotonic() + limit
     while images_seen(run) < images:
         assert time.monotonic() < deadline, (run / "logs" / "log.txt").read_text()
         time.sleep(0.1)
 
 
-def wait_for_starts(run: Path, count: int, limit: float = 120) -> None:
+def wait_for_starts(run: Path, count: int, limit: float = 300) -> None:
     deadline, job = time.monotonic() + limit, (JobRecord(run).last_job() or {})["job"]
     while len(JobRecord(run).starts_of(job)) < count:
         assert time.monotonic() < deadline, (run / "logs" / "log.txt").read_text()

@@ -63,7 +63,7 @@ def test_help_loads_nothing_heavy() -> None:
     check = (
         "import sys, launch.cli; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pydantic', 'webdataset')))"
     )
-    assert subprocess.run([sys.executable, "-c", check], env=ENVIRONMENT, timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], env=ENVIRONMENT, timeout=120, check=False).returncode == 0
     text = sivae("--help").stdout
     assert all(name in text for name in ("train", "sample", "reconstruct", "data", "config"))
 
@@ -91,7 +91,7 @@ def test_config_show_resolves(tmp_path: Path) -> None:
     assert shown["schedule"]["batch"][256] == 24
     assert shown["model"]["encoder_mapping"] == 3
     elsewhere = subprocess.run(
-        command("config", "show", "tiny"), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=60, check=True
+        command("config", "show", "tiny"), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=120, check=True
     )
     assert b"base_width: 16" in elsewhere.stdout
 

@@ -49,7 +49,7 @@ def test_a_signal_saves_the_step_and_ends_all(number: int, target: str, data: Pa
         assert len(everyone) == 3
         for pid in {"launcher": everyone[:1], "one process": everyone[2:], "everyone": everyone}[target]:
             os.kill(pid, number)
-        assert process.wait(timeout=60) == 75
+        assert process.wait(timeout=120) == 75
     said = log.read_text()
     assert "stopped as asked, and saved: run the same command again to continue" in said
     assert "Traceback" not in said and "error" not in said
@@ -79,7 +79,7 @@ def test_a_process_alone_stops_as_well(data: Path, tmp_path: Path) -> None:
     with started("train", *LONG, "--data", data, "--run-dir", run, "--nproc", 1, log=log) as process:
         wait_for_images(process, run, 64, log)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 75
+        assert process.wait(timeout=120) == 75
     assert newest(run) == images_seen(run) >= 64
 
 
@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_ends_at_once_what_one_cannot_end(data: Path, tmp_path: 
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=3)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=120) == 130
         nobody_is_left(run)
 
 
@@ -113,7 +113,7 @@ def faulty(fault: str, *arguments: object) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def fails(fault: str, data: Path, run: Path, *settings: str, limit: float = 100) -> str:
+def fails(fault: str, data: Path, run: Path, *settings: str, limit: float = 300) -> str:
     """Runs with a fault; returns the last line on the terminal."""
     with faulty(fault, *LONG, *settings, "--data", data, "--run-dir", run) as process:
         try:
@@ -148,12 +148,11 @@ def test_a_process_that_dies_without_a_word_ends_all(fault: str, words: str, dat
     assert f"process 1 {words}" in fails(f"{fault}:1:4", data, tmp_path / "run")
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("fault", ["hang", "freeze", "save-hang"])
 def test_a_process_that_hangs_is_found(fault: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     limits = ("watchdog.step_seconds=15", "watchdog.slow_seconds=45")
-    line = fails(f"{fault}:1:4", data, run, *limits, "checkpoint.every=64", limit=140)
+    line = fails(f"{fault}:1:4", data, run, *limits, "checkpoint.every=64")
     assert "made no progress; where its threads were: " in line
     stacks = {path.name: path.read_text() for path in (run / "logs").glob("stacks-*.txt") if path.stat().st_size}
     assert all(str(run / "logs" / name) in line for name in stacks)

@@ -436,7 +436,7 @@ def test_nothing_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_no_gpu_memory_grows_with_the_changes_of_phase(roots: dict[str, Path]) -> None:
-    (used,) = on_processes(1, _rebuild_on_a_gpu, roots["jpeg"], limit=120)
+    (used,) = on_processes(1, _rebuild_on_a_gpu, roots["jpeg"])
     assert used[1] <= 1.02 * used[0]
 
 
@@ -480,4 +480,4 @@ def test_a_package_that_is_missing(roots: dict[str, Path], monkeypatch: pytest.M
 @pytest.mark.slow
 def test_who_does_not_use_it_does_not_import_it() -> None:
     check = "import sys, sivae_dist.train.trainer, launch.cli.train; sys.exit('nvidia.dali' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], env=ENVIRONMENT, timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], env=ENVIRONMENT, timeout=120, check=False).returncode == 0

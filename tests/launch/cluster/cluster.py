@@ -144,7 +144,7 @@ class Cluster:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
         return inherited | {"PATH": PATH, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def run(self, *command: str, limit: float = 30) -> str:
+    def run(self, *command: str, limit: float = 120) -> str:
         """What a command (sbatch, scontrol, ...) prints."""
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=self.environment)
         if done.returncode:
@@ -170,7 +170,7 @@ class Cluster:
         (found,) = self.jobs(job)
         return found
 
-    def wait(self, job: str | int, *states: str, restarts: int | None = None, limit: float = 60) -> Job:
+    def wait(self, job: str | int, *states: str, restarts: int | None = None, limit: float = 180) -> Job:
         """Waits until a job is in one of these states (by default: has ended), and has been requeued that often."""
         wanted = set(states) or FINAL
         deadline = time.monotonic() + limit
@@ -225,7 +225,7 @@ class Cluster:
         text = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T")
         return dict(line.split() for line in text.splitlines())
 
-    def wait_idle(self, *names: str, limit: float = 60) -> None:
+    def wait_idle(self, *names: str, limit: float = 180) -> None:
         """These nodes, or all."""
         wanted = names or NODES
         _until(lambda: all(self.nodes()[name] == "idle" for name in wanted), limit, f"{', '.join(wanted)} not idle")

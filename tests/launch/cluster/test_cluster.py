@@ -31,7 +31,7 @@ def submit(cluster: Cluster, script: str, *options: str) -> str:
     return cluster.run("sbatch", "--parsable", "--output=/dev/null", *options, f"--wrap={script}").strip()
 
 
-def until(condition: Callable[[], object], limit: float = 30) -> None:
+def until(condition: Callable[[], object], limit: float = 120) -> None:
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline

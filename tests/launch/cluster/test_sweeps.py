@@ -11,7 +11,7 @@ from tests.launch.cluster.cluster import Cluster
 from tests.launch.cluster.test_training import Site, log
 from tests.launch.short_grid import check_table, write_short_grid
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # on a shared machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # on a shared machine
 
 ONE = ("--nodes", 1, "--gpus-per-node", 0, "--tasks-per-node", 1, "--cpus-per-task", 1, "--mem", "1G", "--time", 20)
 

@@ -24,7 +24,7 @@ from tests.command import ROOT, images_seen
 from tests.helpers import assert_same, random_set
 from tests.launch.cluster.cluster import Cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # on a shared machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # on a shared machine
 
 TOTAL, EVERY = 1_600, 400
 SETTINGS = (
@@ -66,7 +66,7 @@ class Site:
             [sys.executable, "-m", "launch.cli", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             env=self.cluster.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == code, f"ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
@@ -82,7 +82,7 @@ class Site:
         assert found, said
         return found[1]
 
-    def wait_for(self, run: Path, job: str, images: int, limit: float = 120) -> None:
+    def wait_for(self, run: Path, job: str, images: int, limit: float = 300) -> None:
         """Until the run has seen so many images."""
         deadline = time.monotonic() + limit
         while images_seen(run) < images:
@@ -90,14 +90,14 @@ class Site:
             assert self.cluster.job(job).state in ("PENDING", "RUNNING", "COMPLETING", "SIGNALING"), log(run)
             time.sleep(0.1)
 
-    def wait_for_start(self, run: Path, job: str, limit: float = 60) -> None:
+    def wait_for_start(self, run: Path, job: str, limit: float = 180) -> None:
         """Until all processes are there, and the first has left word of the start."""
         deadline = time.monotonic() + limit
         while not JobRecord(run).starts_of(job) or len(self.cluster.tasks(job)) < 2:
             assert time.monotonic() < deadline, f"{self.cluster.job(job)}\n{log(run)}"
             time.sleep(0.1)
 
-    def finished(self, run: Path, job: str, restarts: int, limit: float = 240) -> None:
+    def finished(self, run: Path, job: str, restarts: int, limit: float = 300) -> None:
         """Waits for the end, which has to be the right one after as many restarts."""
         try:
             ended = self.cluster.wait(job, "COMPLETED", limit=limit)
@@ -170,7 +170,7 @@ def test_time_limit(site: Site, undisturbed: Path, tmp_path: Path) -> None:
             os.kill(task.pid, signal.SIGSTOP)
         site.cluster.run("scontrol", "update", f"JobId={jobs[run]}", "TimeLimit=1")
         for job in jobs.values():
-            site.cluster.wait(job, "COMPLETED", "COMPLETING", "PENDING", "RUNNING", restarts=1, limit=120)
+            site.cluster.wait(job, "COMPLETED", "COMPLETING", "PENDING", "RUNNING", restarts=1, limit=300)
             with suppress(RuntimeError):  # it may have finished while the other was waited for
                 site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
     for path, job in jobs.items():
@@ -330,7 +330,7 @@ def test_failures_that_another_start_cannot_fix(site: Site, tmp_path: Path) -> N
     broken = bad / "0008" / "shard-00003.tar"
     broken.write_bytes(bytes(broken.stat().st_size))
     job = site.submit(run, data=bad)
-    ended = site.cluster.wait(job, limit=90)
+    ended = site.cluster.wait(job, limit=180)
     assert (ended.state, ended.restarts) == ("FAILED", 0)
     assert re.search(r"failed: process \d on .*shard-00003\.tar .*failure\.txt\); fix that", log(run))
     traceback = (run / "logs" / "failure.txt").read_text()

@@ -74,7 +74,7 @@ def test_what_is_restored_is_what_was_saved(run: Path, data: Path, tmp_path: Pat
     want = saved(run, 24)
     assert any(t.numel() % 4 for t in want.values())
     paths = [continued(run, tmp_path, data, engine) for engine in ZERO]
-    for results in on_processes(count, _as_restored, paths, limit=120):
+    for results in on_processes(count, _as_restored, paths):
         for got in results:
             assert_equal(got, want)
 
@@ -82,7 +82,7 @@ def test_what_is_restored_is_what_was_saved(run: Path, data: Path, tmp_path: Pat
 def test_a_resumed_run_is_exactly_the_one_that_was_not_interrupted(run: Path, data: Path, tmp_path: Path) -> None:
     """Before a change of segment, and within one. What has been saved can be restored on another number too."""
     whole = [continued(run, tmp_path, data, engine) for engine in ZERO]
-    wanted = on_processes(2, go_on, whole, limit=120)[0]
+    wanted = on_processes(2, go_on, whole)[0]
     for path, want in zip(whole, wanted, strict=True):
         assert_equal(saved(path, 48), want)
 
@@ -91,10 +91,10 @@ def test_a_resumed_run_is_exactly_the_one_that_was_not_interrupted(run: Path, da
         return [continued(path, tmp_path / place, data, engine, images) for engine, path in engines]
 
     resumed = stopped(32, "here") + stopped(40, "here")
-    for got, want in zip(on_processes(2, go_on, resumed, limit=120)[0], wanted * 2, strict=True):
+    for got, want in zip(on_processes(2, go_on, resumed)[0], wanted * 2, strict=True):
         assert_equal(got, want)
     elsewhere = stopped(40, "elsewhere")
-    restored, results = on_processes(4, _restored_and_gone_on, elsewhere, limit=120)[0]
+    restored, results = on_processes(4, _restored_and_gone_on, elsewhere)[0]
     for path, before, got, want in zip(whole, restored, results, wanted, strict=True):
         assert_equal(before, saved(path, 40))
         assert_close(got, want)
@@ -153,12 +153,12 @@ def test_command_line(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(tiny_settings(data, *STEADY, *settings).to_yaml())
     command = ("train", config, "--run-dir", run.path, "--nproc", 2)
-    sivae(*command, "engine={name: zero, stage: 3}", limit=240)
+    sivae(*command, "engine={name: zero, stage: 3}")
     want, values = saved(run.path, 48), read_rows(run.evaluation)
     assert [row["images"] for row in values] == [24, 48]
     for images in (40, 48):
         shutil.rmtree(CheckpointFolder(run.checkpoints).final(images))
-    said = sivae(*command, limit=240).stdout
+    said = sivae(*command).stdout
     assert "note: engine.name differs" in said and "continuing from" in said
     got = saved(run.path, 48)
     weights = [name for name in want if "_optim." not in name]

@@ -66,7 +66,7 @@ def test_number_of_processes_changes_nothing(data: Path, tmp_path: Path, track: 
         paths = [opened(tmp_path / f"{count}", data, track=track)]
         if count == 2:
             paths.append(opened(tmp_path / "again", data, "engine.checkpoint_activations=true", track=track))
-        results[count], *others = on_processes(count, _ran, paths, 2, limit=200)[0]
+        results[count], *others = on_processes(count, _ran, paths, 2)[0]
         for other in others:
             assert_same(other, results[count])
     assert any("running_var" in name and "ema" in name for name in results[1])
@@ -80,7 +80,7 @@ def test_number_of_processes_changes_nothing(data: Path, tmp_path: Path, track: 
 def test_engines_take_the_same_steps(data: Path, tmp_path: Path) -> None:
     names = ["ddp", "zero2", "zero3"]
     paths = [opened(tmp_path / name, data, ENGINES[name]) for name in names]
-    want, *others = on_processes(2, _begun_equal, paths, limit=300)[0]
+    want, *others = on_processes(2, _begun_equal, paths)[0]
     for name, got in zip(names[1:], others, strict=True):
         found = differences(got, want)
         assert max(found.values()) <= 1e-5, (name, found)
@@ -98,7 +98,7 @@ def test_labels_go_with_their_images(tmp_path: Path) -> None:
     results = []
     for count, engine in ((1, "ddp"), (2, "zero2")):
         path = opened(tmp_path / engine, labelled, "model.conditional=true", ENGINES[engine])
-        results.append(on_processes(count, _begun_equal, [path], limit=200)[0][0])
+        results.append(on_processes(count, _begun_equal, [path])[0][0])
     assert results[0]["decoder.entry.weight"].shape == (6 * 4 * 4, 8 + 3)
     found = differences(*results)
     assert max(found.values()) <= 1e-5, found

@@ -74,7 +74,7 @@ def _with_a_buffer(path: Path) -> None:
 
 def test_buffers_are_whole_in_every_process(data: Path, tmp_path: Path) -> None:
     path = open_run(tmp_path / "run", data, ENGINES["zero3"], "checkpoint.every=8")
-    on_processes(2, _with_a_buffer, path, limit=120)
+    on_processes(2, _with_a_buffer, path)
 
 
 def _bytes(tensors: Any) -> int:
@@ -114,7 +114,7 @@ def test_what_is_divided_is_held_once_by_all_together(run: Path, data: Path, tmp
         "ddp": set(), "zero1": {"moments"}, "zero2": {"moments"}, "zero3": {"moments", "weights", "averages"},
     }  # fmt: skip
     paths = copies(run, tmp_path, data, *divided)
-    for process in on_processes(count, _held, paths, limit=120):
+    for process in on_processes(count, _held, paths):
         whole = process[0]
         padding = whole["weights"] // 20
         for (name, kinds), held in zip(divided.items(), process, strict=True):
@@ -365,7 +365,7 @@ def test_bf16_is_that_of_ddp(data: Path, tmp_path: Path) -> None:
         paths.append(with_engine(run, data, engine, *settings, path=tmp_path / f"fp32-{engine}"))
         config = RunDirectory(paths[-1]).config
         config.write_text(config.read_text().replace("precision: bf16", "precision: fp32"))
-    want, *results = on_processes(2, go_on, paths, 1, limit=120)[0]
+    want, *results = on_processes(2, go_on, paths, 1)[0]
     names = [name for name in want if "_optim.exp_avg." in name]
 
     def moments(tensors: Tensors) -> Tensor:
@@ -405,7 +405,7 @@ def test_offload_takes_the_same_step(data: Path, tmp_path: Path) -> None:
     for stage in (1, 2, 3):
         plain = with_engine(run, data, f"zero{stage}", *settings)
         paths += [plain, with_engine(run, data, f"zero{stage}", *settings, "engine.offload=true", path=plain / "other")]
-    results = on_processes(2, go_on, paths, 1, limit=120)[0]
+    results = on_processes(2, go_on, paths, 1)[0]
     for want, got in zip(results[::2], results[1::2], strict=True):
         for name, difference in differences(got, want).items():
             assert difference <= (1e-4 if "_optim." in name else 1e-6), name

@@ -97,7 +97,7 @@ def test_it_is_no_usual_metric(data: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_measure_the_same(data: Path, hub: Path) -> None:
     alone = rows(data, **RANDOM)[1][1]["value"]
-    values = on_processes(2, _measured, str(data), limit=200)
+    values = on_processes(2, _measured, str(data))
     assert values[0] == values[1] == pytest.approx(alone, rel=1e-6)
 
 

@@ -164,7 +164,7 @@ def test_missing_weights_are_one_line_before_the_networks_are_built(tmp_path: Pa
 @pytest.mark.parametrize("engine", [["engine.channels_last=false"], ["engine.name=zero", "engine.stage=3"]])
 def test_every_engine_trains_with_it(tmp_path: Path, engine: list[str]) -> None:
     data = random_set(tmp_path / "set")
-    on_processes(1, _trained, str(tmp_path), str(data), engine, limit=300)
+    on_processes(1, _trained, str(tmp_path), str(data), engine)
 
 
 def _trained(tmp_path: str, data: str, engine: list[str]) -> None:
@@ -212,7 +212,7 @@ def test_two_processes_find_the_same_weights_and_train(tmp_path: Path) -> None:
     path = open_run(
         tmp_path / "run", data, f"objective={{{objective}}}", "schedule.images={4: 2, 8: 2}", "schedule.batch=2"
     )
-    first, second = on_processes(2, _weights_of, str(path), str(tmp_path / "kept"), limit=280)
+    first, second = on_processes(2, _weights_of, str(path), str(tmp_path / "kept"))
     assert_same(second, first)
 
 

@@ -26,14 +26,14 @@ def test_both_streams_may_go() -> None:
     """With one terminal; the one cannot even be told of the other."""
     main, terminal = os.openpty()
     os.close(main)
-    done = subprocess.run([sys.executable, "-c", PRINTS], stdout=terminal, stderr=terminal, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", PRINTS], stdout=terminal, stderr=terminal, timeout=120, check=False)
     os.close(terminal)
     assert done.returncode == 0
 
 
 def prints(stdout: int) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", PRINTS], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        [sys.executable, "-c", PRINTS], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, check=False
     )
 
 
@@ -74,7 +74,7 @@ def test_a_stream_set_not_to_block_loses_nothing() -> None:
         os.close(reading)
         done = prints(writing)
         os.close(writing)
-        counted, _ = counter.communicate(timeout=60)
+        counted, _ = counter.communicate(timeout=120)
     assert (done.returncode, done.stderr, counted.strip()) == (0, "done\n", "20000")
 
 

@@ -26,7 +26,7 @@ watchdog.start(watchdog.WatchdogSettings(step_seconds={step}, slow_seconds=20), 
 def runs(rest: str, *arguments: object, step: float = 2) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-c", PROGRAM.format(step=step) + rest, *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False,
+        capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False,
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def of_segments(assignments: tuple[str, ...], count: int, segments: list[Segment
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "parts"), [(8, 1), (16, 2)])
 def test_ddp_reduces_the_gradients_in_use_once_and_nothing_else(count: int, parts: int) -> None:
-    (found,) = on_processes(1, of_segments, (), count, SEGMENTS, parts, limit=200)
+    (found,) = on_processes(1, of_segments, (), count, SEGMENTS, parts)
     for segment, players in zip(SEGMENTS, found, strict=True):
         for turn in players:
             assert {(one.name, one.origin) for one in turn.noted} == {("all_reduce", DDP)}
@@ -65,7 +65,7 @@ def test_statistics_of_batches_are_summed_as_is_said() -> None:
     settings = tiny_settings(Path("none"), *BATCH_NORM)
     for recompute in ("false", "true"):
         assignments = (*BATCH_NORM, f"engine.checkpoint_activations={recompute}")
-        (found,) = on_processes(1, of_segments, assignments, 8, segments, 1, limit=200)
+        (found,) = on_processes(1, of_segments, assignments, 8, segments, 1)
         for segment, players in zip(segments, found, strict=True):
             sums = [one.bytes for turn in players for one in turn.noted if one.origin == STATISTICS]
             said = communication(settings, 8, 8, warming_up=segment.warming_up)
@@ -78,7 +78,7 @@ def test_statistics_of_batches_are_summed_as_is_said() -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_zero_communicates_what_is_said(stage: int) -> None:
     engine, segments, parts, count = ENGINES[f"zero{stage}"], [Segment(8, True, False), Segment(8, False, False)], 2, 8
-    (found,) = on_processes(1, of_segments, (engine,), count, segments, parts, limit=200)
+    (found,) = on_processes(1, of_segments, (engine,), count, segments, parts)
     for segment, players in zip(segments, found, strict=True):
         total: Counter[str] = Counter()
         for one in (one for turn in players for one in turn.noted if one.bytes > 8):  # others are norms and votes
@@ -111,7 +111,7 @@ def of_ffhq256(resolution: int) -> list[Turn]:
 @pytest.mark.slow
 def test_reduction_begins_while_backward_goes_on() -> None:
     """By facts: gradients that are still to come, and operations, when a bucket is handed over."""
-    (found,) = on_processes(1, of_ffhq256, 8, limit=200)
+    (found,) = on_processes(1, of_ffhq256, 8)
     for turn in found:
         assert len(turn.noted) >= 3 and sum(one.bytes for one in turn.noted) == turn.in_use
         accumulated = turn.parameters  # by the first micro-batch, which communicates nothing
@@ -146,7 +146,7 @@ def test_a_step_of_a_run_sends_gradients_votes_and_logged_values(tmp_path: Path,
     path = open_run(tmp_path / "run", data, "data.faults=quarantine", "monitoring.scalars_every=16")
     settings = tiny_settings(data)
     networks = sum(p.nbytes for network in meta_networks(settings) for p in network.parameters())
-    for steps in on_processes(2, of_run, path, limit=200):
+    for steps in on_processes(2, of_run, path):
         for number, resolution, blending in ((0, 4, False), (1, 4, False), (2, 8, True), (3, 8, True)):
             in_use = communication(settings, resolution, 2, blending=blending).reduced
             total: Counter[tuple[str, str]] = Counter()

@@ -202,7 +202,7 @@ def quarantined(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             settings = tiny_settings(root, *QUARANTINE, "monitoring.trace=true")
             prepare_run(RunDirectory(folder / f"{fault.__name__}-{processes}"), settings)
         paths = [str(folder / f"{fault.__name__}-{processes}") for fault in FAULTS]
-        for ends in on_processes(processes, run, *paths, limit=200):
+        for ends in on_processes(processes, run, *paths):
             for fault, end in zip(FAULTS, ends, strict=True):
                 outcomes[fault.__name__].append(end)
     return {name: (folder / name, ends) for name, ends in outcomes.items()}

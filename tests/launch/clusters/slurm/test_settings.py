@@ -283,7 +283,7 @@ def test_what_the_setup_sets_decides_nothing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("launch.clusters.slurm.batch.sys.executable", str(python))
     text = "\n".join(script(tmp_path, setup=["set -euo pipefail", "export PYTHONPATH=/modules"]))
     environment = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "1"}
-    done = subprocess.run(["bash"], input=text, text=True, capture_output=True, timeout=60, env=environment)
+    done = subprocess.run(["bash"], input=text, text=True, capture_output=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     path = f"{tmp_path}/code:/modules -m launch.clusters.slurm.requeue {tmp_path}"
     assert said.read_text().splitlines() == [f"{path} 20", path]

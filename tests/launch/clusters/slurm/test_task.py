@@ -49,7 +49,7 @@ def test_threads_are_the_cpus_of_the_task() -> None:
     environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("OMP_")}
     environment |= {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "1"}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
     assert done.stdout == "1\n"
 
 
@@ -61,7 +61,7 @@ def test_a_snapshot_holds_modules_that_git_does_not_know_yet(tmp_path: Path, mon
     (root / ".gitignore").write_text("ignored.py\n")
     git = ["git", "-C", root, "-c", "user.name=x", "-c", "user.email=x@y"]
     for command in (["init", "--quiet"], ["add", "known.py"], ["commit", "--quiet", "-m", "x"]):
-        subprocess.run([*git, *command], check=True, timeout=60)
+        subprocess.run([*git, *command], check=True, timeout=120)
     (root / "known.py").write_text("edited")
     monkeypatch.setattr(code, "ROOT", root)
     copy = code.snapshot(tmp_path / "run")
