@@ -779,5 +779,5 @@ def test_a_tar_made_to_take_long(root: Path, ending: Callable[[int], str], damag
     (root / INDEX).write_bytes(b"")
     start = time.process_time()
     faults = verify(root)
-    assert time.process_time() - start < 60  # one or two, but many minutes when each header takes a look at all others
+    assert time.process_time() - start < 10  # one or two, but many minutes when each header takes a look at all others
     assert 2 <= len(faults) <= AT_MOST + 2

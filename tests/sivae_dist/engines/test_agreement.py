@@ -62,7 +62,7 @@ def test_one_step_from_equal_state_is_that_of_ddp(
     for engine, got in zip([*paths][1:], others, strict=True):
         assert list(got) == list(want)
         for name, difference in differences(got, want).items():
-            limit = 0 if "_optim.step." in name else 1e-4 if "_optim." in name else 1e-6
+            limit = 0 if "_optim.step." in name else 2e-5 if "_optim." in name else 1e-6
             assert difference <= limit, (engine, name)
 
 
@@ -83,7 +83,7 @@ def _hundred_steps(paths: list[Path], again: Path) -> list[Tensors] | None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_after_a_hundred_steps_the_difference_to_ddp_is_its_own(data: Path, tmp_path: Path) -> None:
-    """Through a change of phase with its transition: at most ten times that of DDP with another bucket size."""
+    """Through a change of phase with its transition: at most three times that of DDP with another bucket size."""
     assignments = ("schedule.images={4: 488, 8: 320}", "schedule.lr_encoder=0.001", "schedule.lr_decoder=0.001")
     run = begun(tmp_path / "run", data, *assignments, steps=1)
     paths = [with_engine(run, data, engine, *assignments) for engine in ENGINES]
@@ -98,4 +98,4 @@ def test_after_a_hundred_steps_the_difference_to_ddp_is_its_own(data: Path, tmp_
     yardstick = difference(other)
     assert 1e-7 < yardstick < 1e-4
     for engine, got in zip(ZERO, results, strict=True):
-        assert difference(got) <= 10 * yardstick, engine
+        assert difference(got) <= 3 * yardstick, engine

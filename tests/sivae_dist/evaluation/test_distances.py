@@ -119,7 +119,7 @@ def test_equal_to_torch_fidelity(run: Path, expected: dict[str, float], processe
     results = on_processes(processes, _measure_twice, run, tmp_path)
     (rows, done), (again, done_again) = results[0]
     assert all(result[0][0] == rows for result in results)
-    assert by_metric(rows) == pytest.approx(expected, rel=1e-4)
+    assert by_metric(rows) == pytest.approx(expected, rel=1e-6)
     assert [(row["samples"], row["reference_samples"]) for row in rows] == [(SAMPLES, 37)] * 2
     assert done == ["37/37 real images", "41/41 samples"]
     # What was kept is as good, and is used.

@@ -83,9 +83,9 @@ def test_training_measures_them(data: Path, tmp_path: Path, processes: int) -> N
         (images, metric) for images in (16, 32, 48) for metric in ("sharpness", "brightness", "mse")
     ]
     sharpness, brightness, _ = rows[-3:]
-    assert sharpness["value"] == pytest.approx(sharpness_of(path), rel=1e-4)
+    assert sharpness["value"] == pytest.approx(sharpness_of(path), rel=1e-6)
     samples = to_uint8(load_run(path).sample(SAMPLES))
-    assert brightness["value"] == pytest.approx(samples.double().mean().item() - real_brightness(data, 8), rel=1e-4)
+    assert brightness["value"] == pytest.approx(samples.double().mean().item() - real_brightness(data, 8), rel=1e-6)
     common = {
         "images": 48, "weights": "ema", "level": 8, "blend": None, "filter": "2x2 means", "precision": "fp32",
         "device": "cpu", "data": sharpness["data"], "samples": SAMPLES, "seed": 0,
@@ -157,7 +157,7 @@ def test_features_of_ones_own(data: Path, run: Path, tmp_path: Path) -> None:
         assert EvaluationSettings.model_validate(own).reported(images) == ["frechet_distance[colours", "sharpness"]
         distance, sharpness = evaluator(images, [], **own).evaluate(load_run(run))
     assert (distance["metric"], distance["layer"]) == ("frechet_distance[colours]", "3")
-    assert distance["value"] > 0 and sharpness["value"] == pytest.approx(sharpness_of(run), rel=1e-4)
+    assert distance["value"] > 0 and sharpness["value"] == pytest.approx(sharpness_of(run), rel=1e-6)
 
 
 def test_an_unknown_name_is_told_with_all_there_are() -> None:

@@ -168,5 +168,5 @@ def test_zero_learns_what_ddp_does(labelled: Path, tmp_path: Path) -> None:
     ddp, zero = on_processes(2, go_on, paths, 1)[0]
     assert {name for name in zero if "embedding" in name} and ddp.keys() == zero.keys()
     for name, tensor in ddp.items():
-        limit = 1e-4 if "_optim." in name else 1e-6
+        limit = 2e-5 if "_optim." in name else 1e-6
         assert largest_difference({name: zero[name]}, {name: tensor}) <= limit, name
